@@ -1,0 +1,5 @@
+"""`python -m binep`."""
+
+from binep.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,277 @@
+"""The `binep` command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, TypeVar, cast
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from binep import runs
+from binep.config import Config, ConfigError, preset, preset_names
+from binep.data import DataError
+from binep.experiment import EpochResult, Experiment
+from binep.runs import RunError
+from binep.training import Meter, Scores
+
+T = TypeVar("T")
+
+USAGE = """\
+usage: binep COMMAND ...
+
+  binep train PRESET [--epochs 3 --seed 1 ...]   train; --help lists every setting
+  binep train --config FILE.toml [...]           the same from a file
+  binep evaluate RUN                             test a trained network again
+  binep presets                                  list the presets
+
+binep COMMAND --help says more. Bad input ends with exit code 2 and one line per problem."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 for bad input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    with reporting_errors() as failed:
+        if arguments[0] not in COMMANDS:
+            raise ConfigError(f"unknown command {arguments[0]}: one of {', '.join(COMMANDS)}")
+        try:
+            COMMANDS[arguments[0]](arguments[1:])
+        except BrokenPipeError:  # `binep ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 2 if failed else 0
+
+
+@contextlib.contextmanager
+def reporting_errors() -> Iterator[list[str]]:
+    """Print errors in the user's input, a line each, instead of a traceback."""
+    failed: list[str] = []
+    try:
+        yield failed
+    except (ConfigError, DataError, RunError) as error:
+        failed.extend(str(error).splitlines())
+        print("\n".join(f"binep: {line}" for line in failed), file=sys.stderr)
+
+
+def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | None = None) -> T:
+    """Parse flags into a dataclass, with errors as one line.
+
+    Raises:
+        ConfigError: an unknown flag, or a value of the wrong type.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: T = tyro.cli(
+                kind,
+                args=list(arguments),
+                prog=prog,
+                default=cast(T, default),
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
+            )
+            return parsed
+    except SystemExit as exit:
+        if not exit.code:
+            raise
+    text = " ".join(re.sub(r"[─-╿]+", " ", said.getvalue()).split())
+    raise ConfigError(text.split(" For full helptext")[0])
+
+
+# train -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a network, and keep all of the run in a folder.
+
+    A preset, or a file given by --config, says what to train; every setting of it can be
+    replaced. Layers count from 1 above the input to the output.
+    """
+
+    config: Path | None = None
+    """A TOML file, such as a run's config.toml, in the place of a preset."""
+    run_dir: Path | None = None
+    """Folder for the run, new or empty; otherwise runs/PRESET/TIME-SEED."""
+    experiment: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+
+def train_command(arguments: Sequence[str]) -> None:
+    """Binep train."""
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    flags = list(arguments[1:] if name else arguments)
+    file = _value_of("--config", flags)
+    if name is not None and file is not None:
+        raise ConfigError(f"both the preset {name} and --config {file}: name one of them")
+    if name is not None:
+        config = preset(name)
+    elif file is not None:
+        config, name = Config.load(Path(file)), Path(file).stem
+    elif {"-h", "--help"} & set(flags):
+        config = preset("quickstart")
+    else:
+        raise ConfigError("train what? Name a preset (binep presets lists them) or --config FILE")
+    options = parse(
+        TrainOptions,
+        flags,
+        prog=f"binep train {name or 'PRESET'}",
+        default=TrainOptions(experiment=config),
+    )
+    run_training(options.experiment, name or "run", options.run_dir)
+
+
+def _value_of(flag: str, flags: Sequence[str]) -> str | None:
+    for i, text in enumerate(flags):
+        if text == flag:
+            return flags[i + 1] if i + 1 < len(flags) else None
+        if text.startswith(f"{flag}="):
+            return text.removeprefix(f"{flag}=")
+    return None
+
+
+def run_training(config: Config, name: str, run_dir: Path | None) -> None:
+    """Train, showing progress, and leave a run folder."""
+    experiment = Experiment(config)
+    folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
+    print(f"{config.title or name}: training on {experiment.device}, run folder {folder}")
+    with _Reporter(experiment) as reporter:
+        rows = runs.train(
+            experiment,
+            folder,
+            after_batch=reporter.after_batch,
+            after_epoch=reporter.after_epoch,
+        )
+    print(f"test error {rows[-1]['test_error']:.2f} % after {len(rows)} epochs; see {folder}")
+
+
+class _Reporter:
+    """Shows training: a progress bar on a terminal, a line per epoch elsewhere."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.console = Console()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[scores]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        total = experiment.config.epochs * experiment.batches_per_epoch
+        self.task = self.progress.add_task("", total=total, scores="")
+        self.shown = 0.0
+
+    def __enter__(self) -> _Reporter:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()
+
+    def after_batch(self, meter: Meter) -> None:
+        # Reading the scores makes the host wait for the device: seldom enough not to matter.
+        if self.progress.disable or time.monotonic() - self.shown < 0.5:
+            return
+        self.shown = time.monotonic()
+        scores = meter.read()
+        flips = [int(n) for n in self.experiment.flip.flips()] if self.experiment.flip else []
+        text = (
+            f"error {scores.error:5.2f} %  flips {_join(flips)}  "
+            f"settles in {_join(scores.settle_steps)}  {scores.samples / scores.seconds:.0f}/s"
+        )
+        done = self.experiment.epoch * self.experiment.batches_per_epoch + meter.batches
+        description = f"epoch {self.experiment.epoch + 1}/{self.experiment.config.epochs}"
+        self.progress.update(self.task, completed=done, description=description, scores=text)
+
+    def after_epoch(self, result: EpochResult) -> None:
+        flips = _join([change.flips for change in result.layers if change])
+        line = (
+            f"epoch {result.epoch}/{self.experiment.config.epochs}"
+            f"  train error {result.train.error:.2f} %  test error {_errors(result.test)}"
+            + (f"  flips {flips}" if flips else "")
+            + f"  settles in {_join(result.train.settle_steps)} steps"
+            f"  {result.train.samples / result.train.seconds:.0f} samples/s"
+            f"  {result.train.seconds + result.test.seconds:.1f} s"
+        )
+        if self.progress.disable:
+            print(line, flush=True)
+        else:
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def _errors(scores: Scores) -> str:
+    others = [
+        f"{name.removeprefix('error_').replace('_', ' ')} {value:.2f}"
+        for name, value in scores.errors.items()
+        if name != "error"
+    ]
+    return f"{scores.error:.2f} %" + (f" ({', '.join(others)})" if others else "")
+
+
+def _join(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.0f}" for value in values)
+
+
+# evaluate ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Test a trained network again."""
+
+    run: tyro.conf.Positional[Path]
+    """A run folder."""
+    data_dir: Path | None = None
+    """Folder of the data sets, if not the run's."""
+    device: str | None = None
+    """cpu, cuda or cuda:N, if not the run's."""
+
+
+def evaluate_command(arguments: Sequence[str]) -> None:
+    """Binep evaluate."""
+    options = parse(EvaluateOptions, arguments, prog="binep evaluate")
+    chosen = {"data_dir": options.data_dir, "device": options.device}
+    experiment = runs.load(options.run, **{k: v for k, v in chosen.items() if v is not None})
+    scores = experiment.evaluate()
+    print(
+        f"test error {_errors(scores)}  test loss {scores.loss:.6g}  "
+        f"settles in {_join(scores.settle_steps)} steps  {scores.samples} samples"
+    )
+
+
+# presets -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PresetsOptions:
+    """List the presets."""
+
+
+def presets_command(arguments: Sequence[str]) -> None:
+    """Binep presets."""
+    parse(PresetsOptions, arguments, prog="binep presets")
+    table = Table("preset", "what", "epochs")
+    for name in preset_names():
+        config = preset(name)
+        table.add_row(name, config.title, str(config.epochs))
+    console = Console()
+    Console(width=console.width if console.is_terminal else 120).print(table)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train_command,
+    "evaluate": evaluate_command,
+    "presets": presets_command,
+}

@@ -1,0 +1,237 @@
+"""An experiment, built: a configuration turned into a network and what trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import StepLR
+
+from binep import data, training
+from binep.config import Config, Layer
+from binep.costs import Cost, CrossEntropy, SquaredError
+from binep.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
+from binep.network import Network
+from binep.neurons import Binary, Neurons, Real
+from binep.optim import BinaryFlip, PositiveSGD
+from binep.synapses import Conv, Dense, Synapse
+from binep.training import LayerChange, Meter, Scores
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """An epoch of training and the test after it.
+
+    Attributes:
+        epoch: epochs trained, from 1.
+        train: scores on the training batches, each before its update.
+        test: scores on the test set after the epoch.
+        layers: per layer; None where weights are real.
+    """
+
+    epoch: int
+    train: Scores
+    test: Scores
+    layers: list[LayerChange | None]
+
+
+class Experiment:
+    """A configuration, its data, and the network that learns from it.
+
+    Args:
+        config: what to run.
+
+    Raises:
+        ConfigError: a setting that cannot be.
+        DataError: a data set that is missing or damaged.
+    """
+
+    def __init__(self, config: Config) -> None:
+        config.check()
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.config = config
+        self.device = torch.device(config.device)
+        self.data = data.load(config.dataset, config.data_dir).to(self.device)
+        init, self.order, nudge = _generators(config.seed, 3)
+        shape, classes = data.input_shape_of(config.dataset)
+        self.network = build_network(config, shape, classes, init).to(self.device)
+        self.estimator = build_estimator(config, self.network, nudge)
+        self.flip, descents = build_optimizers(config, self.network, init)
+        self.optimizers: list[Optimizer] = [*([self.flip] if self.flip else []), *descents]
+        self.schedules = [
+            StepLR(d, config.learning.scale_lr_decay_epochs, 1 / config.learning.scale_lr_decay)
+            for d in descents
+            if isinstance(d, PositiveSGD)
+        ]
+        self.epoch = 0
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches in an epoch."""
+        return self._count(len(self.data.train), self.config.batch_size)
+
+    def _count(self, samples: int, batch_size: int) -> int:
+        count = -(-samples // batch_size)
+        return count if self.config.max_batches is None else min(count, self.config.max_batches)
+
+    def _batches(
+        self, split: data.Split, batch_size: int, order: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        augment = order is not None and self.data.augmented
+        drawn = data.batches(split, batch_size, generator=order, augment=augment)
+        for _, (images, labels) in zip(
+            range(self._count(len(split), batch_size)), drawn, strict=False
+        ):
+            yield self.data.prepare(images), labels
+
+    def train_epoch(self, after_batch: Callable[[Meter], None] | None = None) -> EpochResult:
+        """Train for one epoch, then test."""
+        batches = self._batches(self.data.train, self.config.batch_size, self.order)
+        train = training.train_epoch(
+            self.network, self.estimator, self.optimizers, batches, after_batch
+        )
+        for schedule in self.schedules:
+            schedule.step()
+        self.epoch += 1
+        layers = training.layer_changes(self.network, self.flip, self.batches_per_epoch)
+        return EpochResult(self.epoch, train, self.evaluate(), layers)
+
+    def evaluate(self) -> Scores:
+        """Scores on the test set."""
+        return training.evaluate(
+            self.network,
+            self._batches(self.data.test, self.config.test_batch_size, None),
+            free_steps=self.config.dynamics.free_steps,
+            tolerance=self.config.dynamics.settle_tol,
+        )
+
+
+def _generators(seed: int, count: int) -> list[torch.Generator]:
+    """Independent CPU generators from one seed."""
+    seeds = np.random.SeedSequence(seed).generate_state(count, np.uint64)
+    return [torch.Generator().manual_seed(int(s) >> 1) for s in seeds]
+
+
+def build_neurons(config: Config) -> Neurons:
+    """The neurons that every layer of a configuration shares."""
+    dynamics, learning = config.dynamics, config.learning
+    if dynamics.activation == "hard-sigmoid":
+        return Real(dynamics.initial_state, learning.nudge, learning.clip_nudged)
+    return Binary(
+        dynamics.firing_threshold,
+        dynamics.neuron_filter,
+        dynamics.initial_state,
+        learning.hold_nudge,
+    )
+
+
+def build_network(
+    config: Config,
+    input_shape: tuple[int, ...],
+    classes: int,
+    generator: torch.Generator | None = None,
+) -> Network:
+    """The network of a checked configuration, on the CPU.
+
+    Args:
+        config: the configuration.
+        input_shape: shape of one sample.
+        classes: number of classes.
+        generator: of the initial weights; the global one if None.
+    """
+    zero_bias = config.learning.zero_bias
+    synapses: list[Synapse] = []
+    for layer in config.layers.values():
+        shape = synapses[-1].output_shape if synapses else input_shape
+        synapses.append(_build_synapse(layer, shape, zero_bias, generator))
+        synapses[-1].train_scale(layer.scale_lr > 0)
+    cost: Cost = SquaredError(classes, config.learning.output_copies)
+    if config.learning.cost == "cross-entropy":
+        readout = synapses.pop()
+        assert isinstance(readout, Dense)
+        cost = CrossEntropy(readout)
+    return Network(synapses, build_neurons(config), cost)
+
+
+def _build_synapse(
+    layer: Layer, shape: tuple[int, ...], zero_bias: bool, generator: torch.Generator | None
+) -> Synapse:
+    if layer.kind == "dense":
+        return Dense(
+            shape, layer.size, weights=layer.weights, zero_bias=zero_bias, generator=generator
+        )
+    return Conv(
+        shape,
+        layer.size,
+        kernel=layer.kernel,
+        padding=layer.padding,
+        pool=layer.pool,
+        pooling=layer.pooling,
+        weights=layer.weights,
+        zero_bias=zero_bias,
+        generator=generator,
+    )
+
+
+def build_estimator(
+    config: Config, network: Network, generator: torch.Generator | None = None
+) -> GradientEstimator:
+    """The gradient estimator of a checked configuration; the generator draws nudge signs."""
+    dynamics, learning = config.dynamics, config.learning
+    if learning.estimator == "bptt":
+        return BackpropThroughTime(
+            network,
+            free_steps=dynamics.free_steps,
+            nudged_steps=dynamics.nudged_steps,
+            tolerance=dynamics.settle_tol,
+        )
+    return EquilibriumPropagation(
+        network,
+        beta=learning.beta,
+        free_steps=dynamics.free_steps,
+        nudged_steps=dynamics.nudged_steps,
+        nudging=learning.nudging,
+        tolerance=dynamics.settle_tol,
+        generator=generator,
+    )
+
+
+def build_optimizers(
+    config: Config, network: Network, generator: torch.Generator | None = None
+) -> tuple[BinaryFlip | None, list[Optimizer]]:
+    """The optimizers of a checked configuration, in the order of their steps.
+
+    Flips, then biases and real weights, then scaling factors; a parameter group per layer. The
+    generator draws the momenta's initial noise.
+    """
+    layers = list(zip(config.layers.values(), network.learning_synapses(), strict=True))
+    flips = [
+        {"params": [synapse.values], "gamma": layer.gamma, "threshold": layer.threshold}
+        for layer, synapse in layers
+        if synapse.scale is not None
+    ]
+    descent = [{"params": [synapse.bias], "lr": layer.bias_lr} for layer, synapse in layers]
+    descent += [
+        {"params": [synapse.values], "lr": layer.weight_lr}
+        for layer, synapse in layers
+        if synapse.scale is None
+    ]
+    scales = [
+        {"params": [synapse.scale], "lr": layer.scale_lr}
+        for layer, synapse in layers
+        if synapse.scale is not None and layer.scale_lr > 0
+    ]
+    flip = (
+        BinaryFlip(flips, noise=config.learning.momentum_noise, generator=generator)
+        if flips
+        else None
+    )
+    descents: list[Optimizer] = [SGD(descent)]
+    if scales:
+        descents.append(PositiveSGD(scales))
+    return flip, descents
