@@ -25,7 +25,7 @@ class Cost(nn.Module, ABC):
 
     @abstractmethod
     def target(self, labels: Tensor) -> Tensor:
-        """What `force` and `loss` compare with, from class labels (batch,)."""
+        """What `force` and `loss` compare with, from class labels (batch,): whole numbers."""
 
     @abstractmethod
     def force(self, output: Tensor, target: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class SquaredError(Cost):
 
     def target(self, labels: Tensor) -> Tensor:
         """One-hot, repeated: (batch, classes·copies)."""
-        return F.one_hot(labels, self.classes).repeat_interleave(self.copies, dim=1).float()
+        return F.one_hot(labels, self.classes).repeat_interleave(self.copies, dim=1)
 
     def force(self, output: Tensor, target: Tensor) -> Tensor:
         """Y − s_L."""
@@ -95,7 +95,7 @@ class CrossEntropy(Cost):
 
     def target(self, labels: Tensor) -> Tensor:
         """One-hot: (batch, classes)."""
-        return F.one_hot(labels, self.classes).float()
+        return F.one_hot(labels, self.classes)
 
     def force(self, output: Tensor, target: Tensor) -> Tensor:
         """Wᵀ(y − y^), in the shape of the output."""

@@ -48,11 +48,12 @@ class BinaryFlip(Optimizer):
                 raise ValueError(f"gamma = {group['gamma']}: must be in (0, 1]")
             if not group["threshold"] >= 0:
                 raise ValueError(f"threshold = {group['threshold']}: must be at least 0")
+            # In the group, not in the state: loading casts a state to its parameter's type.
+            group["flips"] = [
+                torch.zeros((), dtype=torch.int64, device=signs.device) for signs in group["params"]
+            ]
             for signs in group["params"]:
-                self.state[signs] = {
-                    "momentum": self._start(signs, group, generator),
-                    "flips": torch.zeros((), dtype=torch.int64, device=signs.device),
-                }
+                self.state[signs] = {"momentum": self._start(signs, group, generator)}
 
     @staticmethod
     def _start(signs: Tensor, group: dict[str, Any], generator: torch.Generator | None) -> Tensor:
@@ -70,24 +71,22 @@ class BinaryFlip(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for signs in group["params"]:
+            for signs, flips in zip(group["params"], group["flips"], strict=True):
                 if signs.grad is None:
                     continue
-                state = self.state[signs]
-                parts = (t.view(-1).split(_PART) for t in (signs, state["momentum"]))
+                momentum = self.state[signs]["momentum"]
+                parts = (t.view(-1).split(_PART) for t in (signs, momentum))
                 grads = signs.grad.reshape(-1).split(_PART)
                 for w, m, g in zip(*parts, grads, strict=True):
                     m.lerp_(g, group["gamma"])
                     flipped = (w * m).gt_(group["threshold"])
-                    state["flips"] += flipped.sum().long()
+                    flips += flipped.sum().long()
                     w.addcmul_(w, flipped, value=-2)  # w − 2·w: exactly −w
         return loss
 
     def flips(self) -> list[Tensor]:
         """Flips of each tensor since `take_flips`, each a device scalar, in the order given."""
-        return [
-            self.state[signs]["flips"] for group in self.param_groups for signs in group["params"]
-        ]
+        return [flips for group in self.param_groups for flips in group["flips"]]
 
     def take_flips(self) -> list[Tensor]:
         """`flips`, and start counting anew."""

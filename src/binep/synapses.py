@@ -271,7 +271,7 @@ class Conv(Synapse):
             return above
         if self.pooling == "max":
             assert route is not None
-            return F.max_unpool2d(above, route, [self.pool], output_size=list(self.map_shape))
+            return F.max_unpool2d(above, route, [self.pool] * 2, output_size=list(self.map_shape))
         spread = above / self.pool**2
         spread = spread.repeat_interleave(self.pool, -2).repeat_interleave(self.pool, -1)
         rows = self.map_shape[0] - spread.shape[-2]

@@ -176,5 +176,5 @@ def layer_changes(
             continue
         flips = int(next(counts, torch.tensor(0)))
         rate = flips / (synapse.values.numel() * batches)
-        changes.append(LayerChange(flips, rate, float(synapse.scale.mean())))
+        changes.append(LayerChange(flips, rate, float(synapse.scale.detach().mean())))
     return changes

@@ -1,0 +1,110 @@
+"""The dynamics against the oracle, step by step and settled."""
+
+from __future__ import annotations
+
+import networks
+import numpy as np
+import oracle
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import Twins, array, twins
+
+from binep.network import Network
+from binep.neurons import Binary, Real
+from binep.synapses import Conv, Dense
+
+
+def oracle_phases(t: Twins, free: int, nudged: int, beta: float) -> list[oracle.States]:
+    x, target = array(t.x), array(t.target)
+    start = oracle.initial_states(t.synapses, t.dynamics, x)
+    settled = oracle.relax(t.synapses, t.dynamics, x, start, free)
+    pushed = oracle.relax(t.synapses, t.dynamics, x, settled, nudged, target, beta, t.force)
+    return [settled, pushed]
+
+
+@given(twins(), st.integers(1, 6), st.integers(1, 4), st.sampled_from((-2.0, -0.3, 0.3, 2.0)))
+def test_both_phases_equal_the_oracle(t: Twins, free: int, nudged: int, beta: float) -> None:
+    first = t.network.relax(t.x, free, tolerance=0)
+    second = t.network.relax(t.x, nudged, start=first, target=t.target, beta=beta, tolerance=0)
+    for ours, theirs in zip((first, second), oracle_phases(t, free, nudged, beta), strict=True):
+        for a, b in zip(ours.states, theirs, strict=True):
+            np.testing.assert_allclose(array(a), b, atol=1e-11)
+    assert (first.steps, second.steps) == (free, nudged)
+
+
+@given(twins(activation="real", convolutional=False))
+def test_stopping_early_changes_nothing_beyond_the_tolerance(t: Twins) -> None:
+    early = t.network.relax(t.x, 500, tolerance=1e-9)
+    full = t.network.relax(t.x, 500, tolerance=0)
+    assert full.steps == 500
+    if early.steps < 500:
+        assert (early.residual <= 1e-9).all()
+        assert (early.moved < early.steps).all()
+        for a, b in zip(early.states, full.states, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+@given(twins(activation="binary"), st.integers(1, 3))
+def test_binary_neurons_stop_only_when_nothing_moves_any_more(t: Twins, every: int) -> None:
+    early = t.network.relax(t.x, 60, tolerance=1e-6, check_every=every)
+    full = t.network.relax(t.x, 60, tolerance=0)
+    for a, b in zip(early.states, full.states, strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(early.moved, full.moved)
+
+
+@given(twins(), st.integers(1, 5))
+def test_moved_is_the_last_step_that_moved_a_layer(t: Twins, steps: int) -> None:
+    tolerance = 1e-3
+    result = t.network.relax(t.x, steps, tolerance=tolerance)
+    states = t.network.initial_states(t.x)
+    expected = [0] * len(states)
+    clamped = t.network.clamp(t.x)
+    for taken in range(1, steps + 1):
+        following = t.network.step(clamped, states)
+        for i, (new, old) in enumerate(zip(following, states, strict=True)):
+            binary = isinstance(t.network.neurons[i], Binary)
+            if float((new - old).abs().max().detach()) > (0 if binary else tolerance):
+                expected[i] = taken
+        states = following
+    assert result.moved.tolist() == expected
+
+
+def test_a_nan_never_counts_as_settled() -> None:
+    network = Network([Dense(3, 4), Dense(4, 2)], Real())
+    result = network.relax(torch.full((2, 3), torch.nan), 7)
+    assert result.steps == 7
+    assert result.residual.isnan().any()
+
+
+def test_layers_flatten_and_mix_kinds() -> None:
+    network = Network(
+        [Conv((2, 6, 6), 3, kernel=3, padding=1), Dense((3, 3, 3), 5), Dense(5, 4)],
+        [Real(0.5), Binary(), Real()],
+    )
+    states = network.relax(torch.rand(7, 2, 6, 6), 5).states
+    assert [tuple(s.shape) for s in states] == [(7, 3, 3, 3), (7, 5), (7, 4)]
+
+
+def test_networks_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"layer 1 has shape \(4,\), but layer 2 takes \(5,\)"):
+        Network([Dense(3, 4), Dense(5, 2)], Real())
+    with pytest.raises(ValueError, match="2 layers of synapses, but 1 of neurons"):
+        Network([Dense(3, 4), Dense(4, 2)], [Real()])
+    with pytest.raises(ValueError, match="at least one"):
+        Network([], Real())
+
+
+@given(st.data())
+def test_errors_are_read_as_the_oracle_reads_them(data: st.DataObject) -> None:
+    t = data.draw(networks.twins(cost="squared-error"))
+    output = t.network.relax(t.x, 3).output
+    for readout in ("averaged", "single"):
+        ours = t.network.cost.scores(output, readout).argmax(dim=1)
+        theirs = oracle.predict(array(output), t.network.cost.classes, readout)
+        assert ours.tolist() == theirs.tolist()
+    copies = output.shape[1] // t.network.cost.classes
+    one_hot = np.eye(t.network.cost.classes)[t.labels.numpy()]
+    assert np.array_equal(array(t.target), oracle.repeat_target(one_hot, copies))

@@ -1,0 +1,117 @@
+"""BinaryFlip against the oracle, and PositiveSGD's floor."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import array
+
+from binep.optim import _PART, SCALE_FLOOR, BinaryFlip, PositiveSGD
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    shapes=st.lists(st.sampled_from([(3,), (4, 5), (2, 3, 2, 2)]), min_size=1, max_size=3),
+    gamma=st.floats(1e-6, 1.0),
+    threshold=st.floats(0.0, 0.3),
+    noise=st.booleans(),
+    steps=st.integers(1, 5),
+)
+def test_momentum_and_flips_equal_the_oracle(
+    seed: int,
+    shapes: list[tuple[int, ...]],
+    gamma: float,
+    threshold: float,
+    noise: bool,
+    steps: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    signs = [torch.where(normal(s) >= 0, 1.0, -1.0).double() for s in shapes]
+    groups = [
+        {"params": [w], "gamma": gamma / (i + 1), "threshold": threshold * i}
+        for i, w in enumerate(signs)
+    ]
+    optimizer = BinaryFlip(groups, noise=noise, generator=generator)
+    expected = [array(w) for w in signs]
+    momenta = [-array(optimizer.state[w]["momentum"]) for w in signs]
+    assert noise or all((m == 0).all() for m in momenta)
+    total = [0] * len(signs)
+    for _ in range(steps):
+        for i, w in enumerate(signs):
+            w.grad = normal(tuple(w.shape))
+            expected[i], momenta[i], flips = oracle.flip(
+                expected[i], momenta[i], -array(w.grad), gamma / (i + 1), threshold * i
+            )
+            total[i] += flips
+        optimizer.step()
+        for w, sign, m in zip(signs, expected, momenta, strict=True):
+            np.testing.assert_array_equal(array(w), sign)
+            np.testing.assert_allclose(-array(optimizer.state[w]["momentum"]), m, atol=1e-12)
+    assert [int(n) for n in optimizer.take_flips()] == total
+    assert [int(n) for n in optimizer.take_flips()] == [0] * len(signs)
+
+
+def test_tensors_larger_than_a_part_are_visited_whole() -> None:
+    signs = torch.ones(2 * _PART + 3)
+    optimizer = BinaryFlip([signs], gamma=1.0, threshold=0.0)
+    signs.grad = torch.ones_like(signs)
+    optimizer.step()
+    assert (signs == -1).all()
+    assert [int(n) for n in optimizer.flips()] == [len(signs)]
+
+
+def test_initial_noise_has_the_papers_size() -> None:
+    gamma = 0.1
+    signs = torch.ones(100_000)
+    optimizer = BinaryFlip([signs], gamma=gamma, threshold=1.0, noise=True)
+    momentum = optimizer.state[signs]["momentum"]
+    assert float(momentum.std()) == pytest.approx(2 * gamma * (1 - gamma), rel=0.05)
+
+
+def test_the_momentum_survives_in_the_state_dict() -> None:
+    def fresh() -> tuple[torch.Tensor, BinaryFlip]:
+        signs = torch.ones(5)
+        return signs, BinaryFlip([signs], gamma=0.5, threshold=1.0)
+
+    signs, optimizer = fresh()
+    signs.grad = torch.arange(5.0)
+    optimizer.step()
+    twin, restored = fresh()
+    restored.load_state_dict(optimizer.state_dict())
+    assert torch.equal(restored.state[twin]["momentum"], optimizer.state[signs]["momentum"])
+    assert int(restored.flips()[0]) == int(optimizer.flips()[0]) == 2
+    assert restored.flips()[0].dtype == torch.int64
+
+
+def test_tensors_without_a_gradient_are_left_alone() -> None:
+    signs = torch.ones(3)
+    BinaryFlip([signs]).step()
+    assert (signs == 1).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, -1.0, 1.5, float("nan")])
+def test_gamma_out_of_range_is_refused(gamma: float) -> None:
+    with pytest.raises(ValueError, match=r"gamma = .*must be in"):
+        BinaryFlip([torch.ones(3)], gamma=gamma)
+
+
+@pytest.mark.parametrize("threshold", [-1e-9, float("nan")])
+def test_a_negative_threshold_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match=r"threshold = .*must be at least 0"):
+        BinaryFlip([torch.ones(3)], threshold=threshold)
+
+
+@given(st.floats(-10, 10), st.floats(0, 10))
+def test_scaling_factors_stay_positive(gradient: float, rate: float) -> None:
+    scale = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    scale.grad = torch.tensor(gradient, dtype=torch.float64)
+    PositiveSGD([scale], lr=rate).step()
+    assert float(scale.detach()) == pytest.approx(max(0.5 - rate * gradient, SCALE_FLOOR))
