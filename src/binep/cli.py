@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from binep import runs
+from binep import plots, runs
 from binep.config import Config, ConfigError, preset, preset_names
 from binep.data import DataError
 from binep.experiment import EpochResult, Experiment
@@ -33,6 +33,7 @@ usage: binep COMMAND ...
   binep train PRESET [--epochs 3 --seed 1 ...]   train; --help lists every setting
   binep train --config FILE.toml [...]           the same from a file
   binep evaluate RUN                             test a trained network again
+  binep plot RUN ...                             draw the curves of one run or of several
   binep presets                                  list the presets
 
 binep COMMAND --help says more. Bad input ends with exit code 2 and one line per problem."""
@@ -41,25 +42,30 @@ binep COMMAND --help says more. Bad input ends with exit code 2 and one line per
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 for bad input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if arguments else 2
     with reporting_errors() as failed:
-        if arguments[0] not in COMMANDS:
-            raise ConfigError(f"unknown command {arguments[0]}: one of {', '.join(COMMANDS)}")
-        try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(USAGE)
+        elif arguments[0] in COMMANDS:
             COMMANDS[arguments[0]](arguments[1:])
-        except BrokenPipeError:  # `binep ... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 2 if failed else 0
+        else:
+            raise ConfigError(f"unknown command {arguments[0]}: one of {', '.join(COMMANDS)}")
+    return 2 if failed or not arguments else 0
 
 
 @contextlib.contextmanager
 def reporting_errors() -> Iterator[list[str]]:
-    """Print errors in the user's input, a line each, instead of a traceback."""
+    """Print errors in the user's input, a line each, instead of a traceback.
+
+    A pipe that nobody reads any more ends the command quietly.
+    """
     failed: list[str] = []
     try:
-        yield failed
+        try:
+            yield failed
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:  # `binep ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ConfigError, DataError, RunError) as error:
         failed.extend(str(error).splitlines())
         print("\n".join(f"binep: {line}" for line in failed), file=sys.stderr)
@@ -85,7 +91,9 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | No
     except SystemExit as exit:
         if not exit.code:
             raise
-    text = " ".join(re.sub(r"[─-╿]+", " ", said.getvalue()).split())
+    # tyro draws boxes: leave out colours, then titles and borders.
+    text = re.sub(r"╭.*|[─-╿]", " ", re.sub(r"\x1b\[[\d;]*m", "", said.getvalue()))
+    text = " ".join(text.split())
     raise ConfigError(text.split(" For full helptext")[0])
 
 
@@ -205,6 +213,8 @@ class _Reporter:
             f"  {result.train.samples / result.train.seconds:.0f} samples/s"
             f"  {result.train.seconds + result.test.seconds:.1f} s"
         )
+        done = result.epoch * self.experiment.batches_per_epoch
+        self.progress.update(self.task, completed=done)
         if self.progress.disable:
             print(line, flush=True)
         else:
@@ -251,6 +261,35 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     )
 
 
+# plot --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PlotOptions:
+    """Draw the curves of one run, or the mean and standard deviation of many."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+    output: Path = Path("curves.png")
+    """A file that ends in .png, .pdf or .svg."""
+
+
+def plot_command(arguments: Sequence[str]) -> None:
+    """`binep plot`."""
+    options = parse(PlotOptions, arguments, prog="binep plot")
+    kind = options.output.suffix.removeprefix(".")
+    if kind not in ("png", "pdf", "svg"):
+        raise ConfigError(f"--output {options.output}: must end in .png, .pdf or .svg")
+    if not options.runs:
+        raise ConfigError("plot what? Name one run folder or more")
+    metrics = [runs.read_metrics(folder / "metrics.csv") for folder in options.runs]
+    for folder, rows in zip(options.runs, metrics, strict=True):
+        if rows[0].keys() != metrics[0][0].keys():
+            raise ConfigError(f"{folder}: its layers are not those of {options.runs[0]}")
+    runs.write(options.output, plots.rendered(plots.curves(metrics), kind))
+    print(options.output)
+
+
 # presets -----------------------------------------------------------------------------------------
 
 
@@ -273,5 +312,6 @@ def presets_command(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train_command,
     "evaluate": evaluate_command,
+    "plot": plot_command,
     "presets": presets_command,
 }

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 import math
+import re
+import sys
 import tomllib
 import types
 import typing
@@ -46,14 +48,12 @@ class Layer:
     """Side and stride of a convolution's pooling window; 1 for none."""
     pooling: Literal["max", "average"] = "max"
     """How a convolution pools."""
-    weights: Weights = "binary"
-    """±α, or real weights learnt by gradient descent: the full-precision reference."""
     gamma: float = 1e-4
     """γ: rate of the momentum that decides when a binary weight flips."""
     threshold: float = 5e-7
     """τ: a binary weight flips when its momentum passes this."""
-    weight_lr: float = 0.0
-    """Learning rate of real weights."""
+    weight_lr: float | None = None
+    """Learning rate of real weights; that of the biases if None."""
     bias_lr: float = 0.0
     """Learning rate of the biases."""
     scale_lr: float = 0.0
@@ -87,6 +87,8 @@ class Learning:
 
     estimator: Literal["ep", "bptt"] = "ep"
     """Equilibrium propagation, or backpropagation through time."""
+    synapses: Weights = "binary"
+    """±α, or real weights learnt by gradient descent: the full-precision reference."""
     cost: Literal["squared-error", "cross-entropy"] = "squared-error"
     """Cost of the output. With cross-entropy the last layer is a softmax readout, outside the
     dynamics, and the nudge acts on the layer below it."""
@@ -175,7 +177,7 @@ class Config:
         """
         try:
             table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also integers or nesting beyond Python's
             raise ConfigError(f"{source}: not TOML: {error}") from None
         try:
             config = _build(Config, table, "")
@@ -274,22 +276,19 @@ def _problems(config: Config) -> list[str]:
         for key, low in (("size", 1), ("kernel", 1), ("padding", 0), ("pool", 1)):
             at_least(at + key, getattr(layer, key), low)
         need(0 < layer.gamma <= 1, at + "gamma", layer.gamma, "above 0 and at most 1")
-        for key in ("threshold", "weight_lr", "bias_lr", "scale_lr"):
+        for key in ("threshold", "bias_lr", "scale_lr"):
             positive(at + key, getattr(layer, key), zero=True)
+        if layer.weight_lr is not None:
+            positive(at + "weight_lr", layer.weight_lr, zero=True)
     return found or _shape_problems(config)
 
 
 def _device_problem(name: str) -> list[str]:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        return [f"device = {name}: must be cpu, cuda or cuda:N"]
-    if device.type == "cpu" and not device.index:
-        return []
-    if device.type != "cuda":
+    found = re.fullmatch(r"cpu|cuda(?::([0-9]{1,3}))?", name)
+    if found is None:
         return [f"device = {name}: must be cpu, cuda or cuda:N"]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if (device.index or 0) < count:
+    if name == "cpu" or int(found[1] or 0) < count:
         return []
     return [f"device = {name}: this machine has {count} CUDA devices; cpu always works"]
 
@@ -359,7 +358,7 @@ def _build(kind: Any, value: Any, key: str) -> Any:
         if not isinstance(value, str) or value not in choices:
             raise ConfigError(f"{key} = {value!r}: must be one of {', '.join(choices)}")
         return value
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     wanted = str if kind is Path else kind
     if type(value) is not wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,11 +145,15 @@ def build_network(
         classes: number of classes.
         generator: of the initial weights; the global one if None.
     """
-    zero_bias = config.learning.zero_bias
+    options: dict[str, Any] = {
+        "weights": config.learning.synapses,
+        "zero_bias": config.learning.zero_bias,
+        "generator": generator,
+    }
     synapses: list[Synapse] = []
     for layer in config.layers.values():
         shape = synapses[-1].output_shape if synapses else input_shape
-        synapses.append(_build_synapse(layer, shape, zero_bias, generator))
+        synapses.append(_build_synapse(layer, shape, options))
         synapses[-1].train_scale(layer.scale_lr > 0)
     cost: Cost = SquaredError(classes, config.learning.output_copies)
     if config.learning.cost == "cross-entropy":
@@ -158,13 +163,9 @@ def build_network(
     return Network(synapses, build_neurons(config), cost)
 
 
-def _build_synapse(
-    layer: Layer, shape: tuple[int, ...], zero_bias: bool, generator: torch.Generator | None
-) -> Synapse:
+def _build_synapse(layer: Layer, shape: tuple[int, ...], options: dict[str, Any]) -> Synapse:
     if layer.kind == "dense":
-        return Dense(
-            shape, layer.size, weights=layer.weights, zero_bias=zero_bias, generator=generator
-        )
+        return Dense(shape, layer.size, **options)
     return Conv(
         shape,
         layer.size,
@@ -172,9 +173,7 @@ def _build_synapse(
         padding=layer.padding,
         pool=layer.pool,
         pooling=layer.pooling,
-        weights=layer.weights,
-        zero_bias=zero_bias,
-        generator=generator,
+        **options,
     )
 
 
@@ -217,7 +216,10 @@ def build_optimizers(
     ]
     descent = [{"params": [synapse.bias], "lr": layer.bias_lr} for layer, synapse in layers]
     descent += [
-        {"params": [synapse.values], "lr": layer.weight_lr}
+        {
+            "params": [synapse.values],
+            "lr": layer.bias_lr if layer.weight_lr is None else layer.weight_lr,
+        }
         for layer, synapse in layers
         if synapse.scale is None
     ]

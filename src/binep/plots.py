@@ -5,53 +5,71 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, float | None]]
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
-def curves_png(runs: Sequence[Rows]) -> bytes:
-    """Errors, losses, flips and settling over the epochs of a run, as a PNG.
-
-    Args:
-        runs: rows of metrics.csv of each run; the runs have the same columns.
-    """
-    figure = curves(runs)
-    png = io.BytesIO()
-    figure.savefig(png, dpi=120, metadata={"Software": None})
-    return png.getvalue()
+"""Okabe and Ito's colours, told apart by colour-blind readers too."""
 
 
 def curves(runs: Sequence[Rows]) -> Figure:
-    """The figure behind `curves_png`."""
-    rows = runs[0]
-    layers = [c.split("_")[0] for c in rows[0] if c.endswith("_flip_rate")]
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    (errors, losses), (flips, steps) = figure.subplots(2, 2)
-    _lines(errors, rows, {"train": "train_error", "test": "test_error"}, "error (%)")
-    _lines(losses, rows, {"train": "train_loss", "test": "test_loss"}, "loss per sample")
-    _lines(flips, rows, {n: f"{n}_flip_rate" for n in layers}, "flips per weight and batch", True)
-    _lines(steps, rows, {n: f"{n}_settle_steps" for n in layers}, "steps to settle")
-    for axes in (flips, steps):
-        axes.set_xlabel("epoch")
+    """Errors, losses, flips, scaling factors and settling over the epochs.
+
+    Args:
+        runs: rows of metrics.csv of each run. Of several runs the mean is drawn, with a band of
+            one standard deviation to each side, as far as the shortest of them goes.
+    """
+    layers = [c.removesuffix("_flips") for c in runs[0][0] if c.endswith("_flips")]
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    axes = figure.subplots(2, 3)
+
+    def per_layer(quantity: str) -> dict[str, str]:
+        return {layer.replace("layer", "layer "): f"{layer}_{quantity}" for layer in layers}
+
+    _lines(axes[0, 0], runs, {"train": "train_error", "test": "test_error"}, "error (%)")
+    _lines(axes[0, 1], runs, {"train": "train_loss", "test": "test_loss"}, "loss per sample")
+    _lines(axes[0, 2], runs, per_layer("flip_rate"), "flips per weight and batch", "log")
+    _lines(axes[1, 0], runs, per_layer("alpha"), "scaling factor α", "log")
+    _lines(axes[1, 1], runs, per_layer("settle_steps"), "steps to settle")
+    _lines(axes[1, 2], runs, per_layer("residual"), "residual at the end", "log")
+    for below in axes[1]:
+        below.set_xlabel("epoch")
+    if len(runs) > 1:
+        figure.suptitle(f"mean ± standard deviation of {len(runs)} runs")
     return figure
 
 
 def _lines(
-    axes: Axes, rows: Rows, columns: Mapping[str, str], label: str, logarithmic: bool = False
+    axes: Axes, runs: Sequence[Rows], columns: Mapping[str, str], label: str, scale: str = "linear"
 ) -> None:
-    for colour, (name, column) in zip(COLOURS, columns.items(), strict=False):
-        points = [(r["epoch"], r[column]) for r in rows if r.get(column) is not None]
-        if points:
-            name = name.replace("layer", "layer ")
-            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name, markersize=3)
-    if logarithmic:
+    """A line per column that has values."""
+    length = min(map(len, runs))
+    epochs = np.array([row["epoch"] for row in runs[0][:length]], float)
+    for i, (name, column) in enumerate(columns.items()):
+        values = np.array([[row.get(column) for row in rows[:length]] for rows in runs], float)
+        if np.isnan(values).all():
+            continue
+        mean = values.mean(axis=0)
+        colour = COLOURS[i % len(COLOURS)]
+        axes.plot(epochs, mean, "o-", color=colour, label=name, markersize=2.5, linewidth=1.2)
+        if len(runs) > 1:
+            deviation = values.std(axis=0, ddof=1)
+            axes.fill_between(
+                epochs, mean - deviation, mean + deviation, color=colour, alpha=0.25, linewidth=0
+            )
+    if scale == "log" and axes.dataLim.minposy < np.inf:  # else there is nothing to show on it
         axes.set_yscale("log", nonpositive="mask")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
+
+
+def rendered(figure: Figure, kind: str = "png") -> bytes:
+    """A figure as the content of a file: png, pdf or svg."""
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=120)
+    return content.getvalue()

@@ -6,6 +6,7 @@ Files are written beside and renamed, so that none is ever half there.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -23,6 +24,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from binep import plots
 from binep.config import Config
@@ -55,16 +57,17 @@ def write(path: Path, content: bytes) -> None:
 def new_folder(name: str, seed: int, root: Path = Path("runs")) -> Path:
     """Make runs/<name>/<time>-<seed>, with a number behind it where that is taken."""
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
-    attempt = 1
-    while True:
-        folder = root / name / (stem if attempt == 1 else f"{stem}-{attempt}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
+    parent, attempt = root / name, 1
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            folder = parent / (stem if attempt == 1 else f"{stem}-{attempt}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
             attempt += 1
-        except OSError as error:
-            raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
+    except OSError as error:
+        raise RunError(f"{parent}: cannot be made: {error.strerror}") from error
 
 
 def claim_folder(folder: Path) -> Path:
@@ -104,7 +107,7 @@ def train(
         rows.append(row_of(result))
         write(folder / "metrics.csv", _csv(rows).encode())
         save_network(experiment.network, folder / "model.safetensors")
-        write(folder / "curves.png", plots.curves_png([rows]))
+        write(folder / "curves.png", plots.rendered(plots.curves([rows])))
         if after_epoch is not None:
             after_epoch(result)
     return rows
@@ -168,12 +171,17 @@ def read_metrics(path: Path) -> list[Row]:
 
 def save_network(network: Network, path: Path) -> None:
     """Write a network's parameters; signs take a byte each."""
-    state = network.state_dict()
+    state = {name: tensor.contiguous() for name, tensor in _stored(network).items()}
+    write(path, safetensors.torch.save(state, {"format": "binep network, version 1"}))
+
+
+def _stored(network: Network) -> dict[str, Tensor]:
+    """What a file holds of a network."""
+    state: dict[str, Tensor] = network.state_dict()
     for name, module in network.named_modules():
         if getattr(module, "scale", None) is not None:
             state[f"{name}.values"] = state[f"{name}.values"].to(torch.int8)
-    state = {name: tensor.contiguous() for name, tensor in state.items()}
-    write(path, safetensors.torch.save(state, {"format": "binep network, version 1"}))
+    return state
 
 
 def load_network(network: Network, path: Path) -> None:
@@ -186,9 +194,9 @@ def load_network(network: Network, path: Path) -> None:
         state = safetensors.torch.load(path.read_bytes())
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-    except (safetensors.SafetensorError, ValueError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise RunError(f"{path}: damaged or no safetensors file: {error}") from error
-    expected = network.state_dict()
+    expected = _stored(network)
     if state.keys() != expected.keys():
         odd = ", ".join(sorted(state.keys() ^ expected.keys()))
         raise RunError(f"{path}: not of this network: {odd} missing or unknown")
@@ -197,6 +205,10 @@ def load_network(network: Network, path: Path) -> None:
             raise RunError(
                 f"{path}: {name} has shape {tuple(tensor.shape)}, "
                 f"the network's has {tuple(expected[name].shape)}"
+            )
+        if tensor.dtype != expected[name].dtype:
+            raise RunError(
+                f"{path}: {name} holds {tensor.dtype}, the network's {expected[name].dtype}"
             )
         if tensor.dtype == torch.int8 and not bool((tensor.abs() == 1).all()):
             raise RunError(f"{path}: {name} holds signs other than 1 and -1")
@@ -231,7 +243,7 @@ def environment(experiment: Experiment) -> dict[str, Any]:
     """What a run ran on: versions, machine, device and command."""
     device = experiment.device
     return {
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {name: version(name) for name in ("binep", "torch", "numpy")},
         "python": platform.python_version(),
@@ -246,7 +258,10 @@ def environment(experiment: Experiment) -> dict[str, Any]:
 
 def _git_revision() -> str | None:
     """Revision of the checkout that the package runs from; None if it is installed elsewhere."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # else git would answer for a project around the package
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
