@@ -16,7 +16,7 @@ from typing import Annotated, TypeVar, cast
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from binep import plots, runs
 from binep.config import Config, ConfigError, preset, preset_names
@@ -59,6 +59,8 @@ def reporting_errors() -> Iterator[list[str]]:
     A pipe that nobody reads any more ends the command quietly.
     """
     failed: list[str] = []
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal need not have every letter
     try:
         try:
             yield failed
@@ -91,9 +93,9 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | No
     except SystemExit as exit:
         if not exit.code:
             raise
-    # tyro draws boxes: leave out colours, then titles and borders.
-    text = re.sub(r"╭.*|[─-╿]", " ", re.sub(r"\x1b\[[\d;]*m", "", said.getvalue()))
-    text = " ".join(text.split())
+    # tyro draws a box: leave out colours, borders (dashes where there is no UTF-8) and the title.
+    lines = re.sub(r"\x1b\[[\d;]*m|[─-╿]|-{3,}", "", said.getvalue()).splitlines()[1:]
+    text = " ".join(" ".join(lines).split())
     raise ConfigError(text.split(" For full helptext")[0])
 
 
@@ -171,9 +173,9 @@ class _Reporter:
         self.console = Console()
         self.progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[scores]}"),
+            BarColumn(bar_width=12),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[scores]}", table_column=Column()),  # which may wrap
             console=self.console,
             disable=not self.console.is_terminal,
         )

@@ -144,9 +144,9 @@ class EquilibriumPropagation(GradientEstimator):
         for i, synapse in enumerate(self.network.synapses):
             if i == 0:
                 # The input is the same in both, so one product of the difference serves.
-                above, below = (after[0] - before[0]) * shrink, x
+                above, below = (after[0] - before[0]).to(x.dtype) * shrink, x
             else:
-                above = torch.cat([after[i], -before[i]]) * shrink
+                above = torch.cat([after[i], -before[i]]).to(x.dtype) * shrink
                 below = torch.cat([after[i - 1], before[i - 1]])
             synapse.values.grad = synapse.correlate(above, below)
             synapse.bias.grad = synapse.correlate_bias(above)

@@ -32,7 +32,10 @@ class Neurons(ABC):
 
     @abstractmethod
     def fire(self, state: Tensor) -> Tensor:
-        """What the neighbours receive from a layer in this state; same shape."""
+        """What the neighbours receive from a layer in this state; same shape.
+
+        Bits come as int8, which tells synapses that they can multiply exactly in integers.
+        """
 
     @abstractmethod
     def update(self, state: Tensor, drive: Tensor, nudge: Tensor | None = None) -> Tensor:
@@ -105,8 +108,8 @@ class Binary(Neurons):
     settle_exactly = True
 
     def fire(self, state: Tensor) -> Tensor:
-        """a(s): 1.0 where s has reached the threshold, else 0.0."""
-        return (state >= self.threshold).to(state.dtype)
+        """a(s): 1 where s has reached the threshold, else 0, as int8."""
+        return (state >= self.threshold).view(torch.int8)
 
     def update(self, state: Tensor, drive: Tensor, nudge: Tensor | None = None) -> Tensor:
         """S ← clip((1 − filter)·s + filter·(p + nudge), 0, 1)."""

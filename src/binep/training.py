@@ -79,6 +79,7 @@ class Meter:
         for name in self._readouts(free):
             readout, bits = READOUTS[name]
             output = network.neurons[-1].fire(free.output) if bits else free.output
+            output = output.to(free.output.dtype)
             wrong = network.cost.scores(output, readout).argmax(dim=1) != labels
             self.wrong[name] = wrong.sum() + self.wrong.get(name, 0)
 
