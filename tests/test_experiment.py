@@ -57,8 +57,8 @@ def test_the_rate_of_the_scaling_factors_decays() -> None:
     (scales,) = (o for o in experiment.optimizers if isinstance(o, PositiveSGD))
     rates = []
     for _ in range(5):
-        rates.append(scales.param_groups[0]["lr"])
         experiment.train_epoch()
+        rates.append(scales.param_groups[0]["lr"])
     assert rates == pytest.approx([0.08, 0.08, 0.008, 0.008, 0.0008])
 
 

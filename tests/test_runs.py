@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from binep import plots, runs
+from binep import files, plots, runs
 from binep.config import Config, Dynamics, Layer, Learning
 from binep.experiment import EpochResult, Experiment
 from binep.network import Network
@@ -33,6 +33,7 @@ from binep.runs import Row, RunError
 from binep.synapses import Conv, Dense
 
 FILES = {"config.toml", "metrics.csv", "model.safetensors", "curves.png", "environment.json"}
+FILES |= {"best.safetensors", "checkpoint.safetensors", ".lock"}
 SECONDS = {"train_seconds", "test_seconds"}
 COLUMNS = "epoch,train_error,test_error,train_loss,test_loss,train_seconds,test_seconds"
 LAYER = "layer{0}_flips,layer{0}_flip_rate,layer{0}_settle_steps,layer{0}_residual,layer{0}_alpha"
@@ -61,12 +62,13 @@ KINDS = {
 
 @dataclass
 class Run:
-    """A finished run, what it must hold beside the usual columns, and what `train` returned."""
+    """A finished run, its columns beside the usual, what `train` returned and what it told."""
 
     folder: Path
     config: Config
     further: str
     rows: list[Row]
+    results: list[EpochResult]
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -77,7 +79,15 @@ class Run:
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     config, further = KINDS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
-    return Run(folder, config, further, runs.train(Experiment(config), folder))
+    results: list[EpochResult] = []
+    rows = runs.train(Experiment(config), folder, after_epoch=results.append)
+    return Run(folder, config, further, rows, results)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing curves takes the most of a small run."""
+    monkeypatch.setattr(plots, "rendered", lambda figure: b"")
 
 
 # ---- what a run leaves
@@ -96,6 +106,21 @@ def test_metrics_have_the_documented_columns_and_a_row_per_epoch(run: Run) -> No
     assert [row["epoch"] for row in rows] == [1, 2]
     for row, returned in zip(rows, run.rows, strict=True):
         assert row == {k: v if v is None else pytest.approx(v, 1e-5) for k, v in returned.items()}
+
+
+def test_rows_hold_the_results_of_their_epochs(run: Run) -> None:
+    for row, result in zip(run.rows, run.results, strict=True):
+        train, test = result.train, result.test
+        assert [row[name] for name in COLUMNS.split(",")] == [
+            *(result.epoch, train.error, test.error, train.loss, test.loss),
+            *(train.seconds, test.seconds),
+        ]
+        for i, (steps, residual) in enumerate(zip(train.settle_steps, train.residual, strict=True)):
+            change = result.layers[i]
+            told = (change.flips, change.flip_rate) if change else (None, None)
+            alpha = change.scale if change else None
+            names = LAYER.format(i + 1).split(",")
+            assert [row[name] for name in names] == [*told, steps, residual, alpha]
 
 
 def test_cells_are_empty_exactly_where_they_mean_nothing(run: Run) -> None:
@@ -130,6 +155,7 @@ def test_weights_flipped_and_scales_learnt_as_told(run: Run) -> None:
         assert torch.equal(now.float(), start[name]) != learns, name
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_configuration_replays_the_run(run: Run, tmp_path: Path) -> None:
     again = runs.train(Experiment(Config.load(run.folder / "config.toml")), tmp_path)
     for first, second in zip(run.rows, again, strict=True):
@@ -160,6 +186,7 @@ def test_the_environment_is_told(run: Run) -> None:
     assert (told["device"], told["device_name"], told["threads"]) == ("cpu", None, 1)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_cut_short_keeps_its_finished_epochs(tmp_path: Path) -> None:
     def stop(result: EpochResult) -> None:
         raise KeyboardInterrupt
@@ -171,8 +198,8 @@ def test_a_run_cut_short_keeps_its_finished_epochs(tmp_path: Path) -> None:
     assert f"{runs.load(tmp_path).evaluate().loss:.6g}" == f"{row['test_loss']:.6g}"
 
 
-@pytest.mark.parametrize("value", [None, 0.0, float("nan"), float("inf")])
-def test_any_row_can_be_drawn(value: float | None) -> None:
+@pytest.mark.parametrize("value", [0.0, float("inf")])
+def test_any_row_can_be_drawn(value: float) -> None:
     """Such as epochs without a flip, which a logarithmic axis cannot show."""
     names = f"{COLUMNS},{LAYER.format(1)}".split(",")
     row: Row = {**dict.fromkeys(names, value), "epoch": 1.0}
@@ -259,7 +286,7 @@ def test_a_file_of_another_network_is_refused(
     state = {n: t.clone() for n, t in safetensors.torch.load(model.read_bytes()).items()}
     change(state)
     path = tmp_path / "model.safetensors"
-    safetensors.torch.save_file({n: t.contiguous() for n, t in state.items()}, path)
+    files.save_tensors(path, state, {"kind": "network"})
     target = network()
     with refused(path, *reasons):
         runs.load_network(target, path)
@@ -285,18 +312,17 @@ def test_a_damaged_file_is_refused_or_holds_a_network(
         with refused(path, "damaged"):
             runs.load_network(target, path)
         return
-    with contextlib.suppress(RunError):
+    with contextlib.suppress(RunError):  # a change of the header's blanks changes nothing
         runs.load_network(target, path)
-    for name, tensor in states(target).items():
-        assert tensor.isfinite().all()
-        assert not re.search(r"[02]\.values", name) or (tensor.abs() == 1).all()
+    for name, tensor in states(network()).items():
+        assert torch.equal(tensor, target.state_dict()[name])
 
 
 def test_a_type_that_torch_lacks_is_refused(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     header = b'{"x":{"dtype":"F8_E8M0","shape":[1],"data_offsets":[0,1]}}'
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
-    with refused(path, "damaged"):
+    with refused(path, "safetensors file" if not hasattr(torch, "float8_e8m0fnu") else "binep"):
         runs.load_network(network(), path)
 
 
@@ -304,10 +330,11 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with refused(tmp_path, "not a run folder"):
         runs.load(tmp_path)
     (tmp_path / "config.toml").write_text(DENSE.to_toml())
-    with refused(tmp_path / "model.safetensors", "No such file"):
+    with refused(tmp_path, "no epoch has ended yet"):
         runs.load(tmp_path)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_settings_can_be_replaced_on_loading(tmp_path: Path) -> None:
     data_dir = samples.write_mnist(tmp_path / "data")
     folder = tmp_path / "run"
@@ -381,17 +408,17 @@ def test_a_failed_write_leaves_the_old_file_whole(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = tmp_path_factory.mktemp("files") / "file"
-    runs.write(path, old)
+    files.write(path, old)
     with pytest.MonkeyPatch.context() as patch, refused(path, os.strerror(errno.ENOSPC)):
         patch.setattr(os, "fsync", full)
-        runs.write(path, new)
+        files.write(path, new)
     assert path.read_bytes() == old
     assert list(path.parent.iterdir()) == [path]
-    runs.write(path, new)
+    files.write(path, new)
     assert path.read_bytes() == new
 
 
 def test_a_file_in_no_folder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "file"
     with refused(path, "cannot be written"):
-        runs.write(path, b"")
+        files.write(path, b"")

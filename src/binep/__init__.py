@@ -1,13 +1,13 @@
 """Dynamical binary neural networks trained by equilibrium propagation."""
 
 from binep.config import Config, Layer, preset
-from binep.costs import CrossEntropy, SquaredError
+from binep.costs import Cost, CrossEntropy, SquaredError
 from binep.experiment import Experiment
-from binep.gradients import BackpropThroughTime, EquilibriumPropagation
+from binep.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
 from binep.network import Equilibrium, Network
-from binep.neurons import Binary, Real
+from binep.neurons import Binary, Neurons, Real
 from binep.optim import BinaryFlip, PositiveSGD
-from binep.synapses import Conv, Dense
+from binep.synapses import Conv, Dense, Synapse
 from binep.training import evaluate, train_epoch
 
 __all__ = [
@@ -16,16 +16,20 @@ __all__ = [
     "BinaryFlip",
     "Config",
     "Conv",
+    "Cost",
     "CrossEntropy",
     "Dense",
     "Equilibrium",
     "EquilibriumPropagation",
     "Experiment",
+    "GradientEstimator",
     "Layer",
     "Network",
+    "Neurons",
     "PositiveSGD",
     "Real",
     "SquaredError",
+    "Synapse",
     "evaluate",
     "preset",
     "train_epoch",

@@ -6,23 +6,28 @@ import contextlib
 import io
 import os
 import re
+import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, TypeVar, cast
 
+import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from binep import plots, runs
-from binep.config import Config, ConfigError, preset, preset_names
+from binep import files, plots, runs
+from binep.config import Config, ConfigError, did_you_mean, preset, preset_names
 from binep.data import DataError
 from binep.experiment import EpochResult, Experiment
-from binep.runs import RunError
+from binep.files import RunError
 from binep.training import Meter, Scores
 
 T = TypeVar("T")
@@ -32,6 +37,7 @@ usage: binep COMMAND ...
 
   binep train PRESET [--epochs 3 --seed 1 ...]   train; --help lists every setting
   binep train --config FILE.toml [...]           the same from a file
+  binep train --resume RUN                       go on with a run that was interrupted
   binep evaluate RUN                             test a trained network again
   binep plot RUN ...                             draw the curves of one run or of several
   binep presets                                  list the presets
@@ -45,10 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with reporting_errors() as failed:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(USAGE)
+        elif arguments[0] == "--version":
+            print(f"binep {version('binep')}")
         elif arguments[0] in COMMANDS:
             COMMANDS[arguments[0]](arguments[1:])
         else:
-            raise ConfigError(f"unknown command {arguments[0]}: one of {', '.join(COMMANDS)}")
+            hint = did_you_mean(arguments[0], COMMANDS)
+            raise ConfigError(f"unknown command {arguments[0]}{hint}: one of {', '.join(COMMANDS)}")
     return 2 if failed or not arguments else 0
 
 
@@ -68,6 +77,12 @@ def reporting_errors() -> Iterator[list[str]]:
             print(end="", flush=True)
     except BrokenPipeError:  # `binep ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("binep: interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        failed.append(f"not enough memory: {str(error).splitlines()[0]}")
+        print(f"binep: {failed[0]}", file=sys.stderr)
     except (ConfigError, DataError, RunError) as error:
         failed.extend(str(error).splitlines())
         print("\n".join(f"binep: {line}" for line in failed), file=sys.stderr)
@@ -111,7 +126,9 @@ class TrainOptions:
     """
 
     config: Path | None = None
-    """A TOML file, such as a run's config.toml, in the place of a preset."""
+    """A TOML file in the place of a preset; or a run folder, to run the same again."""
+    resume: Path | None = None
+    """The folder of a run to go on with, in the place of a preset; takes no other setting."""
     run_dir: Path | None = None
     """Folder for the run, new or empty; otherwise runs/PRESET/TIME-SEED."""
     experiment: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
@@ -122,12 +139,17 @@ def train_command(arguments: Sequence[str]) -> None:
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
     flags = list(arguments[1:] if name else arguments)
     file = _value_of("--config", flags)
+    if flags and flags[0].split("=")[0] == "--resume":
+        resume_training(_resumed(flags, name))
+        return
     if name is not None and file is not None:
         raise ConfigError(f"both the preset {name} and --config {file}: name one of them")
     if name is not None:
         config = preset(name)
     elif file is not None:
-        config, name = Config.load(Path(file)), Path(file).stem
+        path = Path(file) / "config.toml" if Path(file).is_dir() else Path(file)
+        config = Config.load(path)
+        name = path.resolve().parent.name if path.name == "config.toml" else path.stem
     elif {"-h", "--help"} & set(flags):
         config = preset("quickstart")
     else:
@@ -139,6 +161,13 @@ def train_command(arguments: Sequence[str]) -> None:
         default=TrainOptions(experiment=config),
     )
     run_training(options.experiment, name or "run", options.run_dir)
+
+
+def _resumed(flags: Sequence[str], name: str | None) -> Path:
+    folder = _value_of("--resume", flags)
+    if name is not None or folder is None or len(flags) != (1 if "=" in flags[0] else 2):
+        raise ConfigError("--resume takes one run folder and no other setting: they are the run's")
+    return Path(folder)
 
 
 def _value_of(flag: str, flags: Sequence[str]) -> str | None:
@@ -154,15 +183,57 @@ def run_training(config: Config, name: str, run_dir: Path | None) -> None:
     """Train, showing progress, and leave a run folder."""
     experiment = Experiment(config)
     folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
-    print(f"{config.title or name}: training on {experiment.device}, run folder {folder}")
-    with _Reporter(experiment) as reporter:
-        rows = runs.train(
-            experiment,
-            folder,
-            after_batch=reporter.after_batch,
-            after_epoch=reporter.after_epoch,
-        )
-    print(f"test error {rows[-1]['test_error']:.2f} % after {len(rows)} epochs; see {folder}")
+    _train(experiment, folder, [], f"{config.summary()}: training")
+
+
+def resume_training(folder: Path) -> None:
+    """Go on with a run, showing progress."""
+    experiment, rows = runs.resume(folder)
+    place = f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
+    _train(experiment, folder, rows, f"{experiment.config.summary()}: going on at {place}")
+
+
+def _train(experiment: Experiment, folder: Path, rows: Sequence[runs.Row], what: str) -> None:
+    print(f"{what} on {experiment.device}, run folder {folder}", flush=True)
+    stopped = ""
+    with _Reporter(experiment) as reporter, _stop_on_interrupt() as stop:
+        try:
+            rows = runs.train(
+                experiment,
+                folder,
+                rows=rows,
+                after_batch=reporter.after_batch,
+                after_epoch=reporter.after_epoch,
+                stop=stop.is_set,
+            )
+        except runs.Stopped:
+            stopped = f"stopped in epoch {experiment.epoch + 1} after batch {experiment.batch}"
+    if stopped:
+        print(f"{stopped}; go on with: binep train --resume {shlex.quote(str(folder))}")
+        raise SystemExit(128 + signal.SIGINT)
+    print(f"test error {rows[-1]['test_error']:.2f} % after epoch {len(rows)}; see {folder}")
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C, or a request to terminate, sets an event; a second one ends the process at once."""
+    stop = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Reporter:
@@ -192,7 +263,8 @@ class _Reporter:
 
     def after_batch(self, meter: Meter) -> None:
         # Reading the scores makes the host wait for the device: seldom enough not to matter.
-        if self.progress.disable or time.monotonic() - self.shown < 0.5:
+        last = meter.batches == self.experiment.batches_per_epoch
+        if self.progress.disable or not (last or time.monotonic() - self.shown > 0.5):
             return
         self.shown = time.monotonic()
         scores = meter.read()
@@ -215,8 +287,6 @@ class _Reporter:
             f"  {result.train.samples / result.train.seconds:.0f} samples/s"
             f"  {result.train.seconds + result.test.seconds:.1f} s"
         )
-        done = result.epoch * self.experiment.batches_per_epoch
-        self.progress.update(self.task, completed=done)
         if self.progress.disable:
             print(line, flush=True)
         else:
@@ -285,10 +355,13 @@ def plot_command(arguments: Sequence[str]) -> None:
     if not options.runs:
         raise ConfigError("plot what? Name one run folder or more")
     metrics = [runs.read_metrics(folder / "metrics.csv") for folder in options.runs]
+    first = runs.setting(options.runs[0])
     for folder, rows in zip(options.runs, metrics, strict=True):
-        if rows[0].keys() != metrics[0][0].keys():
-            raise ConfigError(f"{folder}: its layers are not those of {options.runs[0]}")
-    runs.write(options.output, plots.rendered(plots.curves(metrics), kind))
+        if runs.setting(folder) != first or rows[0].keys() != metrics[0][0].keys():
+            raise ConfigError(f"{folder}: its settings are not those of {options.runs[0]}")
+        if len(rows) != min(map(len, metrics)):
+            print(f"{folder}: drawn as far as the shortest run goes, not to epoch {len(rows)}")
+    files.write(options.output, plots.rendered(plots.curves(metrics), kind))
     print(options.output)
 
 
@@ -303,10 +376,10 @@ class PresetsOptions:
 def presets_command(arguments: Sequence[str]) -> None:
     """Binep presets."""
     parse(PresetsOptions, arguments, prog="binep presets")
-    table = Table("preset", "what", "epochs")
+    table = Table("preset", "title", "what", "epochs")
     for name in preset_names():
         config = preset(name)
-        table.add_row(name, config.title, str(config.epochs))
+        table.add_row(name, config.title, config.summary(), str(config.epochs))
     console = Console()
     Console(width=console.width if console.is_terminal else 120).print(table)
 

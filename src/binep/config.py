@@ -7,6 +7,7 @@ hyperparameters, so no list can be in the wrong order.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib.resources
 import math
 import re
@@ -14,7 +15,7 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -120,7 +121,7 @@ class Config:
     """A whole experiment."""
 
     title: str = ""
-    """What it is, in a line."""
+    """A name for it; `binep presets` shows what it is."""
     dataset: Literal["mnist5k", "mnist", "fashion-mnist", "cifar10"] = "mnist5k"
     """mnist5k needs no download."""
     data_dir: Path | None = None
@@ -137,6 +138,8 @@ class Config:
     """Fixes the initial weights, the order of the data and the signs of the nudge."""
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
+    checkpoint_minutes: float = 10.0
+    """Save a checkpoint after every epoch, and after so many minutes within one."""
     threads: int | None = None
     """CPU threads; otherwise what PyTorch chooses. Results repeat bit for bit only at the same
     number."""
@@ -148,6 +151,24 @@ class Config:
     def replace(self, **settings: Any) -> Config:
         """A copy with some settings replaced."""
         return dataclasses.replace(self, **settings)
+
+    def summary(self) -> str:
+        """What it is, in a line, such as "mnist, 784-4096-10, real activations, EP, fixed α"."""
+        (channels, height, width), _ = input_shape_of(self.dataset)
+        layers = list(self.layers.values())
+        conv = bool(layers) and layers[0].kind == "conv"
+        sizes = [channels if conv else channels * height * width, *(layer.size for layer in layers)]
+        binary = self.dynamics.activation == "heaviside"
+        if self.learning.synapses == "real":
+            synapses = "real weights"
+        else:
+            learnt = any(layer.scale_lr > 0 for layer in layers)
+            synapses = f"{'learnt' if learnt else 'fixed'} α"
+        return (
+            f"{self.dataset}, {'-'.join(map(str, sizes))}, "
+            f"{'binary' if binary else 'real'} activations, "
+            f"{self.learning.estimator.upper()}, {synapses}"
+        )
 
     def check(self) -> None:
         """Look at every setting.
@@ -192,7 +213,8 @@ class Config:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"{path}: cannot be read: {reason}") from None
         return Config.from_toml(text, str(path))
 
 
@@ -211,9 +233,18 @@ def preset(name: str) -> Config:
         ConfigError: there is none of that name.
     """
     if name not in preset_names():
-        raise ConfigError(f"unknown preset {name!r}: one of {', '.join(preset_names())}")
+        raise ConfigError(
+            f"unknown preset {name!r}{did_you_mean(name, preset_names())}: "
+            "binep presets lists them all"
+        )
     file = importlib.resources.files("binep") / "presets" / f"{name}.toml"
     return Config.from_toml(file.read_text(encoding="utf-8"), file.name)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint at the nearest known name, if one is near."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 # Checks ------------------------------------------------------------------------------------------
@@ -236,8 +267,11 @@ def _problems(config: Config) -> list[str]:
         ok = math.isfinite(value) and (value >= 0 if zero else value > 0)
         need(ok, key, value, "a finite number " + ("from 0" if zero else "above 0"))
 
-    for key in ("epochs", "batch_size", "test_batch_size", "max_batches", "threads"):
+    for key in ("epochs", "batch_size", "test_batch_size", "max_batches"):
         at_least(key, getattr(config, key), 1)
+    threads = config.threads
+    need(threads is None or 1 <= threads <= 1024, "threads", threads, "from 1 to 1024")
+    positive("checkpoint_minutes", config.checkpoint_minutes, zero=True)
     need(0 <= config.seed < 2**63, "seed", config.seed, "a whole number from 0 to 2^63 − 1")
     found.extend(_device_problem(config.device))
 
@@ -373,7 +407,8 @@ def _build_dataclass(kind: type, value: Any, key: str) -> Any:
     hints = typing.get_type_hints(kind, include_extras=True)
     for name in value:
         if name not in hints:
-            raise ConfigError(f"unknown key {prefix}{name}: one of {', '.join(hints)}")
+            hint = did_you_mean(name, hints)
+            raise ConfigError(f"unknown key {prefix}{name}{hint}: one of {', '.join(hints)}")
     for f in dataclasses.fields(kind):
         required = f.default is f.default_factory is dataclasses.MISSING
         if required and f.name not in value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import StepLR
 
 from binep import data, training
 from binep.config import Config, Layer
@@ -58,18 +57,21 @@ class Experiment:
         self.config = config
         self.device = torch.device(config.device)
         self.data = data.load(config.dataset, config.data_dir).to(self.device)
-        init, self.order, nudge = _generators(config.seed, 3)
+        init, self.order, self.nudge = _generators(config.seed, 3)
+        self._epoch_order = self.order.get_state()
         shape, classes = data.input_shape_of(config.dataset)
-        self.network = build_network(config, shape, classes, init).to(self.device)
-        self.estimator = build_estimator(config, self.network, nudge)
+        try:
+            self.network = build_network(config, shape, classes, init).to(self.device)
+        except RuntimeError as error:  # on a CPU torch has no type of its own for this
+            if "allocate memory" not in str(error):
+                raise
+            sizes = " ".join(str(layer.size) for layer in config.layers.values())
+            raise MemoryError(f"layers of sizes {sizes} do not fit") from None
+        self.estimator = build_estimator(config, self.network, self.nudge)
         self.flip, descents = build_optimizers(config, self.network, init)
         self.optimizers: list[Optimizer] = [*([self.flip] if self.flip else []), *descents]
-        self.schedules = [
-            StepLR(d, config.learning.scale_lr_decay_epochs, 1 / config.learning.scale_lr_decay)
-            for d in descents
-            if isinstance(d, PositiveSGD)
-        ]
-        self.epoch = 0
+        self.epoch = self.batch = 0
+        self.meter = Meter(self.network)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -81,26 +83,86 @@ class Experiment:
         return count if self.config.max_batches is None else min(count, self.config.max_batches)
 
     def _batches(
-        self, split: data.Split, batch_size: int, order: torch.Generator | None
+        self, split: data.Split, batch_size: int, order: torch.Generator | None, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         augment = order is not None and self.data.augmented
-        drawn = data.batches(split, batch_size, generator=order, augment=augment)
-        for _, (images, labels) in zip(
-            range(self._count(len(split), batch_size)), drawn, strict=False
-        ):
+        drawn = data.batches(split, batch_size, generator=order, augment=augment, start=start)
+        wanted = range(start, self._count(len(split), batch_size))
+        for _, (images, labels) in zip(wanted, drawn, strict=False):
             yield self.data.prepare(images), labels
 
     def train_epoch(self, after_batch: Callable[[Meter], None] | None = None) -> EpochResult:
-        """Train for one epoch, then test."""
-        batches = self._batches(self.data.train, self.config.batch_size, self.order)
+        """Train for one epoch, or for what is left of one that was begun, then test.
+
+        Args:
+            after_batch: called after each batch, when `state` is complete.
+        """
+        if self.batch == 0:
+            self.meter, self._epoch_order = Meter(self.network), self.order.get_state()
+        self._decay_scale_lr()
+        batches = self._batches(self.data.train, self.config.batch_size, self.order, self.batch)
+
+        def count(meter: Meter) -> None:
+            self.batch += 1
+            if after_batch is not None:
+                after_batch(meter)
+
         train = training.train_epoch(
-            self.network, self.estimator, self.optimizers, batches, after_batch
+            self.network, self.estimator, self.optimizers, batches, count, self.meter
         )
-        for schedule in self.schedules:
-            schedule.step()
-        self.epoch += 1
+        self.epoch, self.batch = self.epoch + 1, 0
         layers = training.layer_changes(self.network, self.flip, self.batches_per_epoch)
         return EpochResult(self.epoch, train, self.evaluate(), layers)
+
+    def _decay_scale_lr(self) -> None:
+        """Divide the rates of the scaling factors once every so many epochs."""
+        learning = self.config.learning
+        divisor = learning.scale_lr_decay ** (self.epoch // learning.scale_lr_decay_epochs)
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, PositiveSGD):
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] / divisor
+
+    def state(self) -> dict[str, Tensor]:
+        """All that training goes on from, by name; between two batches."""
+        state = {f"network.{k}": v for k, v in stored(self.network).items()}
+        if self.flip is not None:
+            momenta = [s["momentum"] for s in self.flip.state.values()]
+            for i, (momentum, flips) in enumerate(zip(momenta, self.flip.flips(), strict=True)):
+                state |= {f"momentum.{i}": momentum, f"flips.{i}": flips}
+        # The order of a begun epoch is drawn again, from where its generator stood.
+        begun = self.batch > 0
+        state["order"] = self._epoch_order if begun else self.order.get_state()
+        state["nudge"] = self.nudge.get_state()
+        state["progress"] = torch.tensor([self.epoch, self.batch])
+        if begun:
+            state |= {f"meter.{k}": v for k, v in self.meter.state().items()}
+        return state
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave: the same bits follow as without the break.
+
+        Raises:
+            ValueError: a state of another experiment, or one that cannot be.
+        """
+        self.epoch, self.batch = (int(n) for n in state["progress"])
+        meter = {k.removeprefix("meter."): v for k, v in state.items() if k.startswith("meter.")}
+        rest = {k: v for k, v in state.items() if not k.startswith("meter.")}
+        expected = {k: v for k, v in self.state().items() if not k.startswith("meter.")}
+        check_fit(rest, expected)
+        network = {k: v for k, v in rest.items() if k.startswith("network.")}
+        self.network.load_state_dict({k.removeprefix("network."): v for k, v in network.items()})
+        if self.flip is not None:
+            momenta = [s["momentum"] for s in self.flip.state.values()]
+            for i, (momentum, flips) in enumerate(zip(momenta, self.flip.flips(), strict=True)):
+                momentum.copy_(rest[f"momentum.{i}"])
+                flips.copy_(rest[f"flips.{i}"])
+        self.order.set_state(rest["order"])
+        self.nudge.set_state(rest["nudge"])
+        self._epoch_order = rest["order"]
+        self.meter = Meter(self.network)
+        if self.batch > 0:
+            self.meter.restore({k: v.to(self.device) for k, v in meter.items()})
 
     def evaluate(self) -> Scores:
         """Scores on the test set."""
@@ -110,6 +172,35 @@ class Experiment:
             free_steps=self.config.dynamics.free_steps,
             tolerance=self.config.dynamics.settle_tol,
         )
+
+
+def stored(network: Network) -> dict[str, Tensor]:
+    """What a file holds of a network: its parameters, with a byte per sign."""
+    state: dict[str, Tensor] = network.state_dict()
+    for name, module in network.named_modules():
+        if getattr(module, "scale", None) is not None:
+            state[f"{name}.values"] = state[f"{name}.values"].to(torch.int8)
+    return state
+
+
+def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of other names, shapes or types than expected, or impossible signs.
+
+    Raises:
+        ValueError: the first difference.
+    """
+    if tensors.keys() != expected.keys():
+        odd = ", ".join(sorted(tensors.keys() ^ expected.keys()))
+        raise ValueError(f"not of this network: {odd} missing or unknown")
+    for name, tensor in tensors.items():
+        like = expected[name]
+        if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
+            raise ValueError(
+                f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, "
+                f"the network's is {like.dtype} of shape {tuple(like.shape)}"
+            )
+        if tensor.dtype == torch.int8 and not bool((tensor.abs() == 1).all()):
+            raise ValueError(f"{name} holds signs other than 1 and -1")
 
 
 def _generators(seed: int, count: int) -> list[torch.Generator]:
@@ -224,7 +315,7 @@ def build_optimizers(
         if synapse.scale is None
     ]
     scales = [
-        {"params": [synapse.scale], "lr": layer.scale_lr}
+        {"params": [synapse.scale], "lr": layer.scale_lr, "initial_lr": layer.scale_lr}
         for layer, synapse in layers
         if synapse.scale is not None and layer.scale_lr > 0
     ]

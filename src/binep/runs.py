@@ -1,8 +1,4 @@
-"""A run's folder: everything that explains a training run, and what replays it.
-
-config.toml, metrics.csv (a row per epoch), model.safetensors, curves.png, environment.json.
-Files are written beside and renamed, so that none is ever half there.
-"""
+"""A run's folder: everything that explains a training run, replays it and resumes it."""
 
 from __future__ import annotations
 
@@ -17,41 +13,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from binep import plots
 from binep.config import Config
-from binep.experiment import EpochResult, Experiment
+from binep.experiment import EpochResult, Experiment, check_fit, stored
+from binep.files import RunError, load_tensors, locked, remove_leftovers, save_tensors, write
 from binep.network import Network
 from binep.training import Meter
 
 Row = dict[str, float | None]
 """A row of metrics.csv by column; None where a column has no meaning for the layer."""
-
-
-class RunError(ValueError):
-    """A run folder that cannot be written or read: the message names the file and the reason."""
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file beside its place, flush it to the disk, then rename it into place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def new_folder(name: str, seed: int, root: Path = Path("runs")) -> Path:
@@ -81,36 +58,113 @@ def claim_folder(folder: Path) -> Path:
     return folder
 
 
+class Stopped(Exception):  # noqa: N818
+    """Training was asked to stop, and has saved a checkpoint."""
+
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
 def train(
     experiment: Experiment,
     folder: Path,
     *,
+    rows: Sequence[Row] = (),
     after_batch: Callable[[Meter], None] | None = None,
     after_epoch: Callable[[EpochResult], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Row]:
     """Run an experiment to its last epoch and keep its folder up to date after each.
 
+    The checkpoint is what counts, and is written last: whatever a killed run leaves, `resume`
+    goes on from the checkpoint and writes the other files again.
+
     Args:
-        experiment: the experiment.
-        folder: an empty folder.
+        experiment: the experiment, new or restored.
+        folder: an empty folder, or the experiment's own.
+        rows: rows of metrics.csv so far.
         after_batch: called during training with the scores so far.
         after_epoch: called after each epoch.
+        stop: asked after each batch whether to save a checkpoint and stop.
 
     Returns:
         The rows of metrics.csv.
+
+    Raises:
+        Stopped: because `stop` said so.
+        RunError: a file could not be written; the checkpoint before is whole.
     """
-    write(folder / "config.toml", experiment.config.to_toml().encode())
-    write(folder / "environment.json", json.dumps(environment(experiment), indent=2).encode())
-    rows: list[Row] = []
-    while experiment.epoch < experiment.config.epochs:
-        result = experiment.train_epoch(after_batch)
-        rows.append(row_of(result))
-        write(folder / "metrics.csv", _csv(rows).encode())
-        save_network(experiment.network, folder / "model.safetensors")
-        write(folder / "curves.png", plots.rendered(plots.curves([rows])))
-        if after_epoch is not None:
-            after_epoch(result)
+    rows = list(rows)
+    config = experiment.config.to_toml()
+
+    def save() -> None:
+        about = {"kind": "checkpoint", "config": _fingerprint(config), "rows": rows}
+        save_tensors(folder / CHECKPOINT, experiment.state(), about)
+
+    saved = time.monotonic()
+
+    def between(meter: Meter) -> None:
+        nonlocal saved
+        if after_batch is not None:
+            after_batch(meter)
+        if stop():
+            save()
+            raise Stopped
+        if time.monotonic() - saved > 60 * experiment.config.checkpoint_minutes:
+            save()
+            saved = time.monotonic()
+
+    with locked(folder):
+        if not (folder / "config.toml").exists():
+            write(folder / "config.toml", config.encode())
+        if not rows and not experiment.batch:
+            save()
+            about = json.dumps(environment(experiment), indent=2) + "\n"
+            write(folder / "environment.json", about.encode())
+        while experiment.epoch < experiment.config.epochs:
+            result = experiment.train_epoch(between)
+            rows.append(row_of(result))
+            write(folder / "metrics.csv", _csv(rows).encode())
+            save_network(experiment.network, folder / "model.safetensors")
+            if result.test.error <= min(row["test_error"] or 0 for row in rows):
+                save_network(experiment.network, folder / "best.safetensors")
+            write(folder / "curves.png", plots.rendered(plots.curves([rows])))
+            save()
+            saved = time.monotonic()
+            if after_epoch is not None:
+                after_epoch(result)
     return rows
+
+
+def _fingerprint(config: str) -> str:
+    """A digest of a configuration as TOML, the same for 1 and 1.0."""
+    read = Config.from_toml(config, "config.toml")
+    return sha256(read.to_toml().encode()).hexdigest()
+
+
+def resume(folder: Path) -> tuple[Experiment, list[Row]]:
+    """The experiment of a run folder, as its checkpoint left it, and its rows of metrics.csv.
+
+    Raises:
+        RunError: the checkpoint is damaged, or of another configuration.
+        ConfigError: config.toml cannot be read.
+    """
+    config = _config_of(folder)
+    path = folder / CHECKPOINT
+    if not path.exists():  # killed before the first one was there
+        return Experiment(config), []
+    state, about = load_tensors(path)
+    if about.get("kind") != "checkpoint":
+        raise RunError(f"{path}: is no checkpoint")
+    if about["config"] != _fingerprint(config.to_toml()):
+        raise RunError(f"{path}: of another configuration than {folder / 'config.toml'}")
+    remove_leftovers(folder)
+    experiment = Experiment(config)
+    try:
+        experiment.restore(state)
+    except ValueError as error:
+        raise RunError(f"{path}: {error}") from None
+    return experiment, about["rows"]
 
 
 def row_of(result: EpochResult) -> Row:
@@ -171,17 +225,7 @@ def read_metrics(path: Path) -> list[Row]:
 
 def save_network(network: Network, path: Path) -> None:
     """Write a network's parameters; signs take a byte each."""
-    state = {name: tensor.contiguous() for name, tensor in _stored(network).items()}
-    write(path, safetensors.torch.save(state, {"format": "binep network, version 1"}))
-
-
-def _stored(network: Network) -> dict[str, Tensor]:
-    """What a file holds of a network."""
-    state: dict[str, Tensor] = network.state_dict()
-    for name, module in network.named_modules():
-        if getattr(module, "scale", None) is not None:
-            state[f"{name}.values"] = state[f"{name}.values"].to(torch.int8)
-    return state
+    save_tensors(path, stored(network), {"kind": "network"})
 
 
 def load_network(network: Network, path: Path) -> None:
@@ -190,28 +234,12 @@ def load_network(network: Network, path: Path) -> None:
     Raises:
         RunError: the file is missing, damaged, or of another network.
     """
+    state, _ = load_tensors(path)
     try:
-        state = safetensors.torch.load(path.read_bytes())
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise RunError(f"{path}: damaged or no safetensors file: {error}") from error
-    expected = _stored(network)
-    if state.keys() != expected.keys():
-        odd = ", ".join(sorted(state.keys() ^ expected.keys()))
-        raise RunError(f"{path}: not of this network: {odd} missing or unknown")
+        check_fit(state, stored(network))
+    except ValueError as error:
+        raise RunError(f"{path}: {error}") from None
     for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            raise RunError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, "
-                f"the network's has {tuple(expected[name].shape)}"
-            )
-        if tensor.dtype != expected[name].dtype:
-            raise RunError(
-                f"{path}: {name} holds {tensor.dtype}, the network's {expected[name].dtype}"
-            )
-        if tensor.dtype == torch.int8 and not bool((tensor.abs() == 1).all()):
-            raise RunError(f"{path}: {name} holds signs other than 1 and -1")
         if not bool(tensor.isfinite().all()):
             raise RunError(f"{path}: {name} holds values that are not finite")
     network.load_state_dict(state)
@@ -228,15 +256,26 @@ def load(folder: Path, **overrides: Any) -> Experiment:
         RunError: a file of the folder is missing or damaged.
         ConfigError: the same of its config.toml.
     """
+    config = _config_of(folder)
+    if not (folder / "model.safetensors").exists():
+        raise RunError(f"{folder}: no epoch has ended yet: it holds no model.safetensors")
+    experiment = Experiment(config.replace(**overrides))
+    load_network(experiment.network, folder / "model.safetensors")
+    return experiment
+
+
+def setting(folder: Path) -> Config:
+    """What a run shares with repetitions of it: its configuration but for seed and machine."""
+    return _config_of(folder).replace(
+        title="", seed=0, epochs=1, data_dir=None, device="cpu", threads=None
+    )
+
+
+def _config_of(folder: Path) -> Config:
     path = folder / "config.toml"
     if not path.is_file():
         raise RunError(f"{folder}: not a run folder: it holds no config.toml")
-    config = Config.load(path)
-    for key, value in overrides.items():
-        config = config.replace(**{key: value})
-    experiment = Experiment(config)
-    load_network(experiment.network, folder / "model.safetensors")
-    return experiment
+    return Config.load(path)
 
 
 def environment(experiment: Experiment) -> dict[str, Any]:

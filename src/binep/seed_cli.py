@@ -120,7 +120,7 @@ def parse(arguments: Sequence[str]) -> tuple[Config, Path | None]:
         )
     bits, conv = flags.binary_settings == "bin_W_N", flags.archi == "conv"
     config = Config(
-        title="main.py " + " ".join(arguments),
+        title="Paper, by its own command line",
         dataset=flags.dataset,
         data_dir=flags.data_dir,
         epochs=flags.epochs,

@@ -90,6 +90,27 @@ class Meter:
             if (several or readout == "averaged") and (binary or not bits):
                 yield name
 
+    def state(self) -> dict[str, Tensor]:
+        """What has been added up, for a checkpoint."""
+        if self.residual is None:
+            return {}
+        sums = {"loss": self.loss, "steps": self.steps, "residual": self.residual}
+        wrong = {f"wrong.{name}": count for name, count in self.wrong.items()}
+        counts = {"samples": self.samples, "batches": self.batches, "seconds": self._seconds()}
+        return {k: torch.as_tensor(v) for k, v in {**sums, **wrong}.items()} | {
+            k: torch.tensor(v, dtype=torch.float64) for k, v in counts.items()
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self.loss, self.steps, self.residual = state["loss"], state["steps"], state["residual"]
+        self.wrong = {k.removeprefix("wrong."): v for k, v in state.items() if "wrong." in k}
+        self.samples, self.batches = int(state["samples"]), int(state["batches"])
+        self.start -= float(state["seconds"])
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.start
+
     def read(self) -> Scores:
         """The scores so far."""
         if self.residual is None:
@@ -100,7 +121,7 @@ class Meter:
             settle_steps=(torch.as_tensor(self.steps) / self.batches).tolist(),
             residual=self.residual.tolist(),
             samples=self.samples,
-            seconds=time.perf_counter() - self.start,
+            seconds=self._seconds(),
         )
 
 
@@ -110,6 +131,7 @@ def train_epoch(
     optimizers: Sequence[Optimizer],
     batches: Batches,
     after_batch: Callable[[Meter], None] | None = None,
+    meter: Meter | None = None,
 ) -> Scores:
     """One pass over the training data.
 
@@ -119,6 +141,7 @@ def train_epoch(
         optimizers: take a step each, in this order, after every batch.
         batches: the data.
         after_batch: called with the scores so far.
+        meter: adds to the scores of an epoch that was begun before; a new one if None.
 
     Returns:
         Scores of the free phases, each before its batch's update.
@@ -126,7 +149,7 @@ def train_epoch(
     Raises:
         ValueError: no batches.
     """
-    meter = Meter(network)
+    meter = Meter(network) if meter is None else meter
     for x, labels in batches:
         target = network.cost.target(labels)
         free = estimator(x, target)
