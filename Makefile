@@ -1,9 +1,10 @@
 # make train   install and train the quickstart network
 # make test    install and check everything: lint, types, tests
+# make fuzz    over 10,000 random configurations and damaged files
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint types tests clean
+.PHONY: train test lint types tests fuzz clean
 
 train: .venv/installed
 	$(BIN)/binep train quickstart
@@ -19,6 +20,9 @@ types: .venv/installed-dev
 
 tests: .venv/installed-dev
 	$(BIN)/pytest
+
+fuzz: .venv/installed-dev
+	BINEP_FUZZ=32 $(BIN)/pytest tests/test_fuzz.py
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; \

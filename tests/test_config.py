@@ -42,6 +42,7 @@ RANGES: dict[str, tuple[Values, Values, str]] = {
     "max_batches": (st.none() | COUNT[0], *COUNT[1:]),
     "threads": (st.none() | COUNT[0], COUNT[1] | st.integers(1025), "from 1 to 1024"),
     "checkpoint_minutes": RATE,
+    "warn_flip_rate": (st.floats(0, 1), outside(0, 1), "from 0 to 1"),
     "seed": (
         st.integers(0, 2**63 - 1),
         st.integers(max_value=-1) | st.integers(min_value=2**63),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import oracle
@@ -17,7 +17,7 @@ from binep.costs import CrossEntropy
 from binep.gradients import BackpropThroughTime, EquilibriumPropagation, Nudging
 from binep.network import Network
 from binep.neurons import Binary, Real
-from binep.synapses import Dense, Synapse
+from binep.synapses import Conv, Dense, Synapse
 
 
 def assert_gradients(synapses: Any, expected: list[oracle.Gradient], tolerance: float) -> None:
@@ -133,29 +133,40 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
 
 
+def dense(generator: torch.Generator) -> list[Synapse]:
+    return [Dense(a, b, generator=generator) for a, b in pairwise([147, 40, 30, 10])]
+
+
+def convolutional(generator: torch.Generator) -> list[Synapse]:
+    first = Conv((3, 7, 7), 6, kernel=3, padding=1, pool=2, generator=generator)
+    second = Conv(first.output_shape, 8, kernel=2, padding=0, pool=1, generator=generator)
+    return [first, second, Dense(second.output_shape, 10, generator=generator)]
+
+
+def averaged(generator: torch.Generator) -> list[Synapse]:
+    first = Conv((3, 7, 7), 6, kernel=3, padding=1, pooling="average", generator=generator)
+    return [first, Dense(first.output_shape, 10, generator=generator)]
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("nudging", ["one-sided", "centred"])
-def test_ep_and_bptt_point_the_same_way(
-    seed: int, nudging: Literal["one-sided", "centred"]
-) -> None:
-    """Nudge inside rho, β = 0.01, random dense networks: cosine of at least 0.9 per layer."""
+@pytest.mark.parametrize("build", [dense, convolutional, averaged])
+def test_ep_and_bptt_point_the_same_way(seed: int, nudging: Nudging, build: Any) -> None:
+    """Nudge inside rho, β = 0.01, random networks: cosine of at least 0.9 per layer."""
     generator = torch.Generator().manual_seed(seed)
-    sizes = [30, 40, 30, 10][: 3 + seed % 2] if seed % 2 else [30, 60, 10]
-    layers = [Dense(a, b, generator=generator) for a, b in pairwise(sizes)]
-    network = Network(layers, Real(0, "inside"))
-    network = network.double()
-    x = torch.rand(20, 30, generator=generator, dtype=torch.float64)
-    y = network.cost.target(torch.randint(sizes[-1], (20,), generator=generator))
+    network = Network(build(generator), Real(0.5, "inside")).double()
+    x = torch.rand(20, *(3, 7, 7), generator=generator, dtype=torch.float64)
+    y = network.cost.target(torch.randint(10, (20,), generator=generator))
 
     def gradients(estimator: Any) -> list[torch.Tensor]:
         estimator(x, y)
         return [s.values.grad.clone() for s in network.synapses if s.values.grad is not None]
 
-    steps = {"free_steps": 150, "nudged_steps": 50, "tolerance": 0}
+    steps: Any = {"free_steps": 150, "nudged_steps": 50, "tolerance": 0}
     ep = gradients(EquilibriumPropagation(network, beta=0.01, nudging=nudging, **steps))
     bptt = gradients(BackpropThroughTime(network, **steps))
-    for a, b in zip(ep, bptt, strict=True):
-        assert cosine(a, b) >= 0.9
+    cosines = [cosine(a, b) for a, b in zip(ep, bptt, strict=True)]
+    assert min(cosines) >= 0.9
 
 
 def test_scale_gradients_only_where_they_are_learnt() -> None:

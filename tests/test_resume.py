@@ -21,6 +21,7 @@ from binep import cli, files, runs
 from binep.config import Config, Dynamics, Layer, Learning
 from binep.experiment import Experiment
 from binep.files import RunError
+from binep.guards import Guards
 
 KILLS = 20
 
@@ -71,14 +72,14 @@ def test_stopping_anywhere_changes_nothing(
     setting = config(learning=learning, dynamics=dynamics, seed=seed)
     with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as parts:
         runs.train(Experiment(setting), Path(whole))
-        experiment, rows = Experiment(setting), []
+        experiment, rows, guards = Experiment(setting), [], Guards()
         for batches in stops:
             stop = iter([False] * (batches - 1) + [True] * 9).__next__
             try:
-                runs.train(experiment, Path(parts), rows=rows, stop=stop)
+                runs.train(experiment, Path(parts), rows=rows, guards=guards, stop=stop)
             except runs.Stopped:
-                experiment, rows = runs.resume(Path(parts))
-        runs.train(experiment, Path(parts), rows=rows)
+                experiment, rows, guards = runs.resume(Path(parts))
+        runs.train(experiment, Path(parts), rows=rows, guards=guards)
         assert_same(Path(parts), Path(whole))
 
 
@@ -125,7 +126,7 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None
     assert (process.returncode, error) == (130, "")
     last = said.splitlines()[-1]
     assert last.endswith(f"go on with: binep train --resume '{folder}'")
-    experiment, rows = runs.resume(folder)
+    experiment, rows, _ = runs.resume(folder)
     assert len(rows) == experiment.epoch >= 1
     assert f"stopped in epoch {experiment.epoch + 1} after batch {experiment.batch};" in last
 
@@ -233,7 +234,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         with pytest.raises(RunError, match="No space left on device"):
             runs.train(Experiment(config()), folder)
     assert not list(folder.glob(".*.tmp"))
-    experiment, rows = runs.resume(folder)
+    experiment, rows, _ = runs.resume(folder)
     assert (experiment.epoch, experiment.batch) != (0, 0)
     runs.train(experiment, folder, rows=rows)
     assert_same(folder, whole)

@@ -33,7 +33,7 @@ from binep.runs import Row, RunError
 from binep.synapses import Conv, Dense
 
 FILES = {"config.toml", "metrics.csv", "model.safetensors", "curves.png", "environment.json"}
-FILES |= {"best.safetensors", "checkpoint.safetensors", ".lock"}
+FILES |= {"best.safetensors", "checkpoint.safetensors", ".lock", "log.txt"}
 SECONDS = {"train_seconds", "test_seconds"}
 COLUMNS = "epoch,train_error,test_error,train_loss,test_loss,train_seconds,test_seconds"
 LAYER = "layer{0}_flips,layer{0}_flip_rate,layer{0}_settle_steps,layer{0}_residual,layer{0}_alpha"

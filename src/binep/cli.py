@@ -28,6 +28,7 @@ from binep.config import Config, ConfigError, did_you_mean, preset, preset_names
 from binep.data import DataError
 from binep.experiment import EpochResult, Experiment
 from binep.files import RunError
+from binep.guards import Guards
 from binep.training import Meter, Scores
 
 T = TypeVar("T")
@@ -183,17 +184,19 @@ def run_training(config: Config, name: str, run_dir: Path | None) -> None:
     """Train, showing progress, and leave a run folder."""
     experiment = Experiment(config)
     folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
-    _train(experiment, folder, [], f"{config.summary()}: training")
+    _train(experiment, folder, [], Guards(), f"{config.summary()}: training")
 
 
 def resume_training(folder: Path) -> None:
     """Go on with a run, showing progress."""
-    experiment, rows = runs.resume(folder)
+    experiment, rows, guards = runs.resume(folder)
     place = f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
-    _train(experiment, folder, rows, f"{experiment.config.summary()}: going on at {place}")
+    _train(experiment, folder, rows, guards, f"{experiment.config.summary()}: going on at {place}")
 
 
-def _train(experiment: Experiment, folder: Path, rows: Sequence[runs.Row], what: str) -> None:
+def _train(
+    experiment: Experiment, folder: Path, rows: Sequence[runs.Row], guards: Guards, what: str
+) -> None:
     print(f"{what} on {experiment.device}, run folder {folder}", flush=True)
     stopped = ""
     with _Reporter(experiment) as reporter, _stop_on_interrupt() as stop:
@@ -205,6 +208,8 @@ def _train(experiment: Experiment, folder: Path, rows: Sequence[runs.Row], what:
                 after_batch=reporter.after_batch,
                 after_epoch=reporter.after_epoch,
                 stop=stop.is_set,
+                warn=reporter.warn,
+                guards=guards,
             )
         except runs.Stopped:
             stopped = f"stopped in epoch {experiment.epoch + 1} after batch {experiment.batch}"
@@ -276,6 +281,9 @@ class _Reporter:
         done = self.experiment.epoch * self.experiment.batches_per_epoch + meter.batches
         description = f"epoch {self.experiment.epoch + 1}/{self.experiment.config.epochs}"
         self.progress.update(self.task, completed=done, description=description, scores=text)
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"warning: {text}", highlight=False, soft_wrap=True, markup=False)
 
     def after_epoch(self, result: EpochResult) -> None:
         flips = _join([change.flips for change in result.layers if change])

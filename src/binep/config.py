@@ -138,6 +138,10 @@ class Config:
     """Fixes the initial weights, the order of the data and the signs of the nudge."""
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
+    deterministic: bool = False
+    """On a GPU: use kernels that repeat bit for bit, where PyTorch has them; slower."""
+    warn_flip_rate: float = 0.01
+    """Warn when a larger share of a layer's weights than this flips per batch."""
     checkpoint_minutes: float = 10.0
     """Save a checkpoint after every epoch, and after so many minutes within one."""
     threads: int | None = None
@@ -271,6 +275,7 @@ def _problems(config: Config) -> list[str]:
         at_least(key, getattr(config, key), 1)
     threads = config.threads
     need(threads is None or 1 <= threads <= 1024, "threads", threads, "from 1 to 1024")
+    between("warn_flip_rate", config.warn_flip_rate, 0, 1)
     positive("checkpoint_minutes", config.checkpoint_minutes, zero=True)
     need(0 <= config.seed < 2**63, "seed", config.seed, "a whole number from 0 to 2^63 − 1")
     found.extend(_device_problem(config.device))

@@ -24,6 +24,7 @@ from binep import plots
 from binep.config import Config
 from binep.experiment import EpochResult, Experiment, check_fit, stored
 from binep.files import RunError, load_tensors, locked, remove_leftovers, save_tensors, write
+from binep.guards import Guards
 from binep.network import Network
 from binep.training import Meter
 
@@ -73,6 +74,8 @@ def train(
     after_batch: Callable[[Meter], None] | None = None,
     after_epoch: Callable[[EpochResult], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    warn: Callable[[str], None] = lambda text: None,
+    guards: Guards | None = None,
 ) -> list[Row]:
     """Run an experiment to its last epoch and keep its folder up to date after each.
 
@@ -86,6 +89,8 @@ def train(
         after_batch: called during training with the scores so far.
         after_epoch: called after each epoch.
         stop: asked after each batch whether to save a checkpoint and stop.
+        warn: called with each warning; log.txt has them, too.
+        guards: what was warned of before.
 
     Returns:
         The rows of metrics.csv.
@@ -94,11 +99,12 @@ def train(
         Stopped: because `stop` said so.
         RunError: a file could not be written; the checkpoint before is whole.
     """
-    rows = list(rows)
+    rows, guards = list(rows), guards or Guards()
     config = experiment.config.to_toml()
 
     def save() -> None:
-        about = {"kind": "checkpoint", "config": _fingerprint(config), "rows": rows}
+        about: dict[str, Any] = {"kind": "checkpoint", "config": _fingerprint(config), "rows": rows}
+        about["warned"] = guards.known
         save_tensors(folder / CHECKPOINT, experiment.state(), about)
 
     saved = time.monotonic()
@@ -109,6 +115,7 @@ def train(
             after_batch(meter)
         if stop():
             save()
+            _log(folder, f"stopped in epoch {experiment.epoch + 1}, batch {experiment.batch}")
             raise Stopped
         if time.monotonic() - saved > 60 * experiment.config.checkpoint_minutes:
             save()
@@ -117,6 +124,9 @@ def train(
     with locked(folder):
         if not (folder / "config.toml").exists():
             write(folder / "config.toml", config.encode())
+        place = f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
+        if experiment.epoch < experiment.config.epochs:
+            _log(folder, f"binep {version('binep')} starts at {place} on {experiment.device}")
         if not rows and not experiment.batch:
             save()
             about = json.dumps(environment(experiment), indent=2) + "\n"
@@ -124,6 +134,9 @@ def train(
         while experiment.epoch < experiment.config.epochs:
             result = experiment.train_epoch(between)
             rows.append(row_of(result))
+            for text in guards.look(experiment, result):
+                _log(folder, f"epoch {result.epoch}: warning: {text}")
+                warn(text)
             write(folder / "metrics.csv", _csv(rows).encode())
             save_network(experiment.network, folder / "model.safetensors")
             if result.test.error <= min(row["test_error"] or 0 for row in rows):
@@ -136,14 +149,23 @@ def train(
     return rows
 
 
+def _log(folder: Path, text: str) -> None:
+    """Add a line to log.txt."""
+    try:
+        with (folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
+    except OSError as error:
+        raise RunError(f"{folder / 'log.txt'}: cannot be written: {error.strerror}") from error
+
+
 def _fingerprint(config: str) -> str:
     """A digest of a configuration as TOML, the same for 1 and 1.0."""
     read = Config.from_toml(config, "config.toml")
     return sha256(read.to_toml().encode()).hexdigest()
 
 
-def resume(folder: Path) -> tuple[Experiment, list[Row]]:
-    """The experiment of a run folder, as its checkpoint left it, and its rows of metrics.csv.
+def resume(folder: Path) -> tuple[Experiment, list[Row], Guards]:
+    """What `train` goes on from: the experiment as its checkpoint left it, rows and guards.
 
     Raises:
         RunError: the checkpoint is damaged, or of another configuration.
@@ -152,7 +174,7 @@ def resume(folder: Path) -> tuple[Experiment, list[Row]]:
     config = _config_of(folder)
     path = folder / CHECKPOINT
     if not path.exists():  # killed before the first one was there
-        return Experiment(config), []
+        return Experiment(config), [], Guards()
     state, about = load_tensors(path)
     if about.get("kind") != "checkpoint":
         raise RunError(f"{path}: is no checkpoint")
@@ -164,7 +186,7 @@ def resume(folder: Path) -> tuple[Experiment, list[Row]]:
         experiment.restore(state)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
-    return experiment, about["rows"]
+    return experiment, about["rows"], Guards(about["warned"])
 
 
 def row_of(result: EpochResult) -> Row:
