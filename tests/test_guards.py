@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from binep import runs
-from binep.config import Config, Dynamics, Layer, Learning
+from binep.config import Config, Dynamics, Layer
 from binep.experiment import Experiment
 
 
@@ -78,10 +78,10 @@ def test_many_flips_are_counted_against_the_setting(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_well_gives_none(tmp_path: Path) -> None:
     layers = {
-        "1": Layer(40, gamma=1e-3, threshold=2e-5, bias_lr=0.05),
-        "2": Layer(10, gamma=1e-3, threshold=6e-5, bias_lr=0.02),
+        "1": Layer(40, gamma=1e-3, threshold=1e-5, bias_lr=0.05),
+        "2": Layer(10, gamma=1e-3, threshold=1e-5, bias_lr=0.02),
     }
-    assert warnings(config(layers=layers, learning=Learning(beta=0.3)), tmp_path) == []
+    assert warnings(config(layers=layers, max_batches=None), tmp_path) == []
 
 
 def test_they_are_not_given_again_after_a_resume(tmp_path: Path) -> None:
