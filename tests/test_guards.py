@@ -81,7 +81,8 @@ def test_a_run_that_goes_well_gives_none(tmp_path: Path) -> None:
         "1": Layer(40, gamma=1e-3, threshold=1e-5, bias_lr=0.05),
         "2": Layer(10, gamma=1e-3, threshold=1e-5, bias_lr=0.02),
     }
-    assert warnings(config(layers=layers, max_batches=None), tmp_path) == []
+    setting = config(layers=layers, max_batches=None, warn_flip_rate=0.03)
+    assert warnings(setting, tmp_path) == []
 
 
 def test_they_are_not_given_again_after_a_resume(tmp_path: Path) -> None:
