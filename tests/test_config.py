@@ -61,9 +61,9 @@ RANGES: dict[str, tuple[Values, Values, str]] = {
         "a finite number other than 0",
     ),
     "learning.scale_lr_decay": (
-        st.floats(0.1, 9),
-        outside(0, open_low=True),
-        "a finite number above 0",
+        st.floats(1, 9),
+        outside(1),
+        "a finite number from 1",
     ),
     "learning.scale_lr_decay_epochs": COUNT,
     "layers.1.size": COUNT,

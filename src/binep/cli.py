@@ -136,7 +136,7 @@ class TrainOptions:
 
 
 def train_command(arguments: Sequence[str]) -> None:
-    """Binep train."""
+    """The command `binep train`."""
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
     flags = list(arguments[1:] if name else arguments)
     file = _value_of("--config", flags)
@@ -330,7 +330,7 @@ class EvaluateOptions:
 
 
 def evaluate_command(arguments: Sequence[str]) -> None:
-    """Binep evaluate."""
+    """The command `binep evaluate`."""
     options = parse(EvaluateOptions, arguments, prog="binep evaluate")
     chosen = {"data_dir": options.data_dir, "device": options.device}
     experiment = runs.load(options.run, **{k: v for k, v in chosen.items() if v is not None})
@@ -382,7 +382,7 @@ class PresetsOptions:
 
 
 def presets_command(arguments: Sequence[str]) -> None:
-    """Binep presets."""
+    """The command `binep presets`."""
     parse(PresetsOptions, arguments, prog="binep presets")
     table = Table("preset", "title", "what", "epochs")
     for name in preset_names():

@@ -267,16 +267,15 @@ def _problems(config: Config) -> list[str]:
     def between(key: str, value: float, low: float, high: float) -> None:
         need(low <= value <= high, key, value, f"from {low:g} to {high:g}")
 
-    def positive(key: str, value: float, zero: bool = False) -> None:
-        ok = math.isfinite(value) and (value >= 0 if zero else value > 0)
-        need(ok, key, value, "a finite number " + ("from 0" if zero else "above 0"))
+    def not_negative(key: str, value: float) -> None:
+        need(math.isfinite(value) and value >= 0, key, value, "a finite number from 0")
 
     for key in ("epochs", "batch_size", "test_batch_size", "max_batches"):
         at_least(key, getattr(config, key), 1)
     threads = config.threads
     need(threads is None or 1 <= threads <= 1024, "threads", threads, "from 1 to 1024")
     between("warn_flip_rate", config.warn_flip_rate, 0, 1)
-    positive("checkpoint_minutes", config.checkpoint_minutes, zero=True)
+    not_negative("checkpoint_minutes", config.checkpoint_minutes)
     need(0 <= config.seed < 2**63, "seed", config.seed, "a whole number from 0 to 2^63 − 1")
     found.extend(_device_problem(config.device))
 
@@ -284,7 +283,7 @@ def _problems(config: Config) -> list[str]:
     for key in ("free_steps", "nudged_steps"):
         at_least(key, getattr(dynamics, key), 1)
     between("initial_state", dynamics.initial_state, 0, 1)
-    positive("settle_tol", dynamics.settle_tol, zero=True)
+    not_negative("settle_tol", dynamics.settle_tol)
     for key in ("firing_threshold", "neuron_filter"):
         value = getattr(dynamics, key)
         need(0 < value <= 1, key, value, "above 0 and at most 1")
@@ -295,7 +294,8 @@ def _problems(config: Config) -> list[str]:
         "a finite number other than 0: without a nudge there is nothing to learn from",
     )
     at_least("output_copies", learning.output_copies, 1)
-    positive("scale_lr_decay", learning.scale_lr_decay)
+    decay = learning.scale_lr_decay
+    need(1 <= decay < math.inf, "scale_lr_decay", decay, "a finite number from 1")
     at_least("scale_lr_decay_epochs", learning.scale_lr_decay_epochs, 1)
     if learning.estimator == "bptt":
         need(
@@ -316,9 +316,9 @@ def _problems(config: Config) -> list[str]:
             at_least(at + key, getattr(layer, key), low)
         need(0 < layer.gamma <= 1, at + "gamma", layer.gamma, "above 0 and at most 1")
         for key in ("threshold", "bias_lr", "scale_lr"):
-            positive(at + key, getattr(layer, key), zero=True)
+            not_negative(at + key, getattr(layer, key))
         if layer.weight_lr is not None:
-            positive(at + "weight_lr", layer.weight_lr, zero=True)
+            not_negative(at + "weight_lr", layer.weight_lr)
     return found or _shape_problems(config)
 
 

@@ -121,11 +121,11 @@ class Experiment:
     def _decay_scale_lr(self) -> None:
         """Divide the rates of the scaling factors once every so many epochs."""
         learning = self.config.learning
-        divisor = learning.scale_lr_decay ** (self.epoch // learning.scale_lr_decay_epochs)
+        decay = (1 / learning.scale_lr_decay) ** (self.epoch // learning.scale_lr_decay_epochs)
         for optimizer in self.optimizers:
             if isinstance(optimizer, PositiveSGD):
                 for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] / divisor
+                    group["lr"] = group["initial_lr"] * decay
 
     def state(self) -> dict[str, Tensor]:
         """All that training goes on from, by name; between two batches."""
