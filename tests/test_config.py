@@ -56,9 +56,9 @@ RANGES: dict[str, tuple[Values, Values, str]] = {
     "dynamics.neuron_filter": SHARE,
     "learning.output_copies": COUNT,
     "learning.beta": (
-        st.floats(-9, 9).filter(bool),
-        st.sampled_from((0.0, -0.0, math.nan, math.inf, -math.inf)),
-        "a finite number other than 0",
+        st.floats(-9, 9).filter(lambda beta: abs(beta) >= 1e-6),
+        st.sampled_from((0.0, -0.0, 1e-7, math.nan, math.inf, -math.inf)),
+        "a finite number, at least 1e-6 away from 0",
     ),
     "learning.scale_lr_decay": (
         st.floats(1, 9),

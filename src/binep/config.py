@@ -288,10 +288,10 @@ def _problems(config: Config) -> list[str]:
         value = getattr(dynamics, key)
         need(0 < value <= 1, key, value, "above 0 and at most 1")
     need(
-        math.isfinite(learning.beta) and learning.beta != 0,
+        math.isfinite(learning.beta) and abs(learning.beta) >= 1e-6,
         "beta",
         learning.beta,
-        "a finite number other than 0: without a nudge there is nothing to learn from",
+        "a finite number, at least 1e-6 away from 0: nothing is learnt without a nudge",
     )
     at_least("output_copies", learning.output_copies, 1)
     decay = learning.scale_lr_decay
