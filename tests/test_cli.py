@@ -26,7 +26,7 @@ from binep import cli, plots, runs
 from binep.config import Config, Dynamics, Layer, Learning, preset, preset_names
 from binep.experiment import Experiment
 
-SMALL = "--layers.1.size 8 --max-batches 2 --threads 1"
+SMALL = "--layers.1.size 8 --max-batches 2 --threads 1 --warn-flip-rate 1"
 """Scales the preset quickstart down."""
 RENDERED = plots.rendered
 
@@ -136,6 +136,7 @@ def test_flags_replace_settings_and_a_run_replays_from_its_file(
         epochs=1,
         max_batches=2,
         threads=1,
+        warn_flip_rate=1.0,
         seed=3,
         learning=dataclasses.replace(start.learning, beta=-0.5, clip_nudged=False),
         layers={

@@ -283,7 +283,10 @@ class _Reporter:
         self.progress.update(self.task, completed=done, description=description, scores=text)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"warning: {text}", highlight=False, soft_wrap=True, markup=False)
+        if self.progress.disable:
+            print(f"binep: warning: {text}", file=sys.stderr)
+        else:
+            self.console.print(f"warning: {text}", highlight=False, soft_wrap=True, markup=False)
 
     def after_epoch(self, result: EpochResult) -> None:
         flips = _join([change.flips for change in result.layers if change])
