@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from networks import Twins, array, twins
 
@@ -108,11 +108,32 @@ def test_random_sign_draws_both_signs_about_equally() -> None:
     assert set(drawn) == {1.0, -1.0}
 
 
+def kinks(t: Twins, steps: range) -> bool:
+    """Whether a pooled maximum is all but tied in one of the steps.
+
+    There the feedback jumps from one neuron to another, and differences tell no derivative.
+    """
+    states = t.network.initial_states(t.x)
+    clamped = t.network.clamp(t.x)
+    for taken in range(steps.stop):
+        for synapse, below in zip(t.network.synapses, [t.x, *states], strict=False):
+            if taken in steps and isinstance(synapse, Conv) and synapse.pool > 1:
+                maps = torch.nn.functional.conv2d(below, synapse.weight, padding=synapse.padding)
+                windows = maps.unfold(2, synapse.pool, synapse.pool)
+                windows = windows.unfold(3, synapse.pool, synapse.pool).flatten(-2)
+                first, second = windows.topk(2).values.unbind(-1)
+                if synapse.pooling == "max" and bool((first - second < 1e-4).any()):
+                    return True
+        states = t.network.step(clamped, states)
+    return False
+
+
 @given(twins(activation="real", cost="squared-error"), st.integers(0, 3), st.integers(1, 3))
 def test_bptt_equals_finite_differences(t: Twins, before: int, nudged: int) -> None:
     for neurons in t.network.neurons:
         object.__setattr__(neurons, "initial", 0.37)  # off the kinks, where differences average
     t.dynamics.initial = 0.37
+    assume(not kinks(t, range(before, before + nudged)))
     estimator = BackpropThroughTime(
         t.network, free_steps=before + nudged, nudged_steps=nudged, tolerance=0
     )
