@@ -109,9 +109,9 @@ def test_random_sign_draws_both_signs_about_equally() -> None:
 
 
 def kinks(t: Twins, steps: range) -> bool:
-    """Whether a pooled maximum is all but tied in one of the steps.
+    """Whether a pooled maximum is all but tied, or a drive at an end of rho, in one of the steps.
 
-    There the feedback jumps from one neuron to another, and differences tell no derivative.
+    There the feedback jumps or the slope changes, and differences tell no derivative.
     """
     states = t.network.initial_states(t.x)
     clamped = t.network.clamp(t.x)
@@ -124,6 +124,10 @@ def kinks(t: Twins, steps: range) -> bool:
                 first, second = windows.topk(2).values.unbind(-1)
                 if synapse.pooling == "max" and bool((first - second < 1e-4).any()):
                     return True
+        sent = [array(state) for state in states]
+        for p in oracle.preactivations(t.synapses, t.dynamics, sent, array(t.x)):
+            if taken in steps and (np.minimum(abs(p), abs(p - 1)) < 1e-4).any():
+                return True
         states = t.network.step(clamped, states)
     return False
 
