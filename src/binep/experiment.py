@@ -134,6 +134,7 @@ class Experiment:
             momenta = [s["momentum"] for s in self.flip.state.values()]
             for i, (momentum, flips) in enumerate(zip(momenta, self.flip.flips(), strict=True)):
                 state |= {f"momentum.{i}": momentum, f"flips.{i}": flips}
+            state["decays"] = torch.tensor(self.flip.decays, dtype=torch.float64)
         # The order of a begun epoch is drawn again, from where its generator stood.
         begun = self.batch > 0
         state["order"] = self._epoch_order if begun else self.order.get_state()
@@ -161,6 +162,7 @@ class Experiment:
             for i, (momentum, flips) in enumerate(zip(momenta, self.flip.flips(), strict=True)):
                 momentum.copy_(rest[f"momentum.{i}"])
                 flips.copy_(rest[f"flips.{i}"])
+            self.flip.decays = rest["decays"].tolist()
         self.order.set_state(rest["order"])
         self.nudge.set_state(rest["nudge"])
         self._epoch_order = rest["order"]

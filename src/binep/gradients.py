@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from binep import events
 from binep.network import Equilibrium, Network
 from binep.synapses import Synapse
 
@@ -135,12 +136,15 @@ class EquilibriumPropagation(GradientEstimator):
     def compare(self, first: Equilibrium, second: Equilibrium, beta: float) -> None:
         """Fill every ``.grad`` from two equilibria whose nudges differ by β."""
         x = first.clamped.x
+        shrink = -1 / (beta * len(x))  # minus: .grad is the direction to go against
+        if first.trace is not None and second.trace is not None:
+            events.correlate(self.network.wiring, first, second, shrink)
+            return
         fired = [
             [n.fire(s) for n, s in zip(self.network.neurons, phase.states, strict=True)]
             for phase in (first, second)
         ]
         before, after = fired
-        shrink = -1 / (beta * len(x))  # minus: .grad is the direction to go against
         for i, synapse in enumerate(self.network.synapses):
             if i == 0:
                 # The input is the same in both, so one product of the difference serves.

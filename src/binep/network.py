@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from binep import events
 from binep.costs import Cost, SquaredError
 from binep.neurons import Neurons
 from binep.synapses import Route, Synapse
@@ -22,11 +23,12 @@ from binep.synapses import Route, Synapse
 class Clamped:
     """An input held fixed, with what it contributes to the first layer: W_1 ⋆ x + b_1.
 
-    The input does not move, so that drive is computed once per batch.
+    The input does not move, so that drive is computed once per batch, and so is its route.
     """
 
     x: Tensor
     drive: Tensor
+    route: Route = None
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ class Equilibrium:
         clamped: the input.
         states: s_1 … s_L, each (batch, *shape).
         steps: steps taken; fewer than asked for if everything had settled.
-        moved: per layer the last step that moved a state by more than the tolerance, (L,): the
-            steps that it took to settle.
+        moved: per layer the last step that moved a real state by more than the tolerance, or
+            changed a bit, (L,): the steps that it took to settle.
         residual: per layer max|Δs| in the last step, (L,).
+        trace: the same in the arrays of `binep.events`, if events were followed.
     """
 
     clamped: Clamped
@@ -47,6 +50,7 @@ class Equilibrium:
     steps: int
     moved: Tensor
     residual: Tensor
+    trace: events.Trace | None = None
 
     @property
     def output(self) -> Tensor:
@@ -61,6 +65,7 @@ class Network(nn.Module):
         synapses: from the input to the output; each takes the shape that the one before it makes.
         neurons: one kind for every layer, or one per layer.
         cost: squared error with one neuron per class if None.
+        follow_events: on a CPU let the work of binary neurons follow the bits that change.
 
     Raises:
         ValueError: shapes that do not fit, or another number of neurons than of synapses.
@@ -73,6 +78,8 @@ class Network(nn.Module):
         synapses: Sequence[Synapse],
         neurons: Neurons | Sequence[Neurons],
         cost: Cost | None = None,
+        *,
+        follow_events: bool = True,
     ) -> None:
         super().__init__()
         if not synapses:
@@ -91,6 +98,8 @@ class Network(nn.Module):
             raise ValueError(f"{len(synapses)} layers of synapses, but {len(kinds)} of neurons")
         self.neurons = kinds
         self.cost = SquaredError(_size(synapses[-1].output_shape)) if cost is None else cost
+        self.follow_events = follow_events
+        self._wiring: events.Wiring | None = None
 
     def __len__(self) -> int:
         return len(self.neurons)
@@ -102,7 +111,8 @@ class Network(nn.Module):
     def clamp(self, x: Tensor) -> Clamped:
         """Hold an input (batch, *input_shape) fixed."""
         first = self.synapses[0]
-        return Clamped(x, first.biased(first.up(x)[0]))
+        drive, route = first.up_input(x)
+        return Clamped(x, first.biased(drive), route)
 
     def initial_states(self, x: Tensor) -> list[Tensor]:
         """The states at the start of the free phase."""
@@ -167,19 +177,69 @@ class Network(nn.Module):
         held = self._nudge(states[-1], target, beta) if self.neurons[-1].hold_nudge else None
         moved = torch.zeros(len(self), dtype=torch.int64, device=x.device)
         allowed = x.new_tensor([0.0 if n.settle_exactly else tolerance for n in self.neurons])
+        if self.follow_events and events.fits(self):
+            return self._follow_events(clamped, start, states, steps, target, beta, held, tolerance > 0)
         taken, residual = 0, allowed
         while taken < steps:
             nudge = self._nudge(states[-1], target, beta) if held is None else held
             following = self.step(clamped, states, nudge)
             residual = _residual(following, states)
-            states = following
             taken += 1
             moving = ~(residual <= allowed)  # a NaN has not settled
-            moved.masked_fill_(moving, taken)
+            moved.masked_fill_(self._changed(following, states, moving), taken)
+            states = following
             look = tolerance > 0 and taken % check_every == 0
             if look and not moving.any():
                 break
         return Equilibrium(clamped, states, taken, moved, residual)
+
+    def _changed(
+        self, new: Sequence[Tensor], old: Sequence[Tensor], moving: Tensor
+    ) -> Tensor:
+        """Which layers have moved, or changed a bit where only bits are sent."""
+        return torch.stack(
+            [
+                (n.fire(a) != n.fire(b)).any() if n.settle_exactly else still_moving
+                for n, a, b, still_moving in zip(self.neurons, new, old, moving, strict=True)
+            ]
+        )
+
+    @property
+    def wiring(self) -> events.Wiring:
+        """The arrays in which events are followed; made when first needed."""
+        if self._wiring is None:
+            self._wiring = events.Wiring(self)
+        return self._wiring
+
+    def _follow_events(
+        self,
+        clamped: Clamped,
+        start: Equilibrium | None,
+        states: Sequence[Tensor],
+        steps: int,
+        target: Tensor | None,
+        beta: float,
+        held: Tensor | None,
+        may_skip: bool,
+    ) -> Equilibrium:
+        wiring = self.wiring
+        if start is None or start.trace is None:
+            wiring.refresh()
+            trace = wiring.begin(states)
+        else:
+            trace = start.trace.copy()
+        push = held
+        if held is None and beta != 0:
+            push = target
+        moved, residual = wiring.run(trace, clamped.drive, steps, push, beta, held is not None, may_skip)
+        return Equilibrium(
+            clamped,
+            [wiring.layer(trace.states, l) for l in range(len(self))],
+            steps,
+            moved.amax(dim=0),
+            residual.amax(dim=0),
+            trace,
+        )
 
     def _nudge(self, output: Tensor, target: Tensor | None, beta: float) -> Tensor | None:
         if target is None or beta == 0:

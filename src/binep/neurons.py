@@ -115,4 +115,5 @@ class Binary(Neurons):
         """S ← clip((1 − filter)·s + filter·(p + nudge), 0, 1)."""
         if nudge is not None:
             drive = drive + nudge
-        return torch.lerp(state, drive, self.filter).clamp(0, 1)
+        # Not torch.lerp: products rounded one by one are the same wherever they are computed.
+        return ((1 - self.filter) * state + (self.filter * drive)).clamp(0, 1)

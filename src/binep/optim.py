@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
+from binep import kernels
+
 _PART = 2**18
 """Weights visited at a time: small enough that a part stays in cache for all of its update."""
+
+_SMALLEST_DECAY = 2**-10
+"""Momenta are multiplied by their decay before it gets smaller than this."""
 
 SCALE_FLOOR = 1e-6
 """Scaling factors stay at least this large."""
@@ -21,13 +27,15 @@ class BinaryFlip(Optimizer):
 
     Per batch, with g the gradient in ``.grad`` (the direction to go against, so m = −m of the
     paper): m ← (1 − gamma)·m + gamma·g, then every weight for which sign(w)·m > threshold flips.
-    The momentum is in the optimizer's state; it outlives a flip.
+    The momentum outlives a flip. It is kept as ``decay·momentum``, with the decay one number per
+    tensor: a weight without a gradient need not be visited, since decay alone flips nothing.
 
     Args:
         params: tensors of ±1, or parameter groups.
         gamma: momentum's rate γ, in (0, 1]; per group.
         threshold: τ ≥ 0; per group.
         noise: start m at 2γ(1 − γ)·N(0, 1) instead of 0; per group.
+        compiled: on a CPU, visit every weight once, in a compiled loop; per group.
         generator: of that noise, on the CPU; the global one if None.
 
     Raises:
@@ -40,9 +48,11 @@ class BinaryFlip(Optimizer):
         gamma: float = 1e-5,
         threshold: float = 5e-7,
         noise: bool = False,
+        compiled: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(params, {"gamma": gamma, "threshold": threshold, "noise": noise})
+        defaults = {"gamma": gamma, "threshold": threshold, "noise": noise, "compiled": compiled}
+        super().__init__(params, defaults)
         for group in self.param_groups:
             if not 0 < group["gamma"] <= 1:
                 raise ValueError(f"gamma = {group['gamma']}: must be in (0, 1]")
@@ -52,8 +62,11 @@ class BinaryFlip(Optimizer):
             group["flips"] = [
                 torch.zeros((), dtype=torch.int64, device=signs.device) for signs in group["params"]
             ]
+            group["decay"] = [1.0] * len(group["params"])
             for signs in group["params"]:
-                self.state[signs] = {"momentum": self._start(signs, group, generator)}
+                momentum = self._start(signs, group, generator)
+                # Noise may begin above the threshold: the first step visits every weight.
+                self.state[signs] = {"momentum": momentum, "visited": not group["noise"]}
 
     @staticmethod
     def _start(signs: Tensor, group: dict[str, Any], generator: torch.Generator | None) -> Tensor:
@@ -65,24 +78,50 @@ class BinaryFlip(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update the momenta and flip; parameters without a gradient are left alone."""
+        """Update the momenta and flip; parameters without a gradient are left alone.
+
+        A sparse gradient is taken as zero in the rows that it leaves out; they are not visited.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for signs, flips in zip(group["params"], group["flips"], strict=True):
-                if signs.grad is None:
-                    continue
-                momentum = self.state[signs]["momentum"]
-                parts = (t.view(-1).split(_PART) for t in (signs, momentum))
-                grads = signs.grad.reshape(-1).split(_PART)
-                for w, m, g in zip(*parts, grads, strict=True):
-                    m.lerp_(g, group["gamma"])
-                    flipped = (w * m).gt_(group["threshold"])
-                    flips += flipped.sum().long()
-                    w.addcmul_(w, flipped, value=-2)  # w − 2·w: exactly −w
+            for i, signs in enumerate(group["params"]):
+                if signs.grad is not None:
+                    self._flip(group, i, signs, signs.grad)
         return loss
+
+    def _flip(self, group: dict[str, Any], i: int, signs: Tensor, grad: Tensor) -> None:
+        momentum = self.state[signs]["momentum"]
+        decay = group["decay"][i] * (1 - group["gamma"])
+        if decay < _SMALLEST_DECAY:
+            momentum *= decay
+            decay = 1.0
+        group["decay"][i] = decay
+        rate, threshold = group["gamma"] / decay, group["threshold"] / decay
+        rows = None
+        if grad.is_sparse and self.state[signs]["visited"]:
+            rows, grad = grad.indices()[0], grad.values()
+        elif grad.is_sparse:
+            grad = grad.to_dense()
+        self.state[signs]["visited"] = True
+        if group["compiled"] and signs.device.type == "cpu" and signs.dtype == torch.float32:
+            flips = _flip_compiled(signs, momentum, rows, grad, rate, threshold)
+        else:
+            flips = _flip(signs, momentum, rows, grad, rate, threshold)
+        group["flips"][i] += flips
+
+    @property
+    def decays(self) -> list[float]:
+        """What each stored momentum is to be multiplied by, in the order given."""
+        return [decay for group in self.param_groups for decay in group["decay"]]
+
+    @decays.setter
+    def decays(self, values: Sequence[float]) -> None:
+        left = iter(values)
+        for group in self.param_groups:
+            group["decay"] = [next(left) for _ in group["params"]]
 
     def flips(self) -> list[Tensor]:
         """Flips of each tensor since `take_flips`, each a device scalar, in the order given."""
@@ -94,6 +133,52 @@ class BinaryFlip(Optimizer):
         for count in self.flips():
             count.zero_()
         return taken
+
+
+def _flip(
+    signs: Tensor,
+    momentum: Tensor,
+    rows: Tensor | None,
+    grad: Tensor,
+    rate: float,
+    threshold: float,
+) -> Tensor:
+    """``momentum`` += rate·grad, then flip where sign·momentum > threshold; returns how many."""
+    if rows is not None:
+        grad = torch.zeros_like(momentum).index_copy_(0, rows, grad)
+    flips = torch.zeros((), dtype=torch.int64, device=signs.device)
+    parts = (t.view(-1).split(_PART) for t in (signs, momentum))
+    for w, m, g in zip(*parts, grad.reshape(-1).split(_PART), strict=True):
+        m += g * rate
+        flipped = (w * m).gt_(threshold)
+        flips += flipped.sum().long()
+        w.addcmul_(w, flipped, value=-2)  # w − 2·w: exactly −w
+    return flips
+
+
+def _flip_compiled(
+    signs: Tensor,
+    momentum: Tensor,
+    rows: Tensor | None,
+    grad: Tensor,
+    rate: float,
+    threshold: float,
+) -> int:
+    """The same in one pass over memory, to the same bits."""
+    kernels.use_threads()
+    if rows is None:
+        rows = torch.arange(len(signs))
+    flips: int = kernels.flip(
+        signs.detach().flatten(1).numpy(),
+        momentum.flatten(1).numpy(),
+        rows.numpy(),
+        grad.contiguous().flatten(1).numpy(),
+        np.float32(rate),
+        np.float32(threshold),
+    )
+    if flips:
+        torch.autograd.graph.increment_version(signs)
+    return flips
 
 
 class PositiveSGD(SGD):

@@ -52,7 +52,11 @@ class Synapse(nn.Module, ABC):
         zero_bias: bool,
         generator: torch.Generator | None,
     ) -> None:
-        """PyTorch's default, U(−1/√fan_in, 1/√fan_in), then W = α·sign(w) with α = mean|w|."""
+        """PyTorch's default, U(−1/√fan_in, 1/√fan_in), then W = α·sign(w) with α = mean|w|.
+
+        A channel's α is rounded to 12 bits (the paper's program rounds to four decimals), so that
+        what the channels of binary neurons send down adds up exactly in float32.
+        """
         if weights not in ("binary", "real"):
             raise ValueError(f"weights = {weights!r}: must be 'binary' or 'real'")
         bound = 1 / math.sqrt(math.prod(shape[1:]))
@@ -62,7 +66,7 @@ class Synapse(nn.Module, ABC):
 
         w = uniform(*shape)
         if weights == "binary":
-            alpha = w.abs().flatten(1).mean(dim=1) if per_channel else w.abs().mean()
+            alpha = _round(w.abs().flatten(1).mean(dim=1)) if per_channel else w.abs().mean()
             self.values = nn.Parameter(torch.where(w >= 0, 1.0, -1.0))
             self.scale = nn.Parameter(alpha)
         else:
@@ -98,6 +102,10 @@ class Synapse(nn.Module, ABC):
             The drive, (batch, *output_shape), and the route that `down` follows back.
         """
 
+    def up_input(self, x: Tensor) -> tuple[Tensor, Route]:
+        """`up` for the network's input, which is sent once for many steps."""
+        return self.up(x)
+
     @abstractmethod
     def down(self, above: Tensor, route: Route) -> Tensor:
         """Wᵀ ⋆ above: (batch, *output_shape) to (batch, *input_shape).
@@ -121,9 +129,31 @@ class Synapse(nn.Module, ABC):
 
     def per_scale(self, weight_gradient: Tensor) -> Tensor:
         """∂/∂α from ∂/∂W: Σ sign·∂/∂W over the weights that share α; shape of ``scale``."""
-        product = self.values.detach() * weight_gradient
         assert self.scale is not None
+        values = self.values.detach()
+        if weight_gradient.is_sparse:
+            rows, weight_gradient = weight_gradient.indices()[0], weight_gradient.values()
+            values = values[rows]
+        product = values * weight_gradient
         return product.sum() if self.scale.dim() == 0 else product.flatten(1).sum(dim=1)
+
+
+def _grey_levels(x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """X as uint8 times a unit, if it is that up to the rounding of its float32."""
+    largest = x.max()
+    if x.dtype != torch.float32 or x.shape[1] < 2 or not (largest > 0 and x.min() >= 0):
+        return None
+    unit = largest / 255
+    whole = (x / unit).round_()
+    if (whole * unit - x).abs_().max() > 2**-23 * largest:
+        return None
+    return whole.to(torch.uint8), unit
+
+
+def _round(positive: Tensor, bits: int = 12) -> Tensor:
+    """Numbers rounded to so many significant bits."""
+    mantissa, exponent = torch.frexp(positive)
+    return torch.ldexp((mantissa * 2**bits).round() / 2**bits, exponent)
 
 
 class Dense(Synapse):
@@ -154,7 +184,7 @@ class Dense(Synapse):
         self.output_shape = (outputs,)
         if min(*self.input_shape, outputs) < 1:
             raise ValueError(f"Dense({inputs}, {outputs}): sizes must be at least 1")
-        self._signs_of: tuple[int, int] | None = None
+        self._int8: dict[bool, tuple[tuple[int, int], Tensor]] = {}
         shape = (outputs, math.prod(self.input_shape))
         self._initialise(shape, False, weights, zero_bias, generator)
 
@@ -162,13 +192,23 @@ class Dense(Synapse):
         """W·s."""
         below = below.flatten(1)
         if self._in_integers(below):
-            return self._scaled(torch._int_mm(below, self._signs()[1])), None
+            return self._scaled(torch._int_mm(below, self._signs(transposed=True))), None
         return self._scaled(F.linear(below.to(self.values.dtype), self.values)), None
+
+    def up_input(self, x: Tensor) -> tuple[Tensor, Route]:
+        """W·x: exact in integers where x has 256 grey levels."""
+        in_integers = self._has_int8() and not torch.is_grad_enabled()
+        levels = _grey_levels(x.flatten(1)) if in_integers else None
+        if levels is None:
+            return self.up(x)
+        whole, unit = levels
+        # The signs as they are: no transposed copy is needed of synapses that only send up.
+        return self._scaled(torch._int_mm(whole, self._signs(transposed=False).t()) * unit), None
 
     def down(self, above: Tensor, route: Route) -> Tensor:
         """Wᵀ·s."""
         if self._in_integers(above):
-            product = self._scaled(torch._int_mm(above, self._signs()[0]))
+            product = self._scaled(torch._int_mm(above, self._signs(transposed=False)))
         else:
             product = self._scaled(above) @ self.values
         return product.view(-1, *self.input_shape)
@@ -186,21 +226,21 @@ class Dense(Synapse):
 
         Floats are as exact here (sums stay far below 2²⁴) but several times slower on a CPU.
         """
-        return (
-            sent.dtype == torch.int8
-            and sent.device.type == "cpu"
-            and self.scale is not None
-            and sent.shape[1] > 1  # torch._int_mm is wrong for sums of one term (torch 2.13)
-        )
+        # torch._int_mm is wrong for sums of one term (torch 2.13)
+        return sent.dtype == torch.int8 and self._has_int8() and sent.shape[1] > 1
 
-    def _signs(self) -> tuple[Tensor, Tensor]:
-        """The signs as int8, and their transpose; made anew when ``values`` has changed."""
+    def _has_int8(self) -> bool:
+        return self.values.device.type == "cpu" and self.scale is not None
+
+    def _signs(self, transposed: bool) -> Tensor:
+        """The signs as int8, (outputs, inputs) or transposed; made anew when ``values`` change."""
         version = (self.values.data_ptr(), self.values._version)
-        if self._signs_of != version:
+        made_of, signs = self._int8.get(transposed, (None, None))
+        if signs is None or made_of != version:
             signs = self.values.detach().to(torch.int8)
-            self._int8_signs = (signs, signs.t().contiguous())
-            self._signs_of = version
-        return self._int8_signs
+            signs = signs.t().contiguous() if transposed else signs
+            self._int8[transposed] = (version, signs)
+        return signs
 
     def correlate_bias(self, above: Tensor) -> Tensor:
         """Σ s_above."""
@@ -281,6 +321,11 @@ class Conv(Synapse):
             raise ValueError(f"pool = {pool} is larger than its map of {rows}x{columns}")
         return rows, columns
 
+    @property
+    def max_pooled(self) -> bool:
+        """Whether each place above has one place in the map that it sends to."""
+        return self.pool == 1 or self.pooling == "max"
+
     def _per_channel(self, parameter: Tensor) -> Tensor:
         return parameter.view(-1, 1, 1)
 
@@ -317,8 +362,7 @@ class Conv(Synapse):
 
     def correlate(self, above: Tensor, below: Tensor) -> Tensor:
         """Unpool(s_above) correlated with s_below, the indices taken afresh at s_below."""
-        needs_route = self.pool > 1 and self.pooling == "max"
-        route = self.up(below)[1] if needs_route else None
+        route = self.up(below)[1] if self.pool > 1 and self.max_pooled else None
         below, shape = below.to(above.dtype), list(self.values.shape)
         gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
             below, shape, self._unpool(above, route), padding=self.padding

@@ -1,0 +1,633 @@
+"""Loops that PyTorch has no single operation for, compiled for the CPU by numba.
+
+Arrays are C-ordered; a sample's neurons lie one layer after the other. Maps of convolutions are
+stored (row, column, channel), so that what one bit sends is a contiguous row of signs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+
+Array = np.ndarray[Any, Any]
+
+_inline = numba.njit(cache=True)
+_parallel = numba.njit(parallel=True, cache=True, error_model="numpy")
+
+
+def use_threads() -> None:
+    """Let numba use as many threads as PyTorch does."""
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if torch.get_num_threads() != threads:  # numba's start resets what OpenMP tells PyTorch
+        torch.set_num_threads(threads)
+
+
+# Events ------------------------------------------------------------------------------------------
+
+(
+    SIZE,  # neurons of the layer
+    START,  # where the layer begins among a sample's neurons
+    SIGNS,  # where the signs of the synapse that leads to it begin
+    MAP,  # where its map before pooling begins
+    CONV,  # 1 for a convolution, 0 for a dense synapse; all below are of convolutions
+    CHANNELS,
+    ROWS,  # of the map before pooling
+    COLUMNS,
+    POOL,
+    KERNEL,
+    PADDING,
+    LOW_CHANNELS,  # of the layer below
+    LOW_ROWS,
+    LOW_COLUMNS,
+    FIELDS,
+) = range(15)
+"""Columns of `shape`, which has a row per layer."""
+
+
+@_inline
+def _add(total, at, signs, start, count, factor):
+    """total[at:] += factor·signs[start:], so many of them."""
+    # Slices: indices that cannot be negative let the loop be vectorized.
+    to, row = total[at : at + count], signs[start : start + count]
+    if factor == 1:
+        for i in range(count):
+            to[i] += row[i]
+    elif factor == -1:
+        for i in range(count):
+            to[i] -= row[i]
+    else:
+        for i in range(count):
+            to[i] += np.int32(factor) * np.int32(row[i])
+
+
+@_inline
+def _add_rows(to, signs, start, rows, change):
+    """Add (change = 1) or take away (−1) rows of signs; several at once, to pass over less."""
+    count = len(to)
+    whole = len(rows) // 4 * 4
+    for n in range(0, whole, 4):
+        a, b, c, d = (
+            signs[start + rows[n] * count : start + (rows[n] + 1) * count],
+            signs[start + rows[n + 1] * count : start + (rows[n + 1] + 1) * count],
+            signs[start + rows[n + 2] * count : start + (rows[n + 2] + 1) * count],
+            signs[start + rows[n + 3] * count : start + (rows[n + 3] + 1) * count],
+        )
+        if change > 0:
+            for i in range(count):
+                to[i] += np.int16(a[i]) + np.int16(b[i]) + np.int16(c[i]) + np.int16(d[i])
+        else:
+            for i in range(count):
+                to[i] -= np.int16(a[i]) + np.int16(b[i]) + np.int16(c[i]) + np.int16(d[i])
+    for n in range(whole, len(rows)):
+        at = start + rows[n] * count
+        _add(to, 0, signs, at, count, change)
+
+
+@_inline
+def _send_up(layer, neurons, change, up, maps, signs):
+    """Some neurons of the layer below have switched on (change = 1) or off (−1)."""
+    if layer[CONV] == 0:
+        sums = up[layer[START] : layer[START] + layer[SIZE]]
+        _add_rows(sums, signs, layer[SIGNS], neurons, change)
+        return
+    for n in range(len(neurons)):
+        place, c = neurons[n] // layer[LOW_CHANNELS], neurons[n] % layer[LOW_CHANNELS]
+        y, x = place // layer[LOW_COLUMNS], place % layer[LOW_COLUMNS]
+        for ky in range(layer[KERNEL]):
+            row = y + layer[PADDING] - ky
+            if row < 0 or row >= layer[ROWS]:
+                continue
+            for kx in range(layer[KERNEL]):
+                column = x + layer[PADDING] - kx
+                if column < 0 or column >= layer[COLUMNS]:
+                    continue
+                at = layer[MAP] + (row * layer[COLUMNS] + column) * layer[CHANNELS]
+                tap = (ky * layer[KERNEL] + kx) * layer[LOW_CHANNELS] + c
+                start = layer[SIGNS] + tap * layer[CHANNELS]
+                _add(maps, at, signs, start, layer[CHANNELS], change)
+
+
+@_inline
+def _send_down(layer, c, place, factor, below, down, signs):
+    """Channel c at a place of a convolution's map sends to the layer below."""
+    row, column = place // layer[COLUMNS], place % layer[COLUMNS]
+    low = layer[LOW_CHANNELS]
+    for ky in range(layer[KERNEL]):
+        y = row + ky - layer[PADDING]
+        if y < 0 or y >= layer[LOW_ROWS]:
+            continue
+        for kx in range(layer[KERNEL]):
+            x = column + kx - layer[PADDING]
+            if x < 0 or x >= layer[LOW_COLUMNS]:
+                continue
+            at = below + (y * layer[LOW_COLUMNS] + x) * low
+            tap = (c * layer[KERNEL] + ky) * layer[KERNEL] + kx
+            _add(down, at, signs, layer[SIGNS] + tap * low, low, factor)
+
+
+@_inline
+def _pool(layer, up, route, maps):
+    """The maximum of each window, and its place: the first one among equals."""
+    channels, pool = layer[CHANNELS], layer[POOL]
+    rows, columns = layer[ROWS] // pool, layer[COLUMNS] // pool
+    for y in range(rows):
+        for x in range(columns):
+            to = layer[START] + (y * columns + x) * channels
+            best, best_place = up[to : to + channels], route[to : to + channels]
+            for d in range(pool * pool):
+                place = (y * pool + d // pool) * layer[COLUMNS] + x * pool + d % pool
+                at = layer[MAP] + place * channels
+                here = maps[at : at + channels]
+                for c in range(channels):
+                    better = d == 0 or here[c] > best[c]
+                    best[c] = here[c] if better else best[c]
+                    best_place[c] = place if better else best_place[c]
+
+
+@_inline
+def _resend(layer, below, bits, route, sent, down, signs, fixed):
+    """Bring what a convolution's neurons send down up to their bits and routes."""
+    for i in range(layer[START], layer[START] + layer[SIZE]):
+        wanted = route[i] if bits[i] else -1
+        if wanted != sent[i]:
+            c = (i - layer[START]) % layer[CHANNELS]
+            if sent[i] >= 0:
+                _send_down(layer, c, sent[i], -fixed[i], below, down, signs)
+            if wanted >= 0:
+                _send_down(layer, c, wanted, fixed[i], below, down, signs)
+            sent[i] = wanted
+
+
+@_parallel
+def resend(samples, shape, bits, up, down, sent, route, maps, signs_down, fixed):
+    """Pool the maps of some samples and send down what follows from it."""
+    for n in numba.prange(len(samples)):
+        b = samples[n]
+        for l in range(1, len(shape)):
+            if shape[l, CONV]:
+                _pool(shape[l], up[b], route[b], maps[b])
+                below = shape[l - 1, START]
+                _resend(
+                    shape[l], below, bits[b], route[b], sent[b], down[b], signs_down, fixed
+                )
+
+
+@_inline
+def _drive(l, drive, shape, up, down, base, scale, bias, feedback):
+    """p of a layer, without the nudge."""
+    start, end = shape[l, START], shape[l, START] + shape[l, SIZE]
+    if l == 0:
+        drive[:] = base
+    else:
+        above, alpha, b = up[start:end], scale[start:end], bias[start:end]
+        for i in range(len(drive)):
+            drive[i] = np.float32(above[i]) * alpha[i] + b[i]
+    if l + 1 < len(shape):
+        factor, sums = feedback[l], down[start:end]
+        for i in range(len(drive)):
+            drive[i] += np.float32(sums[i]) * factor
+
+
+@_inline
+def _move(drive, states, fired, threshold, gamma):
+    """S ← clip((1 − gamma)·s + gamma·p, 0, 1), and the bits that follow."""
+    keep, low, high = np.float32(1) - gamma, np.float32(0), np.float32(1)
+    for i in range(len(drive)):
+        s = keep * states[i] + gamma * drive[i]
+        s = s if s > low else low
+        s = s if s < high else high
+        states[i] = s
+        fired[i] = np.int8(1) if s >= threshold else np.int8(0)
+
+
+@_inline
+def _count(fired, bits):
+    """How many bits differ."""
+    count = 0
+    for i in range(len(fired)):
+        count += np.int32(fired[i] ^ bits[i])
+    return count
+
+
+@_inline
+def _collect(fired, bits, start, events, count):
+    """Append the neurons whose bits have changed to the events; return how many there are."""
+    for block in range(0, len(fired), 256):
+        new, old = fired[block : block + 256], bits[block : block + 256]
+        if _count(new, old):
+            for i in range(len(new)):
+                if new[i] != old[i]:
+                    events[count] = start + block + i
+                    count += 1
+    return count
+
+
+@_inline
+def _decided(drive, fired, threshold, margin):
+    """Whether every bit stays as it is under this drive, towards which s moves without turning."""
+    open_ = False
+    for i in range(len(drive)):
+        distance = drive[i] - threshold
+        open_ |= distance < margin if fired[i] else distance > -margin
+    return not open_
+
+
+@_inline
+def _forward(drive, nudge, pull, states, ends, fired, steps, threshold, gamma):
+    """Many steps of neurons whose drive stays the same, apart from pull·(nudge − s).
+
+    Returns:
+        max|Δs| of the last step; the states are in `ends`. −1 if a bit would change.
+    """
+    keep, low, high = np.float32(1) - gamma, np.float32(0), np.float32(1)
+    p, s, before = np.empty(128, np.float32), np.empty(128, np.float32), np.empty(128, np.float32)
+    residual = np.float32(0)
+    for start in range(0, len(drive), 128):
+        count = min(128, len(drive) - start)
+        p[:count] = drive[start : start + count]
+        s[:count] = states[start : start + count]
+        bits = fired[start : start + count]
+        differ = False
+        for step in range(steps):
+            if step + 1 == steps:
+                before[:] = s
+            if len(nudge):
+                goal = nudge[start : start + count]
+                for i in range(count):
+                    q = p[i] + pull * (goal[i] - s[i])
+                    v = keep * s[i] + gamma * q
+                    v = v if v > low else low
+                    s[i] = v if v < high else high
+                    differ |= (s[i] >= threshold) != bits[i]
+            else:
+                for i in range(count):
+                    v = keep * s[i] + gamma * p[i]
+                    v = v if v > low else low
+                    s[i] = v if v < high else high
+        if differ:
+            return np.float32(-1)
+        for i in range(count):
+            residual = max(residual, abs(s[i] - before[i]))
+        ends[start : start + count] = s[:count]
+    return residual
+
+
+@_inline
+def _skip(
+    free, shape, drive, push, pull, states, ends, fired, steps, threshold, gamma, residual
+):
+    """Take so many steps at once, if no bit will change in them; returns whether it was so.
+
+    Args:
+        free: layers whose drive stays the same; the one after it is nudged towards ``push``.
+    """
+    layers = len(shape)
+    for l in range(free):
+        start, end = shape[l, START], shape[l, START] + shape[l, SIZE]
+        if not _decided(drive[start:end], fired[start:end], threshold, np.float32(1e-6) / gamma):
+            return False
+    for l in range(layers - 1, -1, -1):  # the output first, where a bit may change after all
+        start, end = shape[l, START], shape[l, START] + shape[l, SIZE]
+        residual[l] = _forward(
+            drive[start:end],
+            push if l >= free else push[:0],
+            pull,
+            states[start:end],
+            ends[start:end],
+            fired[start:end],
+            steps,
+            threshold,
+            gamma,
+        )
+        if residual[l] < 0:
+            return False
+    return True
+
+
+@_parallel
+def settle(
+    shape,
+    states,
+    bits,
+    up,
+    down,
+    sent,
+    route,
+    maps,
+    signs_up,
+    signs_down,
+    fixed,
+    base,
+    scale,
+    bias,
+    feedback,
+    threshold,
+    gamma,
+    push,
+    beta,
+    push_held,
+    steps,
+    budget,
+    taken,
+    moved,
+    residual,
+    may_skip,
+):
+    """Let every sample run on to its last step, or to one in which too many bits change.
+
+    Such a sample stops behind that step with its sums out of date: ``taken`` tells its step, and
+    the caller forms its sums anew.
+
+    Args:
+        may_skip: take the steps that are left at once in a sample in which no bit will change.
+        push: the output's nudge where ``push_held``, else its target, of which β·(push − s) is the
+            nudge; without neurons there is none.
+        budget: additions that a step may ask for before a sample stops.
+    """
+    layers, total = len(shape), states.shape[1]
+    for b in numba.prange(len(states)):
+        drive = np.empty(total, np.float32)
+        before = np.empty(total, np.float32)
+        fired = np.empty(total, np.int8)
+        events, rows = np.empty(total, np.int64), np.empty(total, np.int64)
+        ends = np.zeros(layers + 1, np.int64)
+        stale = np.ones(layers, np.bool_)  # layers whose drive in `drive` is out of date
+        while taken[b] < steps:
+            final = taken[b] + 1 == steps
+            if final:
+                before[:] = states[b]
+            cost = 0
+            for l in range(layers):
+                start, end = shape[l, START], shape[l, START] + shape[l, SIZE]
+                p, s, a = drive[start:end], states[b, start:end], fired[start:end]
+                if stale[l]:
+                    _drive(l, p, shape, up[b], down[b], base[b], scale, bias, feedback)
+                    stale[l] = False
+                if l + 1 == layers and push.shape[1] > 0:
+                    nudge = push[b]
+                    stale[l] = True
+                    if push_held:
+                        for i in range(len(p)):
+                            p[i] += nudge[i]
+                    else:
+                        for i in range(len(p)):
+                            p[i] += beta * (nudge[i] - s[i])
+                _move(p, s, a, threshold, gamma)
+                changes = _count(a, bits[b, start:end])
+                ends[l + 1] = ends[l] + changes
+                if changes:
+                    moved[b, l] = taken[b] + 1
+                if l + 1 < layers:
+                    above = shape[l + 1]
+                    row = above[KERNEL] ** 2 * above[CHANNELS] if above[CONV] else above[SIZE]
+                    cost += changes * row
+                if l > 0 and not shape[l, CONV]:
+                    cost += changes * shape[l - 1, SIZE]
+            taken[b] += 1
+            if final:
+                for l in range(layers):
+                    largest = np.float32(0)
+                    for i in range(shape[l, START], shape[l, START] + shape[l, SIZE]):
+                        largest = max(largest, abs(states[b, i] - before[i]))
+                    residual[b, l] = largest
+            if may_skip and not final and ends[layers] == 0:
+                free = layers if push_held or push.shape[1] == 0 else layers - 1
+                if free < layers:  # without the nudge, which follows the state
+                    p = drive[shape[free, START] :]
+                    _drive(free, p, shape, up[b], down[b], base[b], scale, bias, feedback)
+                left = steps - taken[b]
+                if _skip(
+                    free,
+                    shape,
+                    drive,
+                    push[b],
+                    beta,
+                    states[b],
+                    before,
+                    fired,
+                    left,
+                    threshold,
+                    gamma,
+                    residual[b],
+                ):
+                    states[b] = before
+                    taken[b] = steps
+                    break
+            if cost > budget:
+                bits[b] = fired
+                taken[b] += steps + 1  # marks a sample that has stopped
+                break
+            for l in range(layers):
+                if ends[l + 1] > ends[l]:
+                    start, end = shape[l, START], shape[l, START] + shape[l, SIZE]
+                    _collect(fired[start:end], bits[b, start:end], start, events, ends[l])
+                    stale[max(l - 1, 0)] = True
+                    stale[min(l + 1, layers - 1)] = True
+                for change in (1, -1):
+                    count = 0
+                    for n in range(ends[l], ends[l + 1]):
+                        if fired[events[n]] == (change + 1) // 2:
+                            rows[count] = events[n] - shape[l, START]
+                            count += 1
+                    if l + 1 < layers:
+                        _send_up(
+                            shape[l + 1], rows[:count], change, up[b], maps[b], signs_up
+                        )
+                    if l > 0 and not shape[l, CONV]:
+                        low = shape[l - 1]
+                        sums = down[b, low[START] : low[START] + low[SIZE]]
+                        _add_rows(sums, signs_down, shape[l, SIGNS], rows[:count], change)
+            bits[b] = fired
+            for l in range(1, layers):
+                if shape[l, CONV] and ends[l + 1] > ends[l - 1]:
+                    if ends[l] > ends[l - 1]:
+                        _pool(shape[l], up[b], route[b], maps[b])
+                        stale[l - 1] = True
+                    _resend(
+                        shape[l],
+                        shape[l - 1, START],
+                        bits[b],
+                        route[b],
+                        sent[b],
+                        down[b],
+                        signs_down,
+                        fixed,
+                    )
+
+
+@_parallel
+def patches(images, kernel, found):
+    """What each place of a map sees of padded images (batch, row, column, channel): its row."""
+    rows, columns = images.shape[1] - kernel + 1, images.shape[2] - kernel + 1
+    width = kernel * images.shape[3]
+    for b in numba.prange(len(images)):
+        for y in range(rows):
+            for x in range(columns):
+                for ky in range(kernel):
+                    part = images[b, y + ky, x : x + kernel].reshape(-1)
+                    at = ((b * rows + y) * columns + x, ky * width)
+                    found[at[0], at[1] : at[1] + width] = part
+
+
+@_parallel
+def load_signs(values, order, up, down):
+    """Copy the signs that differ from float ``values`` (above, below) into both orders of int8.
+
+    Args:
+        values: one row per neuron or channel above.
+        order: where each column of ``values`` lies among the inputs of ``up`` and ``down``.
+        up: (below, above).
+        down: (above, below).
+    """
+    for above in numba.prange(len(values)):
+        for column in range(values.shape[1]):
+            sign = np.int8(values[above, column])
+            below = order[column]
+            if down[above, below] != sign:
+                down[above, below] = sign
+                up[below, above] = sign
+
+
+# Correlations ------------------------------------------------------------------------------------
+
+
+@_parallel
+def correlate_input(rows, change, x, factor, gradient):
+    """gradient[n] = factor·Σ_b change[b, rows[n]]·x[b], with bits that changed and real x."""
+    for n in numba.prange(len(rows)):
+        gradient[n] = 0
+        for b in range(len(x)):
+            c = np.float32(change[b, rows[n]])
+            if c != 0:
+                for i in range(x.shape[1]):
+                    gradient[n, i] += c * x[b, i]
+        for i in range(x.shape[1]):
+            gradient[n, i] *= factor
+
+
+@_parallel
+def correlate_dense(rows, above, above_now, below, below_now, order, factor, gradient):
+    """gradient[n] = factor·Σ_b (above_now·below_now − above·below), in bits, at row rows[n]."""
+    size = below.shape[1]
+    changed = np.zeros(len(below) + 1, np.int64)
+    places = np.empty(below.size, np.int32)
+    for b in range(len(below)):
+        changed[b + 1] = changed[b]
+        for i in range(size):
+            if below[b, i] != below_now[b, i]:
+                places[changed[b + 1]] = i
+                changed[b + 1] += 1
+    for n in numba.prange(len(rows)):
+        row = rows[n]
+        total = np.zeros(size, np.int16)
+        for b in range(len(below)):
+            change = np.int32(above_now[b, row]) - np.int32(above[b, row])
+            if change != 0:
+                _add(total, 0, below_now[b], 0, size, change)
+            if above[b, row]:
+                for e in range(changed[b], changed[b + 1]):
+                    i = places[e]
+                    total[i] += np.int32(below_now[b, i]) - np.int32(below[b, i])
+        for i in range(size):
+            gradient[n, i] = factor * np.float32(total[order[i]])
+
+
+@_parallel
+def correlate_input_conv(change, route, columns, x, factor, gradient):
+    """The same for a convolution of the input: change (batch, places, channels).
+
+    Args:
+        change: bits now less bits before.
+        route: the places in the map where the input's maxima are, likewise.
+        columns: of the map.
+        x: the padded input, (batch, channels, height, width).
+        gradient: (channels, input channels, kernel, kernel).
+    """
+    for c in numba.prange(len(gradient)):
+        gradient[c] = 0
+        for b in range(len(x)):
+            for n in range(change.shape[1]):
+                d = np.float32(change[b, n, c])
+                if d != 0:
+                    row, column = route[b, n, c] // columns, route[b, n, c] % columns
+                    for low in range(gradient.shape[1]):
+                        for ky in range(gradient.shape[2]):
+                            for kx in range(gradient.shape[3]):
+                                gradient[c, low, ky, kx] += d * x[b, low, row + ky, column + kx]
+        gradient[c] *= factor
+
+
+@_parallel
+def correlate_conv(layer, sent, sent_now, below, below_now, factor, gradient):
+    """The same between bits, through a pooled convolution.
+
+    Args:
+        layer: a row of `shape`.
+        sent: (batch, places·channels): from where in the map each neuron sends, or −1.
+        below: (batch, height + 2·padding, width + 2·padding, channels): padded with zeros.
+        gradient: (channels, kernel, kernel, input channels).
+    """
+    kernel, low, wide = layer[KERNEL], layer[LOW_CHANNELS], below.shape[2]
+    changed = np.zeros(len(below) + 1, np.int64)
+    places = np.empty(below.size, np.int32)
+    flat, flat_now = below.reshape(len(below), -1), below_now.reshape(len(below), -1)
+    for b in range(len(below)):
+        changed[b + 1] = changed[b]
+        for i in range(flat.shape[1]):
+            if flat[b, i] != flat_now[b, i]:
+                places[changed[b + 1]] = i
+                changed[b + 1] += 1
+    for c in numba.prange(len(gradient)):
+        total = np.zeros(kernel * kernel * low, np.int32)
+        for b in range(len(below)):
+            for n in range(c, sent.shape[1], layer[CHANNELS]):
+                old, new = sent[b, n], sent_now[b, n]
+                if old != new:
+                    for ky in range(kernel):
+                        if old >= 0:
+                            row, column = old // layer[COLUMNS] + ky, old % layer[COLUMNS]
+                            at = (row * wide + column) * low
+                            _add(total, ky * kernel * low, flat[b], at, kernel * low, -1)
+                        if new >= 0:
+                            row, column = new // layer[COLUMNS] + ky, new % layer[COLUMNS]
+                            at = (row * wide + column) * low
+                            _add(total, ky * kernel * low, flat_now[b], at, kernel * low, 1)
+                elif old >= 0:
+                    row, column = old // layer[COLUMNS], old % layer[COLUMNS]
+                    for e in range(changed[b], changed[b + 1]):
+                        i = places[e]
+                        ky, kx = i // low // wide - row, i // low % wide - column
+                        if 0 <= ky < kernel and 0 <= kx < kernel:
+                            change = np.int32(flat_now[b, i]) - np.int32(flat[b, i])
+                            total[(ky * kernel + kx) * low + i % low] += change
+        for ky in range(kernel):
+            for kx in range(kernel):
+                for i in range(low):
+                    at = (ky * kernel + kx) * low + i
+                    gradient[c, ky, kx, i] = factor * np.float32(total[at])
+
+
+# Optimizer ---------------------------------------------------------------------------------------
+
+
+@_parallel
+def flip(signs, momentum, rows, gradient, rate, threshold):
+    """``momentum`` += rate·gradient in some rows, then flip where sign·momentum > threshold.
+
+    Returns:
+        How many flipped.
+    """
+    flips = 0
+    for n in numba.prange(len(rows)):
+        row = rows[n]
+        for i in range(signs.shape[1]):
+            m = momentum[row, i] + rate * gradient[n, i]
+            momentum[row, i] = m
+            if signs[row, i] * m > threshold:
+                signs[row, i] = -signs[row, i]
+                flips += 1
+    return flips
