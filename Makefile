@@ -1,10 +1,11 @@
 # make train   install and train the quickstart network
 # make test    install and check everything: lint, types, tests
 # make fuzz    over 10,000 random configurations and damaged files
+# make bench   measure speed and memory into results/speed; BENCH="--help" lists its options
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint types tests fuzz clean
+.PHONY: train test lint types tests fuzz bench clean
 
 train: .venv/installed
 	$(BIN)/binep train quickstart
@@ -23,6 +24,9 @@ tests: .venv/installed-dev
 
 fuzz: .venv/installed-dev
 	BINEP_FUZZ=32 $(BIN)/pytest tests/test_fuzz.py
+
+bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks.speed $(BENCH)
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; \

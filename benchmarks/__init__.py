@@ -1,0 +1,1 @@
+"""How fast and how large binep is: measured, never tested."""
