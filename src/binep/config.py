@@ -26,6 +26,7 @@ import tyro
 
 from binep.data import input_shape_of
 from binep.gradients import Nudging
+from binep.network import Speed
 from binep.synapses import Conv, Weights
 
 
@@ -149,6 +150,7 @@ class Config:
     number."""
     dynamics: Annotated[Dynamics, tyro.conf.arg(name="")] = field(default_factory=Dynamics)
     learning: Annotated[Learning, tyro.conf.arg(name="")] = field(default_factory=Learning)
+    speed: Annotated[Speed, tyro.conf.arg(name="")] = field(default_factory=Speed)
     layers: dict[str, Layer] = field(default_factory=dict)
     """Layers by number, from "1" above the input to the output."""
 

@@ -17,14 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from binep import kernels
+from binep import kernels, layouts
 from binep.costs import SquaredError
 from binep.kernels import Array
 from binep.neurons import Binary
-from binep.synapses import Conv, Dense, Synapse
+from binep.synapses import Conv, Synapse
 
 if TYPE_CHECKING:
-    from binep.network import Clamped, Equilibrium, Network
+    from binep.network import Clamped, Equilibrium, Network, Task
+
+Settled = tuple[list[Tensor], int, Tensor, Tensor, object]
+"""Of an `Equilibrium`: states, steps, moved, residual and trace."""
 
 _DENSE_ADVANTAGE = 8
 """How many times cheaper an addition is in a dense product than in an event."""
@@ -69,47 +72,30 @@ class Wiring:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.sizes = [torch.Size(s.output_shape).numel() for s in network.synapses]
-        starts = np.cumsum([0, *self.sizes])
-        self.total = int(starts[-1])
-        self.shape = np.zeros((len(network), kernels.FIELDS), np.int64)
-        self.shape[:, kernels.SIZE] = self.sizes
-        self.shape[:, kernels.START] = starts[:-1]
-        self.orders: list[Array] = []
-        signs = places = 0
-        for row, low, synapse in zip(
-            self.shape, [None, *network.synapses], network.synapses, strict=False
-        ):
-            if low is None:
-                continue
-            row[kernels.SIGNS], row[kernels.MAP] = signs, places
-            signs += synapse.values.numel()
-            self.orders.append(_order(synapse, low))
-            if isinstance(synapse, Conv):
-                channels, low_rows, low_columns = synapse.input_shape
-                kernel = synapse.values.shape[-1]
-                row[kernels.CONV :] = (
-                    1,
-                    synapse.output_shape[0],
-                    *synapse.map_shape,
-                    synapse.pool,
-                    kernel,
-                    synapse.padding,
-                    channels,
-                    low_rows,
-                    low_columns,
-                )
-                places += synapse.output_shape[0] * synapse.map_shape[0] * synapse.map_shape[1]
-        self.places = places
+        self.shape = layouts.table(network.synapses)
+        self.sizes = [int(size) for size in self.shape[:, kernels.SIZE]]
+        self.total = sum(self.sizes)
+        low, high = network.synapses[:-1], network.synapses[1:]
+        pairs = zip(high, low, strict=True)
+        self.orders = [layouts.column_order(*pair).numpy() for pair in pairs]
+        signs = sum(synapse.values.numel() for synapse in high)
+        areas = [
+            synapse.map_shape[0] * synapse.map_shape[1] if isinstance(synapse, Conv) else None
+            for synapse in high
+        ]
+        self.places = sum(
+            area * synapse.output_shape[0]
+            for area, synapse in zip(areas, high, strict=True)
+            if area is not None
+        )
         self.signs_up = torch.zeros(signs, dtype=torch.int8)
         self.signs_down = torch.zeros(signs, dtype=torch.int8)
         self._loaded: list[tuple[int, int]] = [(0, -1)] * len(network)
-        additions = [
-            synapse.values.numel()
-            * (synapse.map_shape[0] * synapse.map_shape[1] if isinstance(synapse, Conv) else 2)
-            for synapse in network.synapses[1:]
-        ]
-        self.budget = sum(additions) // _DENSE_ADVANTAGE
+        additions = sum(  # of a dense synapse upward and downward, of a convolution upward
+            synapse.values.numel() * (2 if area is None else area)
+            for area, synapse in zip(areas, high, strict=True)
+        )
+        self.budget = additions // _DENSE_ADVANTAGE
         self.refresh()
 
     def refresh(self) -> None:
@@ -119,53 +105,49 @@ class Wiring:
         self.bias = np.zeros(self.total, np.float32)
         self.fixed = np.zeros(self.total, np.int32)
         self.feedback = np.zeros(len(self.sizes), np.float32)
-        for l, synapse in enumerate(self.network.synapses):
-            where = slice(self.shape[l, kernels.START], self.shape[l, kernels.START] + self.sizes[l])
+        for k, synapse in enumerate(self.network.synapses):
+            where = slice(
+                self.shape[k, kernels.START], self.shape[k, kernels.START] + self.sizes[k]
+            )
             assert synapse.scale is not None
-            scale, bias = synapse.scale.detach(), synapse.bias.detach()
-            if l == 0:
+            if k == 0:
                 continue
-            repeats = 1 if isinstance(synapse, Dense) else self.sizes[l] // len(bias)
-            self.scale[where] = scale.numpy() if scale.dim() == 0 else scale.repeat(repeats)
-            self.bias[where] = bias.repeat(repeats)
-            if scale.dim() == 0:
-                self.feedback[l - 1] = float(scale)
-            else:
+            scale = layouts.per_neuron(synapse.scale, synapse)
+            self.scale[where] = scale
+            self.bias[where] = layouts.per_neuron(synapse.bias, synapse)
+            if isinstance(synapse, Conv):
                 unit = 2.0 ** (np.ceil(np.log2(float(scale.max()))) - _FIXED_BITS)
-                self.feedback[l - 1] = unit
-                self.fixed[where] = (scale.double() / unit).round().int().repeat(repeats)
+                self.feedback[k - 1] = unit
+                self.fixed[where] = (scale.double() / unit).round().int()
+            else:
+                self.feedback[k - 1] = float(scale[0])
             version = (synapse.values.data_ptr(), synapse.values._version)
-            if version != self._loaded[l]:
-                up, down = self._signs(l)
+            if version != self._loaded[k]:
+                up, down = self._signs(k)
                 values = synapse.values.detach().flatten(1).numpy()
-                kernels.load_signs(values, self.orders[l - 1], up.numpy(), down.numpy())
-                self._loaded[l] = version
+                kernels.load_signs(values, self.orders[k - 1], up.numpy(), down.numpy())
+                self._loaded[k] = version
 
-    def _signs(self, l: int) -> tuple[Tensor, Tensor]:
-        """The signs of the synapse to layer l, (below, above) and (above, below)."""
-        values = self.network.synapses[l].values
-        where = slice(self.shape[l, kernels.SIGNS], self.shape[l, kernels.SIGNS] + values.numel())
+    def _signs(self, k: int) -> tuple[Tensor, Tensor]:
+        """The signs of the synapse to layer k, (below, above) and (above, below)."""
+        values = self.network.synapses[k].values
+        where = slice(self.shape[k, kernels.SIGNS], self.shape[k, kernels.SIGNS] + values.numel())
         rows = values.shape[0]
         return self.signs_up[where].view(-1, rows), self.signs_down[where].view(rows, -1)
 
-    def part(self, flat: Tensor, l: int) -> Tensor:
+    def part(self, flat: Tensor, k: int) -> Tensor:
         """A layer's part of a flat tensor."""
-        start = self.shape[l, kernels.START]
-        return flat[:, start : start + self.sizes[l]]
+        start = self.shape[k, kernels.START]
+        return flat[:, start : start + self.sizes[k]]
 
-    def layer(self, flat: Tensor, l: int) -> Tensor:
+    def layer(self, flat: Tensor, k: int) -> Tensor:
         """A layer's part of a flat tensor, in the network's own order of neurons."""
-        part = self.part(flat, l)
-        shape = self.network.synapses[l].output_shape
-        if len(shape) == 1:
-            return part
-        return part.unflatten(1, (shape[1], shape[2], shape[0])).movedim(3, 1)
+        return layouts.unflatten(self.part(flat, k), self.network.synapses[k].output_shape)
 
-    def flatten(self, layers: Sequence[Tensor]) -> Tensor:
+    @staticmethod
+    def flatten(layers: Sequence[Tensor]) -> Tensor:
         """The reverse of `layer`, for all layers."""
-        return torch.cat(
-            [t.movedim(1, 3).flatten(1) if t.dim() == 4 else t for t in layers], dim=1
-        ).contiguous()
+        return torch.cat([layouts.flatten(layer) for layer in layers], dim=1)
 
     def begin(self, states: Sequence[Tensor]) -> Trace:
         """Samples at these states, with all their sums."""
@@ -174,7 +156,7 @@ class Wiring:
         if uniform:  # such as at the start of the free phase: one sample serves for all
             flat = flat[:1]
         network = self.network
-        fired = [n.fire(self.layer(flat, l)) for l, n in enumerate(network.neurons)]
+        fired = [n.fire(self.layer(flat, k)) for k, n in enumerate(network.neurons)]
         conv = any(isinstance(synapse, Conv) for synapse in network.synapses[1:])
         most = max(*self.sizes, *(synapse.values[0].numel() for synapse in network.synapses))
         few = most < 2**15
@@ -194,14 +176,14 @@ class Wiring:
         shape = self.shape
         every = len(samples) == len(trace.bits)
         chosen = slice(None) if every else samples  # indexing by numbers would copy
-        for l in range(1, len(shape)):
-            synapse = self.network.synapses[l]
-            up, down = self._signs(l)
-            low, here = shape[l - 1 : l + 1, kernels.START]
-            low_size, size = self.sizes[l - 1 : l + 1]
+        for k in range(1, len(shape)):
+            synapse = self.network.synapses[k]
+            up, down = self._signs(k)
+            low, here = shape[k - 1 : k + 1, kernels.START]
+            low_size, size = self.sizes[k - 1 : k + 1]
             below = trace.bits[chosen, low : low + low_size]
             if isinstance(synapse, Conv):
-                at = shape[l, kernels.MAP]
+                at = shape[k, kernels.MAP]
                 product = _product(_patches(synapse, below), up).view(len(samples), -1)
                 trace.maps[chosen, at : at + product.shape[1]] = product.to(trace.maps.dtype)
             else:
@@ -222,30 +204,27 @@ class Wiring:
                 self.fixed,
             )
 
-    def run(
-        self,
-        trace: Trace,
-        base: Tensor,
-        steps: int,
-        push: Tensor | None,
-        beta: float,
-        held: bool,
-        may_skip: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Advance all samples by so many steps.
+    def relax(self, task: Task, trace: object) -> Settled:
+        """Take a phase's steps; `Network.relax` says what for.
 
         Args:
-            trace: changed in place.
-            base: the input's drive, (batch, *first layer).
-            steps: how many.
-            push: the nudge if ``held``, else the output's target; None in the free phase.
-            beta: of a nudge that is not held.
-            held: see ``push``.
-            may_skip: take the steps that are left at once where no bit will change any more.
-
-        Returns:
-            Per sample and layer the last step in which a bit changed, and max|Δs| of the last.
+            task: what to do.
+            trace: of the samples to go on from; else their states are sent anew.
         """
+        if isinstance(trace, Trace):
+            trace = trace.copy()
+        else:
+            self.refresh()
+            trace = self.begin(task.states)
+        push = task.held
+        if push is None and task.beta != 0:
+            push = task.target
+        moved, residual = self._run(trace, task, push)
+        states = [self.layer(trace.states, k) for k in range(len(self.sizes))]
+        return states, task.steps, moved.amax(dim=0), residual.amax(dim=0), trace
+
+    def _run(self, trace: Trace, task: Task, push: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Per sample and layer the last step in which a bit changed, and max|Δs| of the last."""
         neurons = self.network.neurons[0]
         assert isinstance(neurons, Binary)
         batch = len(trace.states)
@@ -254,8 +233,7 @@ class Wiring:
         taken = torch.zeros(batch, dtype=torch.int64)
         if push is None:
             push = torch.zeros(batch, 0)
-        base = base.detach()
-        flat = base.movedim(1, 3).flatten(1) if base.dim() == 4 else base
+        base = layouts.flatten(task.clamped.drive.detach()).contiguous()
         while True:
             kernels.settle(
                 self.shape,
@@ -263,26 +241,26 @@ class Wiring:
                 self.signs_up.numpy(),
                 self.signs_down.numpy(),
                 self.fixed,
-                flat.contiguous().numpy(),
+                base.numpy(),
                 self.scale,
                 self.bias,
                 self.feedback,
                 np.float32(neurons.threshold),
                 np.float32(neurons.filter),
-                push.float().contiguous().numpy(),
-                np.float32(beta),
-                held,
-                steps,
+                layouts.flatten(push.float()).contiguous().numpy(),
+                np.float32(task.beta),
+                task.held is not None,
+                task.steps,
                 self.budget,
                 taken.numpy(),
                 moved.numpy(),
                 residual.numpy(),
-                may_skip,
+                task.tolerance > 0,
             )
-            stopped = (taken > steps).nonzero().flatten()
+            stopped = (taken > task.steps).nonzero().flatten()
             if not len(stopped):
                 return moved, residual
-            taken[stopped] -= steps + 1
+            taken[stopped] -= task.steps + 1
             self.sum_up(trace, stopped)
 
 
@@ -293,31 +271,8 @@ def fits(network: Network) -> bool:
         isinstance(first, Binary)
         and all(neurons == first for neurons in network.neurons)
         and (first.hold_nudge or isinstance(network.cost, SquaredError))
-        and network.synapses[0].values.device.type == "cpu"
-        and all(_fits(synapse) for synapse in network.synapses)
+        and all(layouts.is_compiled(synapse) for synapse in network.synapses)
     )
-
-
-def _fits(synapse: Synapse) -> bool:
-    return (
-        synapse.scale is not None
-        and synapse.values.dtype == torch.float32
-        and (isinstance(synapse, Dense) or (isinstance(synapse, Conv) and synapse.max_pooled))
-    )
-
-
-def _order(synapse: Synapse, low: Synapse) -> Array:
-    """Where each column of ``values.flatten(1)`` lies: maps are stored with channels last."""
-    columns = torch.arange(synapse.values[0].numel())
-    if isinstance(synapse, Conv):
-        channels, kernel = synapse.input_shape[0], synapse.values.shape[-1]
-        order = columns.view(kernel, kernel, channels).movedim(2, 0)
-    elif len(low.output_shape) == 3:
-        channels, rows, width = low.output_shape
-        order = columns.view(rows, width, channels).movedim(2, 0)
-    else:
-        order = columns
-    return order.flatten().numpy()
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -338,16 +293,20 @@ def _patches(synapse: Conv, below: Tensor) -> Tensor:
     return found
 
 
-def correlate(wiring: Wiring, first: Equilibrium, second: Equilibrium, factor: float) -> None:
+def correlate(network: Network, first: Equilibrium, second: Equilibrium, factor: float) -> bool:
     """Fill every ``.grad`` with factor·(Σ r_above ⊗ r_below of the second less that of the first).
 
     Gradients of dense synapses are sparse in the neurons above: those left out are zero.
+
+    Returns:
+        False, and nothing is done, if these equilibria were not reached by events.
     """
     then, now = first.trace, second.trace
-    assert then is not None
-    assert now is not None
-    for l, synapse in enumerate(wiring.network.synapses):
-        before, after = (wiring.part(trace.bits, l) for trace in (then, now))
+    if not isinstance(then, Trace) or not isinstance(now, Trace):
+        return False
+    wiring = network.wiring
+    for k, synapse in enumerate(wiring.network.synapses):
+        before, after = (wiring.part(trace.bits, k) for trace in (then, now))
         change = after - before
         if isinstance(synapse, Conv):
             channels = synapse.output_shape[0]
@@ -356,19 +315,20 @@ def correlate(wiring: Wiring, first: Equilibrium, second: Equilibrium, factor: f
         else:
             sums = change.sum(dim=0)
         synapse.bias.grad = factor * sums.float()
-        if l == 0:
+        if k == 0:
             gradient = _correlate_input(synapse, first.clamped, change, factor)
         else:
-            below = [wiring.part(trace.bits, l - 1).contiguous() for trace in (then, now)]
+            below = [wiring.part(trace.bits, k - 1).contiguous() for trace in (then, now)]
             if isinstance(synapse, Conv):
-                sent = [wiring.part(trace.sent, l).contiguous() for trace in (then, now)]
-                gradient = _correlate_conv(synapse, wiring.shape[l], sent, below, factor)
+                sent = [wiring.part(trace.sent, k).contiguous() for trace in (then, now)]
+                gradient = _correlate_conv(synapse, wiring.shape[k], sent, below, factor)
             else:
-                order = wiring.orders[l - 1]
+                order = wiring.orders[k - 1]
                 gradient = _correlate_dense(synapse, (before, after), below, order, factor)
         synapse.values.grad = gradient
         if synapse.scale is not None and synapse.scale.requires_grad:
             synapse.scale.grad = synapse.scale.detach() * synapse.per_scale(gradient)
+    return True
 
 
 def _correlate_input(synapse: Synapse, clamped: Clamped, change: Tensor, factor: float) -> Tensor:

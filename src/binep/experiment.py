@@ -58,6 +58,8 @@ class Experiment:
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
+        fast = config.speed.precision == "fast"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
         self.config = config
         self.device = torch.device(config.device)
         self.data = data.load(config.dataset, config.data_dir).to(self.device)
@@ -257,7 +259,7 @@ def build_network(
         readout = synapses.pop()
         assert isinstance(readout, Dense)
         cost = CrossEntropy(readout)
-    return Network(synapses, build_neurons(config), cost)
+    return Network(synapses, build_neurons(config), cost, speed=config.speed)
 
 
 def _build_synapse(layer: Layer, shape: tuple[int, ...], options: dict[str, Any]) -> Synapse:
@@ -326,7 +328,12 @@ def build_optimizers(
         if synapse.scale is not None and layer.scale_lr > 0
     ]
     flip = (
-        BinaryFlip(flips, noise=config.learning.momentum_noise, generator=generator)
+        BinaryFlip(
+            flips,
+            noise=config.learning.momentum_noise,
+            fused=config.speed.fused_flips,
+            generator=generator,
+        )
         if flips
         else None
     )

@@ -137,8 +137,7 @@ class EquilibriumPropagation(GradientEstimator):
         """Fill every ``.grad`` from two equilibria whose nudges differ by β."""
         x = first.clamped.x
         shrink = -1 / (beta * len(x))  # minus: .grad is the direction to go against
-        if first.trace is not None and second.trace is not None:
-            events.correlate(self.network.wiring, first, second, shrink)
+        if events.correlate(self.network, first, second, shrink):
             return
         fired = [
             [n.fire(s) for n, s in zip(self.network.neurons, phase.states, strict=True)]

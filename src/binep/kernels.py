@@ -14,14 +14,14 @@ import torch
 
 Array = np.ndarray[Any, Any]
 
-_inline = numba.njit(cache=True)
-_parallel = numba.njit(parallel=True, cache=True, error_model="numpy")
+_inline: Any = numba.njit(cache=True)
+_parallel: Any = numba.njit(parallel=True, cache=True, error_model="numpy")
 
 
 def use_threads() -> None:
     """Let numba use as many threads as PyTorch does."""
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     if torch.get_num_threads() != threads:  # numba's start resets what OpenMP tells PyTorch
         torch.set_num_threads(threads)
 
@@ -50,7 +50,7 @@ def use_threads() -> None:
 
 @_inline
 def _add(total, at, signs, start, count, factor):
-    """total[at:] += factor·signs[start:], so many of them."""
+    """Total[at:] += factor·signs[start:], so many of them."""
     # Slices: indices that cannot be negative let the loop be vectorized.
     to, row = total[at : at + count], signs[start : start + count]
     if factor == 1:
@@ -167,27 +167,25 @@ def resend(samples, shape, bits, up, down, sent, route, maps, signs_down, fixed)
     """Pool the maps of some samples and send down what follows from it."""
     for n in numba.prange(len(samples)):
         b = samples[n]
-        for l in range(1, len(shape)):
-            if shape[l, CONV]:
-                _pool(shape[l], up[b], route[b], maps[b])
-                below = shape[l - 1, START]
-                _resend(
-                    shape[l], below, bits[b], route[b], sent[b], down[b], signs_down, fixed
-                )
+        for k in range(1, len(shape)):
+            if shape[k, CONV]:
+                _pool(shape[k], up[b], route[b], maps[b])
+                below = shape[k - 1, START]
+                _resend(shape[k], below, bits[b], route[b], sent[b], down[b], signs_down, fixed)
 
 
 @_inline
-def _drive(l, drive, shape, up, down, base, scale, bias, feedback):
-    """p of a layer, without the nudge."""
-    start, end = shape[l, START], shape[l, START] + shape[l, SIZE]
-    if l == 0:
+def _drive(k, drive, shape, up, down, base, scale, bias, feedback):
+    """The drive p of a layer, without the nudge."""
+    start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
+    if k == 0:
         drive[:] = base
     else:
         above, alpha, b = up[start:end], scale[start:end], bias[start:end]
         for i in range(len(drive)):
             drive[i] = np.float32(above[i]) * alpha[i] + b[i]
-    if l + 1 < len(shape):
-        factor, sums = feedback[l], down[start:end]
+    if k + 1 < len(shape):
+        factor, sums = feedback[k], down[start:end]
         for i in range(len(drive)):
             drive[i] += np.float32(sums[i]) * factor
 
@@ -277,24 +275,22 @@ def _forward(drive, nudge, pull, states, ends, fired, steps, threshold, gamma):
 
 
 @_inline
-def _skip(
-    free, shape, drive, push, pull, states, ends, fired, steps, threshold, gamma, residual
-):
+def _skip(free, shape, drive, push, pull, states, ends, fired, steps, threshold, gamma, residual):
     """Take so many steps at once, if no bit will change in them; returns whether it was so.
 
     Args:
         free: layers whose drive stays the same; the one after it is nudged towards ``push``.
     """
     layers = len(shape)
-    for l in range(free):
-        start, end = shape[l, START], shape[l, START] + shape[l, SIZE]
+    for k in range(free):
+        start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
         if not _decided(drive[start:end], fired[start:end], threshold, np.float32(1e-6) / gamma):
             return False
-    for l in range(layers - 1, -1, -1):  # the output first, where a bit may change after all
-        start, end = shape[l, START], shape[l, START] + shape[l, SIZE]
-        residual[l] = _forward(
+    for k in range(layers - 1, -1, -1):  # the output first, where a bit may change after all
+        start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
+        residual[k] = _forward(
             drive[start:end],
-            push if l >= free else push[:0],
+            push if k >= free else push[:0],
             pull,
             states[start:end],
             ends[start:end],
@@ -303,7 +299,7 @@ def _skip(
             threshold,
             gamma,
         )
-        if residual[l] < 0:
+        if residual[k] < 0:
             return False
     return True
 
@@ -361,15 +357,15 @@ def settle(
             if final:
                 before[:] = states[b]
             cost = 0
-            for l in range(layers):
-                start, end = shape[l, START], shape[l, START] + shape[l, SIZE]
+            for k in range(layers):
+                start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
                 p, s, a = drive[start:end], states[b, start:end], fired[start:end]
-                if stale[l]:
-                    _drive(l, p, shape, up[b], down[b], base[b], scale, bias, feedback)
-                    stale[l] = False
-                if l + 1 == layers and push.shape[1] > 0:
+                if stale[k]:
+                    _drive(k, p, shape, up[b], down[b], base[b], scale, bias, feedback)
+                    stale[k] = False
+                if k + 1 == layers and push.shape[1] > 0:
                     nudge = push[b]
-                    stale[l] = True
+                    stale[k] = True
                     if push_held:
                         for i in range(len(p)):
                             p[i] += nudge[i]
@@ -378,22 +374,22 @@ def settle(
                             p[i] += beta * (nudge[i] - s[i])
                 _move(p, s, a, threshold, gamma)
                 changes = _count(a, bits[b, start:end])
-                ends[l + 1] = ends[l] + changes
+                ends[k + 1] = ends[k] + changes
                 if changes:
-                    moved[b, l] = taken[b] + 1
-                if l + 1 < layers:
-                    above = shape[l + 1]
+                    moved[b, k] = taken[b] + 1
+                if k + 1 < layers:
+                    above = shape[k + 1]
                     row = above[KERNEL] ** 2 * above[CHANNELS] if above[CONV] else above[SIZE]
                     cost += changes * row
-                if l > 0 and not shape[l, CONV]:
-                    cost += changes * shape[l - 1, SIZE]
+                if k > 0 and not shape[k, CONV]:
+                    cost += changes * shape[k - 1, SIZE]
             taken[b] += 1
             if final:
-                for l in range(layers):
+                for k in range(layers):
                     largest = np.float32(0)
-                    for i in range(shape[l, START], shape[l, START] + shape[l, SIZE]):
+                    for i in range(shape[k, START], shape[k, START] + shape[k, SIZE]):
                         largest = max(largest, abs(states[b, i] - before[i]))
-                    residual[b, l] = largest
+                    residual[b, k] = largest
             if may_skip and not final and ends[layers] == 0:
                 free = layers if push_held or push.shape[1] == 0 else layers - 1
                 if free < layers:  # without the nudge, which follows the state
@@ -421,35 +417,33 @@ def settle(
                 bits[b] = fired
                 taken[b] += steps + 1  # marks a sample that has stopped
                 break
-            for l in range(layers):
-                if ends[l + 1] > ends[l]:
-                    start, end = shape[l, START], shape[l, START] + shape[l, SIZE]
-                    _collect(fired[start:end], bits[b, start:end], start, events, ends[l])
-                    stale[max(l - 1, 0)] = True
-                    stale[min(l + 1, layers - 1)] = True
+            for k in range(layers):
+                if ends[k + 1] > ends[k]:
+                    start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
+                    _collect(fired[start:end], bits[b, start:end], start, events, ends[k])
+                    stale[max(k - 1, 0)] = True
+                    stale[min(k + 1, layers - 1)] = True
                 for change in (1, -1):
                     count = 0
-                    for n in range(ends[l], ends[l + 1]):
+                    for n in range(ends[k], ends[k + 1]):
                         if fired[events[n]] == (change + 1) // 2:
-                            rows[count] = events[n] - shape[l, START]
+                            rows[count] = events[n] - shape[k, START]
                             count += 1
-                    if l + 1 < layers:
-                        _send_up(
-                            shape[l + 1], rows[:count], change, up[b], maps[b], signs_up
-                        )
-                    if l > 0 and not shape[l, CONV]:
-                        low = shape[l - 1]
+                    if k + 1 < layers:
+                        _send_up(shape[k + 1], rows[:count], change, up[b], maps[b], signs_up)
+                    if k > 0 and not shape[k, CONV]:
+                        low = shape[k - 1]
                         sums = down[b, low[START] : low[START] + low[SIZE]]
-                        _add_rows(sums, signs_down, shape[l, SIGNS], rows[:count], change)
+                        _add_rows(sums, signs_down, shape[k, SIGNS], rows[:count], change)
             bits[b] = fired
-            for l in range(1, layers):
-                if shape[l, CONV] and ends[l + 1] > ends[l - 1]:
-                    if ends[l] > ends[l - 1]:
-                        _pool(shape[l], up[b], route[b], maps[b])
-                        stale[l - 1] = True
+            for k in range(1, layers):
+                if shape[k, CONV] and ends[k + 1] > ends[k - 1]:
+                    if ends[k] > ends[k - 1]:
+                        _pool(shape[k], up[b], route[b], maps[b])
+                        stale[k - 1] = True
                     _resend(
-                        shape[l],
-                        shape[l - 1, START],
+                        shape[k],
+                        shape[k - 1, START],
                         bits[b],
                         route[b],
                         sent[b],
@@ -497,7 +491,7 @@ def load_signs(values, order, up, down):
 
 @_parallel
 def correlate_input(rows, change, x, factor, gradient):
-    """gradient[n] = factor·Σ_b change[b, rows[n]]·x[b], with bits that changed and real x."""
+    """Gradient[n] = factor·Σ_b change[b, rows[n]]·x[b], with bits that changed and real x."""
     for n in numba.prange(len(rows)):
         gradient[n] = 0
         for b in range(len(x)):
@@ -511,7 +505,7 @@ def correlate_input(rows, change, x, factor, gradient):
 
 @_parallel
 def correlate_dense(rows, above, above_now, below, below_now, order, factor, gradient):
-    """gradient[n] = factor·Σ_b (above_now·below_now − above·below), in bits, at row rows[n]."""
+    """Gradient[n] = factor·Σ_b (above_now·below_now − above·below), in bits, at row rows[n]."""
     size = below.shape[1]
     changed = np.zeros(len(below) + 1, np.int64)
     places = np.empty(below.size, np.int32)
@@ -631,3 +625,160 @@ def flip(signs, momentum, rows, gradient, rate, threshold):
                 signs[row, i] = -signs[row, i]
                 flips += 1
     return flips
+
+
+# Digits ------------------------------------------------------------------------------------------
+
+
+@_inline
+def _gather(sums, scale, product, units):
+    """Sums += scale·Σ_d units[d]·product[d], of one sample."""
+    for d in range(len(product)):
+        factor, part = scale * units[d], product[d]
+        if factor != 0:
+            for i in range(len(sums)):
+                sums[i] += factor * np.float32(part[i])
+
+
+@_inline
+def _largest(x):
+    """max|x|: the bits of positive floats are in the order of integers, which vectorize."""
+    whole, largest = x.view(np.int32), np.zeros(1, np.int32)
+    most = np.int32(0)
+    for i in range(len(whole)):
+        size = whole[i] & np.int32(0x7FFFFFFF)
+        most = size if size > most else most
+    largest[0] = most
+    return largest.view(np.float32)[0]
+
+
+@_inline
+def _clip(x):
+    low, high = np.float32(0), np.float32(1)
+    for i in range(len(x)):
+        v = x[i] if x[i] > low else low
+        x[i] = v if v < high else high
+
+
+@_inline
+def _follow(p, s, nudge, inside, clip):
+    """S ← rho(p), nudged, with p in the way; returns max|Δs|."""
+    if len(nudge) and inside:
+        for i in range(len(p)):
+            p[i] += nudge[i]
+    _clip(p)
+    if len(nudge) and not inside:
+        for i in range(len(p)):
+            p[i] += nudge[i]
+        if clip:
+            _clip(p)
+    for i in range(len(p)):
+        new = p[i]
+        p[i] -= s[i]
+        s[i] = new
+    return _largest(p)
+
+
+@_inline
+def _write_digits(s, sent, digits, units, flip):
+    """Send the change since what was sent last, in signed digits of eight bits.
+
+    Args:
+        s: what is to be known at the other end.
+        sent: what is known there; brought up to date.
+        digits: (digits, neurons): the change, each digit a 254th of the one before.
+        units: (digits,): what a step of each digit is worth.
+        flip: 0, or −128 for digits from 0 to 255 around 128.
+    """
+    change = np.empty(len(s), np.float32)
+    for i in range(len(s)):
+        change[i] = s[i] - sent[i]
+    unit = _largest(change) / np.float32(127)
+    to_whole = np.float32(1.5 * 2**23)  # added and taken away, it rounds
+    for d in range(len(digits)):
+        units[d] = unit
+        inverse = np.float32(1) / unit if unit > np.float32(1e-30) else np.float32(0)
+        row = digits[d]
+        for i in range(len(s)):
+            whole = (change[i] * inverse + to_whole) - to_whole
+            change[i] -= whole * unit
+            sent[i] += whole * unit
+            row[i] = np.int8(np.int32(whole)) ^ flip
+        unit = unit / np.float32(254)
+
+
+@_parallel
+def send(states, sent, digits, units, flip):
+    """`_write_digits` for every sample: digits (digits, batch, neurons), units (digits, batch)."""
+    for b in numba.prange(len(states)):
+        _write_digits(states[b], sent[b], digits[:, b], units[:, b], flip)
+
+
+@_parallel
+def receive_conv(layer, maps, product, units, pooled, route):
+    """Add what arrives from below to a convolution's maps, and pool them."""
+    for b in numba.prange(len(maps)):
+        _gather(maps[b], np.float32(1), product[:, b], units[:, b])
+        _pool(layer, pooled[b], route[b], maps[b])
+
+
+@_parallel
+def send_unpooled(channels, route, scale, states, sent, digits, units):
+    """Send α·s of a convolution at the places of its maxima; see `send`."""
+    for b in numba.prange(len(states)):
+        unpooled = np.zeros(sent.shape[1], np.float32)
+        for i in range(states.shape[1]):
+            unpooled[route[b, i] * channels + i % channels] = scale[i] * states[b, i]
+        _write_digits(unpooled, sent[b], digits[:, b], units[:, b], -128)
+
+
+@_parallel
+def follow(
+    sums,
+    up,
+    up_units,
+    up_scale,
+    down,
+    down_units,
+    down_scale,
+    pooled,
+    scale,
+    bias,
+    states,
+    nudge,
+    inside,
+    clip,
+    sent,
+    digits,
+    units,
+    flip,
+    residual,
+):
+    """A step of a layer, and the digits that it sends.
+
+    Args:
+        sums: the drive that has arrived, (batch, neurons).
+        up: what arrives from below, (digits, batch, neurons); without digits, nothing does.
+        up_units: (digits, batch).
+        up_scale: the scaling factor.
+        down, down_units, down_scale: the same from above.
+        pooled: of a convolution, to be scaled and biased, (batch, neurons); or without neurons.
+        scale, bias: of each neuron.
+        nudge: (batch, neurons), or without neurons.
+        inside: whether the nudge stands inside rho.
+        clip: whether a nudged state is clipped again.
+        sent, digits, units, flip: see `send`.
+        residual: (batch,): max|Δs|.
+    """
+    for b in numba.prange(len(states)):
+        _gather(sums[b], up_scale, up[:, b], up_units[:, b])
+        _gather(sums[b], down_scale, down[:, b], down_units[:, b])
+        if not len(digits):
+            continue
+        p = sums[b].copy()
+        if pooled.shape[1]:
+            part = pooled[b]
+            for i in range(len(p)):
+                p[i] += part[i] * scale[i] + bias[i]
+        residual[b] = _follow(p, states[b], nudge[b], inside, clip)
+        _write_digits(states[b], sent[b], digits[:, b], units[:, b], flip)

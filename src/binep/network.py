@@ -6,17 +6,35 @@ layer l − 1 to layer l (paper, section 2.1).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from binep import events
+from binep import digits, events
 from binep.costs import Cost, SquaredError
 from binep.neurons import Neurons
 from binep.synapses import Route, Synapse
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Shortcuts, each of which can be switched off; what is learned stays the same."""
+
+    precision: Literal["exact", "split", "fast"] = "split"
+    """How real states are multiplied with binary weights. On a CPU: in float32; as changes in
+    digits of 8 bits, two of them where a phase is not meant to settle; or in one digit always. On
+    a GPU: in float32, unless it is fast: TF32."""
+    follow_events: bool = True
+    """Binary activations on a CPU: work only where bits change."""
+    alternate: bool = False
+    """In the free phase move odd and even layers in turn: the same equilibrium for half the
+    work."""
+    fused_flips: bool = True
+    """On a CPU update momenta and flip weights in one pass over memory."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +60,7 @@ class Equilibrium:
         moved: per layer the last step that moved a real state by more than the tolerance, or
             changed a bit, (L,): the steps that it took to settle.
         residual: per layer max|Δs| in the last step, (L,).
-        trace: the same in the arrays of `binep.events`, if events were followed.
+        trace: the same as a shortcut keeps it, to go on from.
     """
 
     clamped: Clamped
@@ -50,12 +68,39 @@ class Equilibrium:
     steps: int
     moved: Tensor
     residual: Tensor
-    trace: events.Trace | None = None
+    trace: object = None
 
     @property
     def output(self) -> Tensor:
         """s_L."""
         return self.states[-1]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What `Network.relax` asks of a shortcut.
+
+    Attributes:
+        clamped: the input.
+        states: to start from.
+        steps: the most steps.
+        target: what the output is nudged towards, or None.
+        beta: of the nudge.
+        held: a nudge that stays the same, or None.
+        nudge: the nudge of an output, or None.
+        tolerance: see `Network.relax`.
+        alternate: whether odd and even layers move in turn.
+    """
+
+    clamped: Clamped
+    states: Sequence[Tensor]
+    steps: int
+    target: Tensor | None
+    beta: float
+    held: Tensor | None
+    nudge: Callable[[Tensor], Tensor | None]
+    tolerance: float
+    alternate: bool
 
 
 class Network(nn.Module):
@@ -65,7 +110,7 @@ class Network(nn.Module):
         synapses: from the input to the output; each takes the shape that the one before it makes.
         neurons: one kind for every layer, or one per layer.
         cost: squared error with one neuron per class if None.
-        follow_events: on a CPU let the work of binary neurons follow the bits that change.
+        speed: shortcuts that its dynamics may take.
 
     Raises:
         ValueError: shapes that do not fit, or another number of neurons than of synapses.
@@ -79,7 +124,7 @@ class Network(nn.Module):
         neurons: Neurons | Sequence[Neurons],
         cost: Cost | None = None,
         *,
-        follow_events: bool = True,
+        speed: Speed | None = None,
     ) -> None:
         super().__init__()
         if not synapses:
@@ -98,8 +143,9 @@ class Network(nn.Module):
             raise ValueError(f"{len(synapses)} layers of synapses, but {len(kinds)} of neurons")
         self.neurons = kinds
         self.cost = SquaredError(_size(synapses[-1].output_shape)) if cost is None else cost
-        self.follow_events = follow_events
+        self.speed = Speed() if speed is None else speed
         self._wiring: events.Wiring | None = None
+        self._lines: digits.Lines | None = None
 
     def __len__(self) -> int:
         return len(self.neurons)
@@ -122,7 +168,11 @@ class Network(nn.Module):
         ]
 
     def step(
-        self, clamped: Clamped, states: Sequence[Tensor], nudge: Tensor | None = None
+        self,
+        clamped: Clamped,
+        states: Sequence[Tensor],
+        nudge: Tensor | None = None,
+        which: Container[int] | None = None,
     ) -> list[Tensor]:
         """Move all layers at once, from the states of the previous step.
 
@@ -132,21 +182,29 @@ class Network(nn.Module):
             clamped: the input.
             states: s_1 … s_L.
             nudge: β·(−∂C/∂s_L), or None in the free phase.
+            which: the layers that move, counted from 0; all if None.
         """
+        which = range(len(self)) if which is None else which
         sent = [n.fire(s) for n, s in zip(self.neurons, states, strict=True)]
-        drives, routes = [clamped.drive], [_NO_ROUTE]
-        for synapse, below in zip(self.synapses[1:], sent, strict=False):
-            drive, route = synapse.up(below)
-            drives.append(synapse.biased(drive))
+        moved: list[Tensor] = []
+        drives: list[Tensor | None] = [clamped.drive]
+        routes: list[Route] = [clamped.route]
+        for i, (synapse, below) in enumerate(zip(self.synapses[1:], sent, strict=False), start=1):
+            needed = i in which or (i - 1 in which and synapse.has_route)
+            drive, route = synapse.up(below) if needed else (None, None)
+            drives.append(None if drive is None else synapse.biased(drive))
             routes.append(route)
-        for i in range(len(sent) - 1):
-            feedback = self.synapses[i + 1].down(sent[i + 1], routes[i + 1])
-            drives[i] = drives[i] + feedback.view_as(drives[i])
-        nudges = [None] * (len(sent) - 1) + [nudge]
-        return [
-            n.update(s, p, push)
-            for n, s, p, push in zip(self.neurons, states, drives, nudges, strict=True)
-        ]
+        for i, (neurons, state) in enumerate(zip(self.neurons, states, strict=True)):
+            drive = drives[i]
+            if i not in which or drive is None:
+                moved.append(state)
+                continue
+            last = i + 1 == len(self)
+            if not last:
+                feedback = self.synapses[i + 1].down(sent[i + 1], routes[i + 1])
+                drive = drive + feedback.view_as(drive)
+            moved.append(neurons.update(state, drive, nudge if last else None))
+        return moved
 
     def relax(
         self,
@@ -157,7 +215,7 @@ class Network(nn.Module):
         target: Tensor | None = None,
         beta: float = 0.0,
         tolerance: float = 1e-6,
-        check_every: int = 1,
+        check_every: int | None = None,
     ) -> Equilibrium:
         """Let the network settle: the free phase, or with a target the nudged phase.
 
@@ -169,33 +227,41 @@ class Network(nn.Module):
             beta: strength and sign of the nudge.
             tolerance: stop once no state moves by more than this in a step. Binary neurons stop
                 only when nothing moves at all. 0 takes all the steps.
-            check_every: steps between two looks at whether all has settled; the host waits for
-                the device at each.
+            check_every: steps between two looks at whether all has settled, at each of which the
+                host waits for the device; by default 1 on a CPU and 8 on a GPU.
         """
         clamped = self.clamp(x) if start is None else start.clamped
         states = self.initial_states(clamped.x) if start is None else start.states
         held = self._nudge(states[-1], target, beta) if self.neurons[-1].hold_nudge else None
+
+        def nudge(output: Tensor) -> Tensor | None:
+            return self._nudge(output, target, beta) if held is None else held
+
+        alternate = self.speed.alternate and target is None and not torch.is_grad_enabled()
+        compiled = self._compiled()
+        if compiled is not None:
+            task = Task(clamped, states, steps, target, beta, held, nudge, tolerance, alternate)
+            return Equilibrium(clamped, *compiled.relax(task, start and start.trace))
+        if check_every is None:
+            check_every = 1 if x.device.type == "cpu" else 8
         moved = torch.zeros(len(self), dtype=torch.int64, device=x.device)
         allowed = x.new_tensor([0.0 if n.settle_exactly else tolerance for n in self.neurons])
-        if self.follow_events and events.fits(self):
-            return self._follow_events(clamped, start, states, steps, target, beta, held, tolerance > 0)
-        taken, residual = 0, allowed
+        taken, residual = 0, torch.zeros_like(allowed)
         while taken < steps:
-            nudge = self._nudge(states[-1], target, beta) if held is None else held
-            following = self.step(clamped, states, nudge)
-            residual = _residual(following, states)
+            which = range(taken % 2, len(self), 2) if alternate else range(len(self))
+            following = self.step(clamped, states, nudge(states[-1]), which)
+            change = _residual(following, states)
+            residual = torch.where(_mask(which, change), change, residual)
             taken += 1
             moving = ~(residual <= allowed)  # a NaN has not settled
             moved.masked_fill_(self._changed(following, states, moving), taken)
             states = following
-            look = tolerance > 0 and taken % check_every == 0
+            look = tolerance > 0 and taken % check_every == 0 and taken >= min(2, len(self))
             if look and not moving.any():
                 break
         return Equilibrium(clamped, states, taken, moved, residual)
 
-    def _changed(
-        self, new: Sequence[Tensor], old: Sequence[Tensor], moving: Tensor
-    ) -> Tensor:
+    def _changed(self, new: Sequence[Tensor], old: Sequence[Tensor], moving: Tensor) -> Tensor:
         """Which layers have moved, or changed a bit where only bits are sent."""
         return torch.stack(
             [
@@ -206,40 +272,20 @@ class Network(nn.Module):
 
     @property
     def wiring(self) -> events.Wiring:
-        """The arrays in which events are followed; made when first needed."""
-        if self._wiring is None:
-            self._wiring = events.Wiring(self)
+        """The network as events see it; made when first needed."""
+        self._wiring = self._wiring or events.Wiring(self)
         return self._wiring
 
-    def _follow_events(
-        self,
-        clamped: Clamped,
-        start: Equilibrium | None,
-        states: Sequence[Tensor],
-        steps: int,
-        target: Tensor | None,
-        beta: float,
-        held: Tensor | None,
-        may_skip: bool,
-    ) -> Equilibrium:
-        wiring = self.wiring
-        if start is None or start.trace is None:
-            wiring.refresh()
-            trace = wiring.begin(states)
-        else:
-            trace = start.trace.copy()
-        push = held
-        if held is None and beta != 0:
-            push = target
-        moved, residual = wiring.run(trace, clamped.drive, steps, push, beta, held is not None, may_skip)
-        return Equilibrium(
-            clamped,
-            [wiring.layer(trace.states, l) for l in range(len(self))],
-            steps,
-            moved.amax(dim=0),
-            residual.amax(dim=0),
-            trace,
-        )
+    def _compiled(self) -> events.Wiring | digits.Lines | None:
+        """What takes the steps in place of `step`, if a shortcut applies."""
+        if torch.is_grad_enabled() and not events.fits(self):
+            return None  # what is compiled has no gradient
+        if self.speed.follow_events and events.fits(self):
+            return self.wiring
+        if self.speed.precision != "exact" and digits.fits(self):
+            self._lines = self._lines or digits.Lines(self)
+            return self._lines
+        return None
 
     def _nudge(self, output: Tensor, target: Tensor | None, beta: float) -> Tensor | None:
         if target is None or beta == 0:
@@ -247,12 +293,15 @@ class Network(nn.Module):
         return beta * self.cost.force(output, target)
 
 
-_NO_ROUTE: Route = None
-
-
 @torch.no_grad()
 def _residual(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
     return torch.stack([(n - o).abs_().max() for n, o in zip(new, old, strict=True)])
+
+
+def _mask(which: range, like: Tensor) -> Tensor:
+    mask = torch.zeros(len(like), dtype=torch.bool)
+    mask[which.start :: which.step] = True
+    return mask.to(like.device)
 
 
 def _size(shape: Sequence[int]) -> int:

@@ -35,7 +35,7 @@ class BinaryFlip(Optimizer):
         gamma: momentum's rate γ, in (0, 1]; per group.
         threshold: τ ≥ 0; per group.
         noise: start m at 2γ(1 − γ)·N(0, 1) instead of 0; per group.
-        compiled: on a CPU, visit every weight once, in a compiled loop; per group.
+        fused: on a CPU, update and flip in one pass over memory; per group.
         generator: of that noise, on the CPU; the global one if None.
 
     Raises:
@@ -48,10 +48,10 @@ class BinaryFlip(Optimizer):
         gamma: float = 1e-5,
         threshold: float = 5e-7,
         noise: bool = False,
-        compiled: bool = True,
+        fused: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        defaults = {"gamma": gamma, "threshold": threshold, "noise": noise, "compiled": compiled}
+        defaults = {"gamma": gamma, "threshold": threshold, "noise": noise, "fused": fused}
         super().__init__(params, defaults)
         for group in self.param_groups:
             if not 0 < group["gamma"] <= 1:
@@ -106,11 +106,10 @@ class BinaryFlip(Optimizer):
         elif grad.is_sparse:
             grad = grad.to_dense()
         self.state[signs]["visited"] = True
-        if group["compiled"] and signs.device.type == "cpu" and signs.dtype == torch.float32:
-            flips = _flip_compiled(signs, momentum, rows, grad, rate, threshold)
+        if group["fused"] and signs.device.type == "cpu" and signs.dtype == torch.float32:
+            group["flips"][i] += _flip_fused(signs, momentum, rows, grad, rate, threshold)
         else:
-            flips = _flip(signs, momentum, rows, grad, rate, threshold)
-        group["flips"][i] += flips
+            group["flips"][i] += _flip(signs, momentum, rows, grad, rate, threshold)
 
     @property
     def decays(self) -> list[float]:
@@ -147,8 +146,8 @@ def _flip(
     if rows is not None:
         grad = torch.zeros_like(momentum).index_copy_(0, rows, grad)
     flips = torch.zeros((), dtype=torch.int64, device=signs.device)
-    parts = (t.view(-1).split(_PART) for t in (signs, momentum))
-    for w, m, g in zip(*parts, grad.reshape(-1).split(_PART), strict=True):
+    flat = (signs.view(-1), momentum.view(-1), grad.reshape(-1))
+    for w, m, g in zip(*(torch.split(t, _PART) for t in flat), strict=True):
         m += g * rate
         flipped = (w * m).gt_(threshold)
         flips += flipped.sum().long()
@@ -156,7 +155,7 @@ def _flip(
     return flips
 
 
-def _flip_compiled(
+def _flip_fused(
     signs: Tensor,
     momentum: Tensor,
     rows: Tensor | None,

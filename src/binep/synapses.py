@@ -36,6 +36,7 @@ class Synapse(nn.Module, ABC):
         bias: one value per neuron (dense) or per channel (convolution).
         input_shape: shape of one sample below.
         output_shape: shape of one sample above.
+        has_route: whether `down` needs the route of the `up` of the same time step.
     """
 
     values: nn.Parameter
@@ -43,6 +44,7 @@ class Synapse(nn.Module, ABC):
     bias: nn.Parameter
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    has_route = False
 
     def _initialise(
         self,
@@ -293,6 +295,7 @@ class Conv(Synapse):
         self.input_shape = tuple(input_shape)
         self.output_shape = (channels, self.map_shape[0] // pool, self.map_shape[1] // pool)
         self.padding, self.pool, self.pooling = padding, pool, pooling
+        self.has_route = pool > 1 and pooling == "max"
         self._initialise(
             (channels, input_shape[0], kernel, kernel), True, weights, zero_bias, generator
         )
@@ -362,7 +365,7 @@ class Conv(Synapse):
 
     def correlate(self, above: Tensor, below: Tensor) -> Tensor:
         """Unpool(s_above) correlated with s_below, the indices taken afresh at s_below."""
-        route = self.up(below)[1] if self.pool > 1 and self.max_pooled else None
+        route = self.up(below)[1] if self.has_route else None
         below, shape = below.to(above.dtype), list(self.values.shape)
         gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
             below, shape, self._unpool(above, route), padding=self.padding

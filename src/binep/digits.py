@@ -1,0 +1,330 @@
+"""Real activations on a CPU: changes sent as digits of eight bits.
+
+A state that settles changes ever less. So each layer sends how far it has moved from what its
+neighbours know of it, rounded to 8 bits of the largest such change of the sample (or to 16: two
+digits), and what was lost in rounding is part of the next change. Signs times digits are exact
+products of integers, and the error of a state known next door shrinks with the changes: the
+network settles where `Network.step` settles, to the rounding of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from binep import kernels, layouts
+from binep.neurons import Real
+from binep.synapses import Conv, Synapse
+
+if TYPE_CHECKING:
+    from binep.events import Settled
+    from binep.network import Network, Task
+
+
+class Line:
+    """The synapse to layer k, for digits: exact products upward and downward."""
+
+    def __init__(self, synapse: Synapse, order: Tensor) -> None:
+        self.synapse = synapse
+        signs = synapse.values.detach().to(torch.int8)
+        if isinstance(synapse, Conv):
+            kernel, padding = signs.shape[-1], synapse.padding
+            self.shapes = (synapse.input_shape, (len(signs), *synapse.map_shape))
+            self.paddings = (padding, kernel - 1 - padding)
+            turned = signs.flip(2, 3).transpose(0, 1).contiguous()
+            self.packed = [self._pack(i, w) for i, w in enumerate((signs, turned))]
+        else:
+            rows = torch.empty_like(signs)
+            rows[:, order] = signs
+            self.rows, self.columns = rows, rows.t().contiguous()
+
+    def _pack(self, way: int, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ones, zeros = torch.ones(len(signs)), torch.zeros(len(signs), dtype=torch.int32)
+        pad = [self.paddings[way]] * 2
+        shape = [1, *self.shapes[way]]
+        packed = torch.ops.onednn.qconv_prepack(
+            signs, ones, 1.0, 128, [1, 1], pad, [1, 1], 1, shape
+        )
+        return packed, ones, zeros
+
+    def _convolve(self, way: int, digits: Tensor) -> Tensor:
+        channels, rows, columns = self.shapes[way]
+        images = digits.view(torch.uint8).view(-1, rows, columns, channels).movedim(3, 1)
+        packed, ones, zeros = self.packed[way]
+        pad = [self.paddings[way]] * 2
+        product: Tensor = torch.ops.onednn.qconv2d_pointwise(
+            images, 1.0, 128, packed, ones, zeros, None, [1, 1], pad, [1, 1], 1, 1.0, 0,
+            torch.float32, "none", [], "",
+        )  # fmt: skip
+        return product.movedim(1, 3).reshape(*digits.shape[:2], -1)
+
+    def up(self, digits: Tensor) -> Tensor:
+        """Signs ⋆ digits, (digits, batch, neurons below) to the map above."""
+        if isinstance(self.synapse, Conv):
+            return self._convolve(0, digits)
+        return torch._int_mm(digits.flatten(0, 1), self.columns).view(*digits.shape[:2], -1)
+
+    def down(self, digits: Tensor) -> Tensor:
+        """The reverse."""
+        if isinstance(self.synapse, Conv):
+            return self._convolve(1, digits)
+        return torch._int_mm(digits.flatten(0, 1), self.rows).view(*digits.shape[:2], -1)
+
+
+Digits = tuple[Tensor, Tensor]
+"""Digits (digits, batch, neurons), int8, and what a step of each is worth, (digits, batch)."""
+
+
+def _nothing(batch: int) -> Digits:
+    return torch.zeros(0, batch, 0, dtype=torch.int8), torch.zeros(0, batch)
+
+
+@dataclass
+class Layer:
+    """Samples of one layer on their way; a row per sample, maps with channels last.
+
+    Attributes:
+        states: s.
+        sums: drive that has arrived, but for what a convolution pools.
+        sent: what the neighbours know of s.
+        news: digits that bring ``sent`` up to ``states``, on their way to the neighbours.
+        maps: of a convolution, what has arrived from below, before pooling and scaling.
+        pooled: the maxima of the maps.
+        route: their places.
+        unpooled: what the layer below knows of α·s at these places.
+    """
+
+    states: Tensor
+    sums: Tensor
+    sent: Tensor
+    news: Digits
+    maps: Tensor
+    pooled: Tensor
+    route: Tensor
+    unpooled: Tensor
+
+    def copy(self) -> Layer:
+        """Arrays of its own."""
+        own: dict[str, Any] = {
+            name: part.clone() for name, part in vars(self).items() if isinstance(part, Tensor)
+        }
+        return replace(self, **own)
+
+
+class Lines:
+    """A network of real neurons and binary synapses, as digits travel through it.
+
+    Args:
+        network: for which `fits` holds.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.shape = layouts.table(network.synapses)
+        self.shape[:, [kernels.START, kernels.MAP]] = 0  # every layer has arrays of its own
+        self._made: list[tuple[tuple[int, int], Line] | None] = [None] * len(network)
+
+    def relax(self, task: Task, trace: object) -> Settled:
+        """Take a phase's steps; `Network.relax` says what for.
+
+        Args:
+            task: what to do.
+            trace: of the samples to go on from; else their states are sent anew.
+        """
+        count = len(self.shape)
+        self.parameters = [self._parameters(k) for k in range(count)]
+        if isinstance(trace, list):
+            layers = [layer.copy() for layer in trace]
+        else:
+            layers = self.begin(task.states, task.clamped.drive)
+        shapes = [synapse.output_shape for synapse in self.network.synapses]
+        # An equilibrium does not depend on how it was reached; a nudged phase is cut short.
+        one = task.target is None or self.network.speed.precision == "fast"
+        residual, moved, taken = torch.zeros(count), torch.zeros(count, dtype=torch.int64), 0
+        while taken < task.steps:
+            which = list(range(taken % 2, count, 2) if task.alternate else range(count))
+            nudge = task.nudge(layouts.unflatten(layers[-1].states, shapes[-1]))
+            taken += 1
+            residual[which] = self.step(layers, which, 1 if one else 2, nudge)[which]
+            moving = ~(residual <= task.tolerance)  # a NaN has not settled
+            moved[[k for k in which if moving[k]]] = taken
+            if task.tolerance > 0 and taken >= min(2, count) and not moving.any():
+                break
+        states = [layouts.unflatten(a.states, s) for a, s in zip(layers, shapes, strict=True)]
+        return states, taken, moved, residual, layers
+
+    def _line(self, k: int) -> Line:
+        """The synapse that leads to layer k, made anew when its signs have changed."""
+        synapse = self.network.synapses[k]
+        version = (synapse.values.data_ptr(), synapse.values._version)
+        made = self._made[k]
+        if made is None or made[0] != version:
+            order = layouts.column_order(synapse, self.network.synapses[k - 1])
+            made = self._made[k] = (version, Line(synapse, order))
+        return made[1]
+
+    def _is_conv(self, k: int) -> bool:
+        return k < len(self.shape) and bool(self.shape[k, kernels.CONV])
+
+    def begin(self, states: Sequence[Tensor], base: Tensor) -> list[Layer]:
+        """Samples at these states, of which the neighbours are about to hear.
+
+        Args:
+            states: of each layer.
+            base: the input's drive.
+        """
+        kernels.use_threads()
+        layers = []
+        for k, (state, synapse) in enumerate(zip(states, self.network.synapses, strict=True)):
+            flat = layouts.flatten(state).clone(memory_format=torch.contiguous_format)
+            batch, conv, area = len(flat), self._is_conv(k), 0
+            if isinstance(synapse, Conv) and conv:
+                area = synapse.output_shape[0] * synapse.map_shape[0] * synapse.map_shape[1]
+            sums = layouts.flatten(base) if k == 0 else layouts.per_neuron(synapse.bias, synapse)
+            sums = torch.zeros_like(flat) if conv else sums.expand_as(flat).clone()
+            layer = Layer(
+                flat,
+                sums,
+                torch.zeros_like(flat),
+                self._digits(flat, 3),
+                torch.zeros(batch, area),
+                torch.zeros(batch, flat.shape[1] if conv else 0),
+                torch.zeros(batch, flat.shape[1] if conv else 0, dtype=torch.int32),
+                torch.zeros(batch, area),
+            )
+            flip = np.int8(-128 if self._is_conv(k + 1) else 0)
+            kernels.send(*_numpy(layer.states, layer.sent, *layer.news), flip)
+            layers.append(layer)
+        return layers
+
+    @staticmethod
+    def _digits(like: Tensor, count: int) -> Digits:
+        return (
+            torch.empty(count, *like.shape, dtype=torch.int8),
+            torch.empty(count, len(like)),
+        )
+
+    def step(
+        self,
+        layers: Sequence[Layer],
+        which: Sequence[int],
+        digits: int,
+        nudge: Tensor | None = None,
+    ) -> Tensor:
+        """Move some layers at once, from what the others have sent.
+
+        Args:
+            layers: changed in place.
+            which: their numbers, from 0.
+            digits: how many each state is sent in.
+            nudge: of the output.
+
+        Returns:
+            max|Δs| per layer; 0 for the others.
+        """
+        nothing = _nothing(len(layers[0].states))
+        ups, downs = ([nothing] * len(layers) for _ in range(2))
+        for k, layer in enumerate(layers):
+            if not len(layer.news[0]):
+                continue
+            news, units = layer.news
+            layer.news = nothing
+            if k + 1 < len(layers):
+                ups[k + 1] = self._line(k + 1).up(news), units
+            if k > 0 and not self._is_conv(k):
+                downs[k - 1] = self._line(k).down(news), units
+        for k, layer in enumerate(layers):
+            if self._is_conv(k) and len(ups[k][0]):
+                kernels.receive_conv(
+                    self.shape[k], *_numpy(layer.maps, *ups[k], layer.pooled, layer.route)
+                )
+                ups[k] = nothing
+        for k in which:
+            if self._is_conv(k + 1):
+                downs[k] = self._unpool(layers[k + 1], k + 1, digits)
+        return torch.tensor(
+            [
+                self._follow(k, layer, ups[k], downs[k], digits if k in which else 0, nudge)
+                for k, layer in enumerate(layers)
+            ]
+        )
+
+    def _follow(
+        self, k: int, layer: Layer, up: Digits, down: Digits, digits: int, nudge: Tensor | None
+    ) -> float:
+        """Let what has arrived add up; with digits, let the states follow and send the news."""
+        if not (digits or len(up[0]) or len(down[0])):
+            return 0.0
+        synapses, conv = self.network.synapses, self._is_conv(k)
+        neurons = self.network.neurons[k]
+        assert isinstance(neurons, Real)
+        if k + 1 == len(synapses) or self._is_conv(k + 1):
+            down_scale = 1.0
+        else:
+            down_scale = float(_scale(synapses[k + 1]))
+        news = self._digits(layer.states, digits)
+        residual = torch.zeros(len(layer.states))
+        nothing = torch.zeros(len(layer.states), 0)
+        push = layouts.flatten(nudge) if nudge is not None and k + 1 == len(synapses) else nothing
+        kernels.follow(
+            *_numpy(layer.sums, *up),
+            np.float32(1.0 if conv or k == 0 else float(_scale(synapses[k]))),
+            *_numpy(*down),
+            np.float32(down_scale),
+            *_numpy(layer.pooled),
+            *_numpy(*self.parameters[k]),
+            *_numpy(layer.states, push),
+            neurons.nudge == "inside",
+            neurons.clip_nudged,
+            *_numpy(layer.sent, *news),
+            np.int8(-128 if self._is_conv(k + 1) else 0),
+            *_numpy(residual),
+        )
+        if digits:
+            layer.news = news
+        return float(residual.max())
+
+    def _parameters(self, k: int) -> tuple[Tensor, Tensor]:
+        """α and bias per neuron."""
+        synapse = self.network.synapses[k]
+        return layouts.per_neuron(_scale(synapse), synapse), layouts.per_neuron(
+            synapse.bias, synapse
+        )
+
+    def _unpool(self, layer: Layer, k: int, digits: int) -> Digits:
+        """What a convolution sends down: arrives at once, at the places of this very step."""
+        scale, _ = self.parameters[k]
+        sent, units = self._digits(layer.unpooled, digits)
+        channels = self.shape[k, kernels.CHANNELS]
+        arrays = _numpy(layer.route, scale, layer.states, layer.unpooled, sent, units)
+        kernels.send_unpooled(channels, *arrays)
+        return self._line(k).down(sent), units
+
+
+def _numpy(*tensors: Tensor) -> list[kernels.Array]:
+    return [tensor.detach().numpy() for tensor in tensors]
+
+
+def _scale(synapse: Synapse) -> Tensor:
+    assert synapse.scale is not None
+    return synapse.scale.detach()
+
+
+def fits(network: Network) -> bool:
+    """Whether digits can stand for this network's states."""
+    return all(isinstance(neurons, Real) for neurons in network.neurons) and all(
+        layouts.is_compiled(synapse) and _convolves(synapse) for synapse in network.synapses
+    )
+
+
+def _convolves(synapse: Synapse) -> bool:
+    """Whether oneDNN has the integer convolution and its transpose."""
+    if not isinstance(synapse, Conv):
+        return True
+    has: bool = torch._C._has_mkldnn and hasattr(torch.ops.onednn, "qconv2d_pointwise")
+    return has and synapse.padding < synapse.values.shape[-1]
