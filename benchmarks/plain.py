@@ -25,9 +25,7 @@ from binep.synapses import Synapse
 def momentum_of(optimizer: BinaryFlip, signs: Tensor) -> Tensor:
     """The paper's momentum of a layer, a copy; the optimizer's has the opposite sign."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    decay = next(d for p, d in zip(params, optimizer.decays, strict=True) if p is signs)
-    momentum: Tensor = optimizer.state[signs]["momentum"]
-    return -decay * momentum
+    return next(-m for p, m in zip(params, optimizer.momenta(), strict=True) if p is signs)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from rich.console import Console
 from binep import cli, plots, runs
 from binep.config import Config, Dynamics, Layer, Learning, preset, preset_names
 from binep.experiment import Experiment
+from binep.network import Speed
 
 SMALL = "--layers.1.size 8 --max-batches 2 --threads 1 --warn-flip-rate 1"
 """Scales the preset quickstart down."""
@@ -215,9 +216,11 @@ def test_help_says_what_there_is(binep: Command) -> None:
     assert all(f"binep {command}" in said.out for command in cli.COMMANDS)
     kinds = {"": Config, "layers.1.": Layer, "layers.2.": Layer}
     names = [p + f.name for p, kind in kinds.items() for f in dataclasses.fields(kind)]
-    names += [f.name for kind in (Dynamics, Learning) for f in dataclasses.fields(kind)]
+    names += [f.name for kind in (Dynamics, Learning, Speed) for f in dataclasses.fields(kind)]
     flags = {
-        f"--{n.replace('_', '-')}" for n in names if n not in ("dynamics", "learning", "layers")
+        f"--{n.replace('_', '-')}"
+        for n in names
+        if n not in ("dynamics", "learning", "speed", "layers")
     }
     for line in ("train --help", "train -h", "train quickstart --help"):
         said = binep(line)

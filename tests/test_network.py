@@ -65,8 +65,12 @@ def test_moved_is_the_last_step_that_moved_a_layer(t: Twins, steps: int) -> None
     for taken in range(1, steps + 1):
         following = t.network.step(clamped, states)
         for i, (new, old) in enumerate(zip(following, states, strict=True)):
-            binary = isinstance(t.network.neurons[i], Binary)
-            if float((new - old).abs().max().detach()) > (0 if binary else tolerance):
+            neurons = t.network.neurons[i]
+            if isinstance(neurons, Binary):
+                changed = bool((neurons.fire(new) != neurons.fire(old)).any())
+            else:
+                changed = float((new - old).abs().max().detach()) > tolerance
+            if changed:
                 expected[i] = taken
         states = following
     assert result.moved.tolist() == expected

@@ -41,7 +41,7 @@ def test_momentum_and_flips_equal_the_oracle(
     ]
     optimizer = BinaryFlip(groups, noise=noise, generator=generator)
     expected = [array(w) for w in signs]
-    momenta = [-array(optimizer.state[w]["momentum"]) for w in signs]
+    momenta = [-array(m) for m in optimizer.momenta()]
     assert noise or all((m == 0).all() for m in momenta)
     total = [0] * len(signs)
     for _ in range(steps):
@@ -52,27 +52,62 @@ def test_momentum_and_flips_equal_the_oracle(
             )
             total[i] += flips
         optimizer.step()
-        for w, sign, m in zip(signs, expected, momenta, strict=True):
+        for w, ours, sign, m in zip(signs, optimizer.momenta(), expected, momenta, strict=True):
             np.testing.assert_array_equal(array(w), sign)
-            np.testing.assert_allclose(-array(optimizer.state[w]["momentum"]), m, atol=1e-12)
+            np.testing.assert_allclose(-array(ours), m, atol=1e-12)
     assert [int(n) for n in optimizer.take_flips()] == total
     assert [int(n) for n in optimizer.take_flips()] == [0] * len(signs)
 
 
-def test_tensors_larger_than_a_part_are_visited_whole() -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_tensors_larger_than_a_part_are_visited_whole(fused: bool) -> None:
     signs = torch.ones(2 * _PART + 3)
-    optimizer = BinaryFlip([signs], gamma=1.0, threshold=0.0)
+    optimizer = BinaryFlip([signs], gamma=1.0, threshold=0.0, fused=fused)
     signs.grad = torch.ones_like(signs)
     optimizer.step()
     assert (signs == -1).all()
     assert [int(n) for n in optimizer.flips()] == [len(signs)]
 
 
+@given(
+    seed=st.integers(0, 2**32),
+    gamma=st.floats(1e-5, 1.0),
+    threshold=st.floats(0.0, 0.3),
+    noise=st.booleans(),
+    steps=st.integers(1, 8),
+)
+def test_one_pass_and_sparse_gradients_change_no_bit(
+    seed: int, gamma: float, threshold: float, noise: bool, steps: int
+) -> None:
+    drawn = torch.randn(6, 5, generator=torch.Generator().manual_seed(seed))
+    start = torch.where(drawn >= 0, 1.0, -1.0)
+    copies = [start.clone() for _ in range(3)]
+    optimizers = [
+        BinaryFlip([signs], gamma, threshold, noise, fused, torch.Generator().manual_seed(seed))
+        for signs, fused in zip(copies, (False, True, True), strict=True)
+    ]
+    generator = torch.Generator().manual_seed(seed + 1)
+    for _ in range(steps):
+        grad = torch.randn(6, 5, generator=generator)
+        grad[torch.rand(6, generator=generator) < 0.5] = 0
+        rows = grad.any(dim=1).nonzero().flatten()
+        sparse = torch.sparse_coo_tensor(
+            rows[None], grad[rows], grad.shape, is_coalesced=True, check_invariants=True
+        )
+        for signs, given_, optimizer in zip(copies, (grad, grad, sparse), optimizers, strict=True):
+            signs.grad = given_
+            optimizer.step()
+        for signs, optimizer in zip(copies[1:], optimizers[1:], strict=True):
+            assert torch.equal(signs, copies[0])
+            assert torch.equal(optimizer.momenta()[0], optimizers[0].momenta()[0])
+            assert optimizer.flips() == optimizers[0].flips()
+
+
 def test_initial_noise_has_the_papers_size() -> None:
     gamma = 0.1
     signs = torch.ones(100_000)
     optimizer = BinaryFlip([signs], gamma=gamma, threshold=1.0, noise=True)
-    momentum = optimizer.state[signs]["momentum"]
+    (momentum,) = optimizer.momenta()
     assert float(momentum.std()) == pytest.approx(2 * gamma * (1 - gamma), rel=0.05)
 
 
@@ -84,9 +119,9 @@ def test_the_momentum_survives_in_the_state_dict() -> None:
     signs, optimizer = fresh()
     signs.grad = torch.arange(5.0)
     optimizer.step()
-    twin, restored = fresh()
+    _, restored = fresh()
     restored.load_state_dict(optimizer.state_dict())
-    assert torch.equal(restored.state[twin]["momentum"], optimizer.state[signs]["momentum"])
+    assert torch.equal(restored.momenta()[0], optimizer.momenta()[0])
     assert int(restored.flips()[0]) == int(optimizer.flips()[0]) == 2
     assert restored.flips()[0].dtype == torch.int64
 

@@ -63,10 +63,11 @@ def test_batches_of_training_equal_the_oracle(
         )
         synapses, momenta = batch.synapses, batch.momenta
         flips = [a + b for a, b in zip(flips, batch.flips, strict=True)]
-        for ours, theirs, m in zip(network.synapses, synapses, momenta, strict=True):
+        pairs = zip(network.synapses, flip.momenta(), synapses, momenta, strict=True)
+        for ours, momentum, theirs, m in pairs:
             np.testing.assert_array_equal(array(ours.values), theirs.sign)
             np.testing.assert_allclose(array(ours.bias), theirs.bias, atol=1e-9)
-            np.testing.assert_allclose(-array(flip.state[ours.values]["momentum"]), m, atol=1e-9)
+            np.testing.assert_allclose(-array(momentum), m, atol=1e-9)
             assert ours.scale is not None
             np.testing.assert_allclose(array(ours.scale), theirs.scale, atol=1e-9)
     assert [c.flips for c in layer_changes(network, flip, batches) if c] == flips

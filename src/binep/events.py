@@ -246,7 +246,7 @@ class Wiring:
                 self.bias,
                 self.feedback,
                 np.float32(neurons.threshold),
-                np.float32(neurons.filter),
+                neurons.filter,
                 layouts.flatten(push.float()).contiguous().numpy(),
                 np.float32(task.beta),
                 task.held is not None,

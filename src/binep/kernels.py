@@ -193,11 +193,12 @@ def _drive(k, drive, shape, up, down, base, scale, bias, feedback):
 @_inline
 def _move(drive, states, fired, threshold, gamma):
     """S ← clip((1 − gamma)·s + gamma·p, 0, 1), and the bits that follow."""
-    keep, low, high = np.float32(1) - gamma, np.float32(0), np.float32(1)
+    keep, gamma = np.float32(1.0 - gamma), np.float32(gamma)
+    low, high = np.float32(0), np.float32(1)
     for i in range(len(drive)):
         s = keep * states[i] + gamma * drive[i]
-        s = s if s > low else low
-        s = s if s < high else high
+        s = low if s < low else s  # so written, a NaN stays one
+        s = high if s > high else s
         states[i] = s
         fired[i] = np.int8(1) if s >= threshold else np.int8(0)
 
@@ -241,7 +242,8 @@ def _forward(drive, nudge, pull, states, ends, fired, steps, threshold, gamma):
     Returns:
         max|Δs| of the last step; the states are in `ends`. −1 if a bit would change.
     """
-    keep, low, high = np.float32(1) - gamma, np.float32(0), np.float32(1)
+    keep, gamma = np.float32(1.0 - gamma), np.float32(gamma)
+    low, high = np.float32(0), np.float32(1)
     p, s, before = np.empty(128, np.float32), np.empty(128, np.float32), np.empty(128, np.float32)
     residual = np.float32(0)
     for start in range(0, len(drive), 128):
@@ -258,14 +260,14 @@ def _forward(drive, nudge, pull, states, ends, fired, steps, threshold, gamma):
                 for i in range(count):
                     q = p[i] + pull * (goal[i] - s[i])
                     v = keep * s[i] + gamma * q
-                    v = v if v > low else low
-                    s[i] = v if v < high else high
+                    v = low if v < low else v
+                    s[i] = high if v > high else v
                     differ |= (s[i] >= threshold) != bits[i]
             else:
                 for i in range(count):
                     v = keep * s[i] + gamma * p[i]
-                    v = v if v > low else low
-                    s[i] = v if v < high else high
+                    v = low if v < low else v
+                    s[i] = high if v > high else v
         if differ:
             return np.float32(-1)
         for i in range(count):
@@ -284,7 +286,7 @@ def _skip(free, shape, drive, push, pull, states, ends, fired, steps, threshold,
     layers = len(shape)
     for k in range(free):
         start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
-        if not _decided(drive[start:end], fired[start:end], threshold, np.float32(1e-6) / gamma):
+        if not _decided(drive[start:end], fired[start:end], threshold, np.float32(1e-6 / gamma)):
             return False
     for k in range(layers - 1, -1, -1):  # the output first, where a bit may change after all
         start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
@@ -656,8 +658,8 @@ def _largest(x):
 def _clip(x):
     low, high = np.float32(0), np.float32(1)
     for i in range(len(x)):
-        v = x[i] if x[i] > low else low
-        x[i] = v if v < high else high
+        v = low if x[i] < low else x[i]  # so written, a NaN stays one
+        x[i] = high if v > high else v
 
 
 @_inline

@@ -111,6 +111,12 @@ class BinaryFlip(Optimizer):
         else:
             group["flips"][i] += _flip(signs, momentum, rows, grad, rate, threshold)
 
+    def momenta(self) -> list[Tensor]:
+        """The momenta m, copies in the order given; opposite in sign to the paper's."""
+        params = [signs for group in self.param_groups for signs in group["params"]]
+        pairs = zip(params, self.decays, strict=True)
+        return [self.state[signs]["momentum"] * decay for signs, decay in pairs]
+
     @property
     def decays(self) -> list[float]:
         """What each stored momentum is to be multiplied by, in the order given."""
@@ -168,10 +174,10 @@ def _flip_fused(
     if rows is None:
         rows = torch.arange(len(signs))
     flips: int = kernels.flip(
-        signs.detach().flatten(1).numpy(),
-        momentum.flatten(1).numpy(),
+        signs.detach().view(len(signs), -1).numpy(),
+        momentum.view(len(signs), -1).numpy(),
         rows.numpy(),
-        grad.contiguous().flatten(1).numpy(),
+        grad.reshape(len(rows), signs[0].numel()).contiguous().numpy(),
         np.float32(rate),
         np.float32(threshold),
     )
