@@ -10,7 +10,7 @@ from binep.network import Equilibrium, Network, Speed
 from binep.neurons import Real
 from binep.synapses import Conv, Dense
 
-EXACT = Speed(precision="exact")
+EXACT = Speed(precision="exact", fused_steps=False)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -80,7 +80,7 @@ def test_dense_networks_settle_where_float32_does(
     precision: str, alternate: bool, seed: int, nudge: str
 ) -> None:
     network = dense(seed, Real(nudge=nudge))  # type: ignore[arg-type]
-    speed = Speed(precision=precision, alternate=alternate)  # type: ignore[arg-type]
+    speed = Speed(precision=precision, fused_steps=False, alternate=alternate)  # type: ignore
     (free, nudged), (free_, nudged_) = (phases(network, s, seed) for s in (EXACT, speed))
     assert free.steps < 300
     assert free_.steps < 300
@@ -103,7 +103,7 @@ def test_dense_networks_settle_where_float32_does(
 def test_alternate_layers_take_half_the_moves() -> None:
     network = dense(0)
     x, _ = batch(network, 0)
-    network.speed = Speed(precision="exact", alternate=True)
+    network.speed = Speed(precision="exact", fused_steps=False, alternate=True)
     with torch.no_grad():
         states = network.initial_states(x)
         even = network.step(network.clamp(x), states, None, [0, 2])

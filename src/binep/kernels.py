@@ -16,6 +16,7 @@ Array = np.ndarray[Any, Any]
 
 _inline: Any = numba.njit(cache=True)
 _parallel: Any = numba.njit(parallel=True, cache=True, error_model="numpy")
+_sums_in_any_order = {"reassoc", "contract"}
 
 
 def use_threads() -> None:
@@ -784,3 +785,84 @@ def follow(
                 p[i] += part[i] * scale[i] + bias[i]
         residual[b] = _follow(p, states[b], nudge[b], inside, clip)
         _write_digits(states[b], sent[b], digits[:, b], units[:, b], flip)
+
+
+# Fused steps -------------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, fastmath=_sums_in_any_order)
+def _join(rows, scale, low, above, low_drive, drive):
+    """What a dense synapse adds to the drives at both ends; a row of weights per neuron above."""
+    for i in range(len(above)):
+        row = rows[i * len(low) : (i + 1) * len(low)]
+        sent, arrived = scale * above[i], np.float32(0)
+        for j in range(len(row)):
+            arrived += row[j] * low[j]
+            low_drive[j] += row[j] * sent
+        drive[i] += scale * arrived
+
+
+@_parallel
+def settle_fused(
+    sizes,
+    states,
+    base,
+    weights,
+    scales,
+    biases,
+    target,
+    beta,
+    inside,
+    clip,
+    steps,
+    tolerance,
+    alternate,
+    taken,
+    moved,
+    residual,
+):
+    """Let every sample take its steps, until it has settled.
+
+    Args:
+        sizes: neurons per layer.
+        states: (batch, neurons), layers side by side.
+        base: drive of the first layer that does not change, (batch, neurons of it).
+        weights: of the synapses between layers, one after the other, each (above, below).
+        scales: what each of these is to be multiplied by.
+        biases: of the layers above the first.
+        target: of the output, (batch, neurons of it), or without neurons.
+        beta, inside, clip: of the nudge β·(target − s).
+        alternate: whether odd and even layers move in turn.
+        taken: (batch,): steps taken.
+        moved, residual: (batch, layers): last step that moved, and how far the last one did.
+    """
+    layers, total = len(sizes), states.shape[1]
+    for b in numba.prange(len(states)):
+        s, drive = states[b], np.empty(total, np.float32)
+        nudge = np.empty(target.shape[1], np.float32)
+        for step in range(steps):
+            drive[: sizes[0]] = base[b]
+            drive[sizes[0] :] = biases
+            start = at = 0
+            for k in range(1, layers):
+                end = start + sizes[k - 1]
+                after = end + sizes[k]
+                rows = weights[at : at + sizes[k - 1] * sizes[k]]
+                low, above = s[start:end], s[end:after]
+                _join(rows, scales[k - 1], low, above, drive[start:end], drive[end:after])
+                start, at = end, at + len(rows)
+            for i in range(len(nudge)):
+                nudge[i] = beta * (target[b, i] - s[total - len(nudge) + i])
+            taken[b] = step + 1
+            start, settled = 0, True
+            for k in range(layers):
+                end = start + sizes[k]
+                if not alternate or k % 2 == step % 2:
+                    push = nudge if k + 1 == layers else nudge[:0]
+                    residual[b, k] = _follow(drive[start:end], s[start:end], push, inside, clip)
+                    if not residual[b, k] <= tolerance:  # a NaN has not settled
+                        moved[b, k] = step + 1
+                settled &= residual[b, k] <= tolerance
+                start = end
+            if settled and tolerance > 0 and step + 1 >= min(2, layers):
+                break

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from binep import digits, events
+from binep import digits, events, fused
 from binep.costs import Cost, SquaredError
 from binep.neurons import Neurons
 from binep.synapses import Route, Synapse
@@ -30,6 +30,8 @@ class Speed:
     a GPU: in float32, unless it is fast: TF32."""
     follow_events: bool = True
     """Binary activations on a CPU: work only where bits change."""
+    fused_steps: bool = True
+    """Real activations on a CPU: settle small dense networks sample by sample, in cache."""
     alternate: bool = False
     """In the free phase move odd and even layers in turn: the same equilibrium for half the
     work."""
@@ -251,10 +253,11 @@ class Network(nn.Module):
             which = range(taken % 2, len(self), 2) if alternate else range(len(self))
             following = self.step(clamped, states, nudge(states[-1]), which)
             change = _residual(following, states)
-            residual = torch.where(_mask(which, change), change, residual)
+            chosen = _mask(which, change)
+            residual = torch.where(chosen, change, residual)
             taken += 1
             moving = ~(residual <= allowed)  # a NaN has not settled
-            moved.masked_fill_(self._changed(following, states, moving), taken)
+            moved.masked_fill_(self._changed(following, states, moving & chosen), taken)
             states = following
             look = tolerance > 0 and taken % check_every == 0 and taken >= min(2, len(self))
             if look and not moving.any():
@@ -276,12 +279,14 @@ class Network(nn.Module):
         self._wiring = self._wiring or events.Wiring(self)
         return self._wiring
 
-    def _compiled(self) -> events.Wiring | digits.Lines | None:
+    def _compiled(self) -> events.Wiring | fused.Loop | digits.Lines | None:
         """What takes the steps in place of `step`, if a shortcut applies."""
         if torch.is_grad_enabled() and not events.fits(self):
             return None  # what is compiled has no gradient
         if self.speed.follow_events and events.fits(self):
             return self.wiring
+        if self.speed.fused_steps and fused.fits(self):
+            return fused.Loop(self)
         if self.speed.precision != "exact" and digits.fits(self):
             self._lines = self._lines or digits.Lines(self)
             return self._lines
