@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import networks
 import numpy as np
 import oracle
@@ -11,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import Twins, array, twins
 
-from binep.network import Network
+from binep.network import Network, Speed
 from binep.neurons import Binary, Real
-from binep.synapses import Conv, Dense
+from binep.synapses import Conv, Dense, Synapse
 
 
 def oracle_phases(t: Twins, free: int, nudged: int, beta: float) -> list[oracle.States]:
@@ -112,3 +114,38 @@ def test_errors_are_read_as_the_oracle_reads_them(data: st.DataObject) -> None:
     copies = output.shape[1] // t.network.cost.classes
     one_hot = np.eye(t.network.cost.classes)[t.labels.numpy()]
     assert np.array_equal(array(t.target), oracle.repeat_target(one_hot, copies))
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+def test_compiled_steps_are_the_plain_steps(
+    alternate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+
+    def trace_only(
+        step: Callable[..., object], dynamic: bool
+    ) -> object:  # what torch.compile traces, without a C++ compiler
+        compiled.append(step)
+        return real(step, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", trace_only)
+    generator = torch.Generator().manual_seed(0)
+    layers: list[Synapse] = [
+        Conv((1, 8, 8), 3, generator=generator),
+        Dense((3, 4, 4), 10, generator=generator),
+    ]
+    x = torch.rand(4, 1, 8, 8, generator=generator)
+    target = torch.eye(10)[:4]
+    ends = []
+    for compile in (False, True):
+        speed = Speed(precision="exact", fused_steps=False, alternate=alternate, compile=compile)
+        network = Network(layers, Real(initial=0.5), speed=speed)
+        with torch.no_grad():
+            free = network.relax(x, 20)
+            ends.append([free, network.relax(x, 5, start=free, target=target, beta=0.3)])
+    assert compiled
+    for plain, fused in zip(*ends, strict=True):
+        assert plain.steps == fused.steps
+        for a, b in zip(plain.states, fused.states, strict=True):
+            torch.testing.assert_close(a, b)

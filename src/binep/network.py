@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -37,6 +38,9 @@ class Speed:
     work."""
     fused_flips: bool = True
     """On a CPU update momenta and flip weights in one pass over memory."""
+    compile: bool = False
+    """Where no other shortcut takes the steps, as on a GPU: let torch.compile fuse a step's
+    operations into few kernels. The first batches then take a minute or two."""
 
 
 @dataclass(frozen=True)
@@ -249,9 +253,10 @@ class Network(nn.Module):
         moved = torch.zeros(len(self), dtype=torch.int64, device=x.device)
         allowed = x.new_tensor([0.0 if n.settle_exactly else tolerance for n in self.neurons])
         taken, residual = 0, torch.zeros_like(allowed)
+        step = self._fused_step if self.speed.compile else self.step
         while taken < steps:
             which = range(taken % 2, len(self), 2) if alternate else range(len(self))
-            following = self.step(clamped, states, nudge(states[-1]), which)
+            following = step(clamped, states, nudge(states[-1]), which)
             change = _residual(following, states)
             chosen = _mask(which, change)
             residual = torch.where(chosen, change, residual)
@@ -272,6 +277,10 @@ class Network(nn.Module):
                 for n, a, b, still_moving in zip(self.neurons, new, old, moving, strict=True)
             ]
         )
+
+    @cached_property
+    def _fused_step(self) -> Callable[..., list[Tensor]]:
+        return torch.compile(self.step, dynamic=False)
 
     @property
     def wiring(self) -> events.Wiring:
