@@ -1,0 +1,163 @@
+"""Train with each shortcut switched on and off: ``python -m benchmarks.shortcuts``.
+
+Each network learns MNIST-5k from the same start with every setting of its switches, for several
+seeds. Rows already in the folder's errors.csv are kept, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import tyro
+
+from benchmarks.speed import Row
+from binep import files
+from binep.config import Config, preset
+from binep.experiment import Experiment
+from binep.network import Speed
+
+PLAIN = Speed(precision="exact", follow_events=False, fused_steps=False, fused_flips=False)
+REAL = {
+    "plain": PLAIN,
+    "split": replace(PLAIN, precision="split"),
+    "fast": replace(PLAIN, precision="fast"),
+    "split, alternate": replace(PLAIN, precision="split", alternate=True),
+    "fused steps": replace(PLAIN, fused_steps=True),
+    "fused flips": replace(PLAIN, fused_flips=True),
+}
+BITS = {
+    "plain": PLAIN,
+    "events": replace(PLAIN, follow_events=True),
+    "events, fused flips": replace(PLAIN, follow_events=True, fused_flips=True),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to train."""
+
+    seeds: int = 3
+    """Seeds, from 0."""
+    threads: int | None = None
+    """CPU threads; otherwise what PyTorch chooses."""
+    networks: tuple[str, ...] = ()
+    """Names of networks in the report; all if none is given."""
+    output: Path = Path("results/shortcuts")
+    """Folder of errors.csv and the report."""
+
+
+def _narrow(name: str, sizes: Sequence[int], epochs: int, free_steps: int | None = None) -> Config:
+    config = preset(name)
+    layers = {
+        key: replace(layer, size=size)
+        for (key, layer), size in zip(config.layers.items(), sizes, strict=True)
+    }
+    copies = sizes[-1] // 10
+    dynamics = config.dynamics
+    if free_steps is not None:
+        dynamics = replace(dynamics, free_steps=free_steps)
+    return config.replace(
+        dataset="mnist5k", layers=layers, epochs=epochs, dynamics=dynamics, output_copies=copies
+    )
+
+
+def networks() -> dict[str, tuple[Config, dict[str, Speed]]]:
+    """Settings and switches by name."""
+    without = {k: v for k, v in REAL.items() if k != "fused steps"}
+    deep = _narrow("mnist-fc2-ep", (512, 512, 10), 10, 60)
+    # Thresholds for the width, as in results/mnist5k.
+    layers = {key: replace(layer, threshold=2e-6) for key, layer in deep.layers.items()}
+    return {
+        "784-4096-10": (preset("quickstart"), REAL),
+        "784-512-512-10": (deep.replace(layers=layers), without),
+        "conv 1-8-16-10": (_narrow("mnist-conv-ep", (8, 16, 10), 4, 60), without),
+        "bits 784-1024-100": (_narrow("mnist-bits-fc1-ep", (1024, 100), 10), BITS),
+        "bits conv 1-16-32-100": (_narrow("mnist-bits-conv-ep", (16, 32, 100), 2, 40), BITS),
+    }
+
+
+def train(config: Config) -> Row:
+    """Train to the last epoch; the errors, flips and seconds."""
+    experiment = Experiment(config)
+    flips, seconds, errors = 0, 0.0, []
+    for _ in range(config.epochs):
+        result = experiment.train_epoch()
+        flips += sum(change.flips for change in result.layers if change)
+        seconds += result.train.seconds
+        errors.append(result.test.error)
+    return {
+        "epochs": config.epochs,
+        "test_error": errors[-1],
+        "test_loss": result.test.loss,
+        "flips": flips,
+        "training_seconds": round(seconds, 2),
+    }
+
+
+def run(options: Options) -> None:
+    """Train what has not been trained, and write the report."""
+    path = options.output / "errors.csv"
+    options.output.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    for name, config, switch, speed, seed in _jobs(options):
+        if any((r["network"], r["switch"], r["seed"]) == (name, switch, str(seed)) for r in rows):
+            continue
+        found = train(config.replace(speed=speed, seed=seed, threads=options.threads))
+        rows.append({"network": name, "switch": switch, "seed": str(seed)} | found)
+        print(*rows[-1].values(), flush=True)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        files.write(path, text.getvalue().encode())
+    files.write(options.output / "README.md", report(rows).encode())
+
+
+def _jobs(options: Options) -> Iterator[tuple[str, Config, str, Speed, int]]:
+    for name, (config, switches) in networks().items():
+        if options.networks and name not in options.networks:
+            continue
+        for seed in range(options.seeds):
+            for switch, speed in switches.items():
+                yield name, config, switch, speed, seed
+
+
+def report(rows: Sequence[Row]) -> str:
+    """A table of the mean and standard deviation of each network and switch."""
+    lines = [
+        "# Every shortcut, on and off",
+        "",
+        "Test error on MNIST-5k after training from the same start, mean ± standard deviation over "
+        "seeds, and what each seed gave: `python -m benchmarks.shortcuts`, rows in "
+        "[errors.csv](errors.csv). A network of real activations that is rounded otherwise takes "
+        "another path, so its errors differ as those of seeds do; with binary activations every "
+        "flip is the same. Training times are of a machine that did other work.",
+        "",
+        "| network | switch | epochs | test error (%) | seeds | flips | training (s) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(row["network"] for row in rows):
+        for switch in dict.fromkeys(row["switch"] for row in rows if row["network"] == name):
+            of = [row for row in rows if (row["network"], row["switch"]) == (name, switch)]
+            errors = [float(row["test_error"]) for row in of]
+            spread = f" ± {stdev(errors):.2f}" if len(errors) > 1 else ""
+            each = ", ".join(f"{error:.1f}" for error in errors)
+            flips = ", ".join(str(row["flips"]) for row in of)
+            seconds = mean(float(row["training_seconds"]) for row in of)
+            lines.append(
+                f"| {name} | {switch} | {of[0]['epochs']} | {mean(errors):.2f}{spread} | {each} "
+                f"| {flips} | {seconds:.0f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run(tyro.cli(Options, description=__doc__))
