@@ -15,7 +15,7 @@ from statistics import mean, stdev
 
 import tyro
 
-from benchmarks.speed import Row
+from benchmarks.report import Row
 from binep import files
 from binep.config import Config, preset
 from binep.experiment import Experiment
@@ -57,12 +57,12 @@ def _narrow(name: str, sizes: Sequence[int], epochs: int, free_steps: int | None
         key: replace(layer, size=size)
         for (key, layer), size in zip(config.layers.items(), sizes, strict=True)
     }
-    copies = sizes[-1] // 10
+    learning = replace(config.learning, output_copies=sizes[-1] // 10)
     dynamics = config.dynamics
     if free_steps is not None:
         dynamics = replace(dynamics, free_steps=free_steps)
     return config.replace(
-        dataset="mnist5k", layers=layers, epochs=epochs, dynamics=dynamics, output_copies=copies
+        dataset="mnist5k", layers=layers, epochs=epochs, dynamics=dynamics, learning=learning
     )
 
 
