@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from binep.config import Config, ConfigError, Dynamics, Layer, Learning, preset, preset_names
 from binep.data import input_shape_of
 from binep.experiment import build_estimator, build_network, build_optimizers
+from binep.network import Speed
 
 Values = st.SearchStrategy[Any]
 Table = dict[str, Any]
@@ -113,6 +114,8 @@ def configs(draw: st.DrawFn) -> Config:
         "data_dir": st.none() | st.builds(Path, st.text()),
         "dynamics": st.just(dynamics),
         "learning": st.just(learning),
+        # Every shape would start a C++ compiler: tests/test_network.py has a test of its own.
+        "speed": some(Speed, "speed.", compile=st.just(False)),
         "layers": st.just({str(i): x for i, x in enumerate([*layers, draw(output)], 1)}),
     }
     config: Config = draw(some(Config, "", **known))

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from binep import files, plots, runs
+from binep import claims, files, plots, reproduce, runs
 from binep.config import Config, ConfigError, did_you_mean, preset, preset_names
 from binep.data import DataError
 from binep.experiment import EpochResult, Experiment
@@ -41,6 +41,7 @@ usage: binep COMMAND ...
   binep train --resume RUN                       go on with a run that was interrupted
   binep evaluate RUN                             test a trained network again
   binep plot RUN ...                             draw the curves of one run or of several
+  binep reproduce ROW ...                        run rows of the paper's tables, and write them
   binep presets                                  list the presets
 
 binep COMMAND --help says more. Bad input ends with exit code 2 and one line per problem."""
@@ -376,6 +377,84 @@ def plot_command(arguments: Sequence[str]) -> None:
     print(options.output)
 
 
+# reproduce ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """Run rows of the paper's tables, and write the tables from the logs of all runs so far.
+
+    What has been run is not run again; what was interrupted goes on. Without a row only the
+    tables are written.
+    """
+
+    rows: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Presets, or all."""
+    seeds: int = 3
+    """Runs of each row, from seed 0."""
+    output: Path = Path("reproduced")
+    """Folder of the runs, and of README.md with the tables."""
+    epochs: int | None = None
+    """Fewer epochs than a row's own; the tables say so."""
+    data_dir: Path | None = None
+    """Folder of the data sets; otherwise $BINEP_DATA, otherwise a cache folder."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; otherwise what PyTorch chooses."""
+
+
+def reproduce_command(arguments: Sequence[str]) -> None:
+    """The command `binep reproduce`."""
+    options = parse(ReproduceOptions, arguments, prog="binep reproduce")
+    known = list(claims.rows())
+    for name in options.rows:
+        if name not in (*known, "all"):
+            raise ConfigError(
+                f"no row {name}{did_you_mean(name, known)}: one of {', '.join(known)}"
+            )
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds {options.seeds}: must be at least 1")
+    chosen = {"data_dir": options.data_dir, "device": options.device, "threads": options.threads}
+    jobs = {}
+    for name in known if "all" in options.rows else dict.fromkeys(options.rows):
+        for seed in range(options.seeds):
+            config = preset(name).replace(seed=seed, **chosen)
+            if options.epochs is not None:
+                config = config.replace(epochs=min(options.epochs, config.epochs))
+            config.check()
+            jobs[reproduce.folder_of(options.output, name, seed)] = config
+    unfinished = {f: c for f, c in jobs.items() if reproduce.is_unfinished(f, c)}
+    try:
+        for folder, config in unfinished.items():
+            if (folder / "config.toml").exists():
+                resume_training(folder)
+            else:
+                run_training(config, folder.parent.name, folder)
+    finally:
+        options.output.mkdir(parents=True, exist_ok=True)
+        files.write(options.output / "README.md", reproduce.page(options.output).encode())
+        _print_rows(options.output)
+
+
+def _print_rows(root: Path) -> None:
+    table = Table("row", "test error (%)", "runs", "epochs", "reference (%)", "claimed")
+    for name, row in claims.rows().items():
+        found = reproduce.longest(reproduce.measured(root, name))
+        beside = reproduce.longest(reproduce.measured(root, row.reference)) if row.reference else []
+        table.add_row(
+            name,
+            reproduce.mean_of(found) if found else "not run",
+            str(len(found)) if found else "",
+            reproduce.epochs_of(found, preset(name)) if found else "",
+            reproduce.mean_of(beside) if beside else "",
+            row.claim,
+        )
+    console = Console()
+    Console(width=console.width if console.is_terminal else 120).print(table)
+    print(root / "README.md")
+
+
 # presets -----------------------------------------------------------------------------------------
 
 
@@ -399,5 +478,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train_command,
     "evaluate": evaluate_command,
     "plot": plot_command,
+    "reproduce": reproduce_command,
     "presets": presets_command,
 }

@@ -25,7 +25,7 @@ from binep.config import Config
 from binep.experiment import EpochResult, Experiment, check_fit, stored
 from binep.files import RunError, load_tensors, locked, remove_leftovers, save_tensors, write
 from binep.guards import Guards
-from binep.network import Network
+from binep.network import Network, Speed
 from binep.training import Meter
 
 Row = dict[str, float | None]
@@ -288,8 +288,13 @@ def load(folder: Path, **overrides: Any) -> Experiment:
 
 def setting(folder: Path) -> Config:
     """What a run shares with repetitions of it: its configuration but for seed and machine."""
-    return _config_of(folder).replace(
-        title="", seed=0, epochs=1, data_dir=None, device="cpu", threads=None
+    return without_machine(_config_of(folder))
+
+
+def without_machine(config: Config) -> Config:
+    """A configuration but for what does not change what is learned, its seed and its length."""
+    return config.replace(
+        title="", seed=0, epochs=1, data_dir=None, device="cpu", threads=None, speed=Speed()
     )
 
 
