@@ -664,8 +664,11 @@ def _clip(x):
 
 
 @_inline
-def _follow(p, s, nudge, inside, clip):
-    """S ← rho(p), nudged, with p in the way; returns max|Δs|."""
+def _follow(p, s, relaxation, nudge, inside, clip):
+    """S ← rho(s + relaxation·(p − s)), nudged, with p in the way; returns max|Δs|."""
+    if relaxation != 1:
+        for i in range(len(p)):
+            p[i] = s[i] + relaxation * (p[i] - s[i])
     if len(nudge) and inside:
         for i in range(len(p)):
             p[i] += nudge[i]
@@ -748,6 +751,7 @@ def follow(
     scale,
     bias,
     states,
+    relaxation,
     nudge,
     inside,
     clip,
@@ -767,6 +771,7 @@ def follow(
         down, down_units, down_scale: the same from above.
         pooled: of a convolution, to be scaled and biased, (batch, neurons); or without neurons.
         scale, bias: of each neuron.
+        relaxation: see `Network.step`.
         nudge: (batch, neurons), or without neurons.
         inside: whether the nudge stands inside rho.
         clip: whether a nudged state is clipped again.
@@ -783,7 +788,7 @@ def follow(
             part = pooled[b]
             for i in range(len(p)):
                 p[i] += part[i] * scale[i] + bias[i]
-        residual[b] = _follow(p, states[b], nudge[b], inside, clip)
+        residual[b] = _follow(p, states[b], relaxation, nudge[b], inside, clip)
         _write_digits(states[b], sent[b], digits[:, b], units[:, b], flip)
 
 
@@ -817,6 +822,7 @@ def settle_fused(
     steps,
     tolerance,
     alternate,
+    relaxation,
     taken,
     moved,
     residual,
@@ -833,6 +839,7 @@ def settle_fused(
         target: of the output, (batch, neurons of it), or without neurons.
         beta, inside, clip: of the nudge β·(target − s).
         alternate: whether odd and even layers move in turn.
+        relaxation: see `Network.step`.
         taken: (batch,): steps taken.
         moved, residual: (batch, layers): last step that moved, and how far the last one did.
     """
@@ -859,7 +866,8 @@ def settle_fused(
                 end = start + sizes[k]
                 if not alternate or k % 2 == step % 2:
                     push = nudge if k + 1 == layers else nudge[:0]
-                    residual[b, k] = _follow(drive[start:end], s[start:end], push, inside, clip)
+                    p, states_k = drive[start:end], s[start:end]
+                    residual[b, k] = _follow(p, states_k, relaxation, push, inside, clip)
                     if not residual[b, k] <= tolerance:  # a NaN has not settled
                         moved[b, k] = step + 1
                 settled &= residual[b, k] <= tolerance
