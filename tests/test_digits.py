@@ -68,7 +68,7 @@ def test_a_step_in_three_digits_is_a_step(make: object, seed: int) -> None:
         lines = digits.Lines(network)
         lines.parameters = [lines._parameters(k) for k in range(len(network))]
         layers = lines.begin(states, clamped.drive)
-        lines.step(layers, range(len(network)), 3, 1.0, nudge)
+        lines.step(layers, range(len(network)), digits.Way(3), nudge)
         expected = network.step(clamped, states, nudge)
     for layer, state in zip(layers, expected, strict=True):
         flat = state.movedim(1, -1).flatten(1) if state.dim() == 4 else state

@@ -96,6 +96,22 @@ def _nothing(batch: int) -> Digits:
     return torch.zeros(0, batch, 0, dtype=torch.int8), torch.zeros(0, batch)
 
 
+@dataclass(frozen=True)
+class Way:
+    """How layers move, and tell of it.
+
+    Attributes:
+        digits: in how many a state is sent.
+        relaxation: see `Network.step`.
+        unsaid: where no state of a sample's layer has moved further than this from what is known
+            of it, nothing is sent yet.
+    """
+
+    digits: int
+    relaxation: float = 1.0
+    unsaid: float = 0.0
+
+
 @dataclass
 class Layer:
     """Samples of one layer on their way; a row per sample, maps with channels last.
@@ -184,6 +200,7 @@ class Lines:
         shapes = [synapse.output_shape for synapse in self.network.synapses]
         # An equilibrium does not depend on how it was reached; a nudged phase is cut short.
         one = task.target is None or self.network.speed.precision == "fast"
+        way = Way(1 if one else 2, task.relaxation, task.tolerance)
         rows, residual = (
             torch.arange(len(layers[0].states)),
             torch.zeros(count, len(layers[0].states)),
@@ -194,7 +211,7 @@ class Lines:
             which = list(range(taken % 2, count, 2) if task.alternate else range(count))
             nudge = task.nudge(layouts.unflatten(layers[-1].states, shapes[-1]))
             taken += 1
-            change = self.step(layers, which, 1 if one else 2, task.relaxation, nudge)
+            change = self.step(layers, which, way, nudge)
             residual[which] = change[which]
             moving = ~(residual <= task.tolerance)  # a NaN has not settled
             moved[[k for k in which if moving[k].any()]] = taken
@@ -259,7 +276,7 @@ class Lines:
                 torch.zeros(batch, area),
             )
             flip = np.int8(-128 if self._is_conv(k + 1) else 0)
-            kernels.send(*_numpy(layer.states, layer.sent, *layer.news), flip)
+            kernels.send(*_numpy(layer.states, layer.sent, *layer.news), np.float32(0), flip)
             layers.append(layer)
         return layers
 
@@ -274,8 +291,7 @@ class Lines:
         self,
         layers: Sequence[Layer],
         which: Sequence[int],
-        digits: int,
-        relaxation: float = 1.0,
+        way: Way,
         nudge: Tensor | None = None,
     ) -> Tensor:
         """Move some layers at once, from what the others have sent.
@@ -283,8 +299,7 @@ class Lines:
         Args:
             layers: changed in place.
             which: their numbers, from 0.
-            digits: how many each state is sent in.
-            relaxation: see `Network.step`.
+            way: how they move.
             nudge: of the output.
 
         Returns:
@@ -309,11 +324,12 @@ class Lines:
                 ups[k] = nothing
         for k in which:
             if self._is_conv(k + 1):
-                downs[k] = self._unpool(layers[k + 1], k + 1, digits)
+                downs[k] = self._unpool(layers[k + 1], k + 1, way)
         residual = torch.zeros(len(layers), len(layers[0].states))
         for k, layer in enumerate(layers):
-            count = digits if k in which else 0
-            self._follow(k, layer, ups[k], downs[k], count, relaxation, nudge, residual[k])
+            moves = k in which
+            if moves or len(ups[k][0]) or len(downs[k][0]):
+                self._follow(k, layer, ups[k], downs[k], way, moves, nudge, residual[k])
         return residual
 
     def _follow(
@@ -322,14 +338,12 @@ class Lines:
         layer: Layer,
         up: Digits,
         down: Digits,
-        digits: int,
-        relaxation: float,
+        way: Way,
+        moves: bool,
         nudge: Tensor | None,
         residual: Tensor,
     ) -> None:
-        """Let what has arrived add up; with digits, let the states follow and send the news."""
-        if not (digits or len(up[0]) or len(down[0])):
-            return
+        """Let what has arrived add up; if it moves, let the states follow and send the news."""
         synapses, conv = self.network.synapses, self._is_conv(k)
         neurons = self.network.neurons[k]
         assert isinstance(neurons, Real)
@@ -337,7 +351,7 @@ class Lines:
             down_scale = 1.0
         else:
             down_scale = float(_scale(synapses[k + 1]))
-        news = self._digits(layer.states, digits)
+        news = self._digits(layer.states, way.digits if moves else 0)
         nothing = torch.zeros(len(layer.states), 0)
         push = layouts.flatten(nudge) if nudge is not None and k + 1 == len(synapses) else nothing
         kernels.follow(
@@ -348,16 +362,17 @@ class Lines:
             *_numpy(layer.pooled),
             *_numpy(*self.parameters[k]),
             *_numpy(layer.states),
-            np.float32(relaxation),
+            np.float32(way.relaxation),
             *_numpy(push),
             neurons.nudge == "inside",
             neurons.clip_nudged,
             *_numpy(layer.sent, *news),
+            np.float32(way.unsaid),
             np.int8(-128 if self._is_conv(k + 1) else 0),
             *_numpy(residual),
         )
-        if digits:
-            layer.news = news
+        if moves:
+            layer.news = news if news[1].any() else _nothing(len(layer.states))
 
     def _parameters(self, k: int) -> tuple[Tensor, Tensor]:
         """α and bias per neuron."""
@@ -366,13 +381,15 @@ class Lines:
             synapse.bias, synapse
         )
 
-    def _unpool(self, layer: Layer, k: int, digits: int) -> Digits:
+    def _unpool(self, layer: Layer, k: int, way: Way) -> Digits:
         """What a convolution sends down: arrives at once, at the places of this very step."""
         scale, _ = self.parameters[k]
-        sent, units = self._digits(layer.unpooled, digits)
+        sent, units = self._digits(layer.unpooled, way.digits)
         channels = self.shape[k, kernels.CHANNELS]
         arrays = _numpy(layer.route, scale, layer.states, layer.unpooled, sent, units)
-        kernels.send_unpooled(channels, *arrays)
+        kernels.send_unpooled(channels, *arrays, np.float32(way.unsaid))
+        if not units.any():
+            return _nothing(len(units[0]))
         return self._line(k).down(sent), units
 
 
