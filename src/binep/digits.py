@@ -103,13 +103,10 @@ class Way:
     Attributes:
         digits: in how many a state is sent.
         relaxation: see `Network.step`.
-        unsaid: where no state of a sample's layer has moved further than this from what is known
-            of it, nothing is sent yet.
     """
 
     digits: int
     relaxation: float = 1.0
-    unsaid: float = 0.0
 
 
 @dataclass
@@ -200,7 +197,7 @@ class Lines:
         shapes = [synapse.output_shape for synapse in self.network.synapses]
         # An equilibrium does not depend on how it was reached; a nudged phase is cut short.
         one = task.target is None or self.network.speed.precision == "fast"
-        way = Way(1 if one else 2, task.relaxation, task.tolerance)
+        way = Way(1 if one else 2, task.relaxation)
         rows, residual = (
             torch.arange(len(layers[0].states)),
             torch.zeros(count, len(layers[0].states)),
@@ -276,7 +273,7 @@ class Lines:
                 torch.zeros(batch, area),
             )
             flip = np.int8(-128 if self._is_conv(k + 1) else 0)
-            kernels.send(*_numpy(layer.states, layer.sent, *layer.news), np.float32(0), flip)
+            kernels.send(*_numpy(layer.states, layer.sent, *layer.news), flip)
             layers.append(layer)
         return layers
 
@@ -367,11 +364,10 @@ class Lines:
             neurons.nudge == "inside",
             neurons.clip_nudged,
             *_numpy(layer.sent, *news),
-            np.float32(way.unsaid),
             np.int8(-128 if self._is_conv(k + 1) else 0),
             *_numpy(residual),
         )
-        if moves:
+        if moves:  # of what has not moved at all there is no news
             layer.news = news if news[1].any() else _nothing(len(layer.states))
 
     def _parameters(self, k: int) -> tuple[Tensor, Tensor]:
@@ -387,7 +383,7 @@ class Lines:
         sent, units = self._digits(layer.unpooled, way.digits)
         channels = self.shape[k, kernels.CHANNELS]
         arrays = _numpy(layer.route, scale, layer.states, layer.unpooled, sent, units)
-        kernels.send_unpooled(channels, *arrays, np.float32(way.unsaid))
+        kernels.send_unpooled(channels, *arrays)
         if not units.any():
             return _nothing(len(units[0]))
         return self._line(k).down(sent), units

@@ -704,11 +704,10 @@ def _follow(p, s, relaxation, nudge, inside, clip):
 
 
 @_inline
-def _write_digits(s, sent, digits, units, unsaid, flip):
+def _write_digits(s, sent, digits, units, flip):
     """Send the change since what was sent last, in signed digits of eight bits.
 
     Args:
-        unsaid: a change that is nowhere larger waits, in digits that are worth nothing.
         s: what is to be known at the other end.
         sent: what is known there; brought up to date.
         digits: (digits, neurons): the change, each digit a 254th of the one before.
@@ -718,11 +717,7 @@ def _write_digits(s, sent, digits, units, unsaid, flip):
     change = np.empty(len(s), np.float32)
     for i in range(len(s)):
         change[i] = s[i] - sent[i]
-    largest = _largest(change)
-    if largest <= unsaid:
-        units[:] = 0
-        return
-    unit = largest / np.float32(127)
+    unit = _largest(change) / np.float32(127)
     to_whole = np.float32(1.5 * 2**23)  # added and taken away, it rounds
     for d in range(len(digits)):
         units[d] = unit
@@ -737,10 +732,10 @@ def _write_digits(s, sent, digits, units, unsaid, flip):
 
 
 @_parallel
-def send(states, sent, digits, units, unsaid, flip):
+def send(states, sent, digits, units, flip):
     """`_write_digits` for every sample: digits (digits, batch, neurons), units (digits, batch)."""
     for b in numba.prange(len(states)):
-        _write_digits(states[b], sent[b], digits[:, b], units[:, b], unsaid, flip)
+        _write_digits(states[b], sent[b], digits[:, b], units[:, b], flip)
 
 
 @_parallel
@@ -752,13 +747,13 @@ def receive_conv(layer, maps, product, units, pooled, route):
 
 
 @_parallel
-def send_unpooled(channels, route, scale, states, sent, digits, units, unsaid):
+def send_unpooled(channels, route, scale, states, sent, digits, units):
     """Send α·s of a convolution at the places of its maxima; see `send`."""
     for b in numba.prange(len(states)):
         unpooled = np.zeros(sent.shape[1], np.float32)
         for i in range(states.shape[1]):
             unpooled[route[b, i] * channels + i % channels] = scale[i] * states[b, i]
-        _write_digits(unpooled, sent[b], digits[:, b], units[:, b], unsaid, -128)
+        _write_digits(unpooled, sent[b], digits[:, b], units[:, b], -128)
 
 
 @_parallel
@@ -781,7 +776,6 @@ def follow(
     sent,
     digits,
     units,
-    unsaid,
     flip,
     residual,
 ):
@@ -799,7 +793,7 @@ def follow(
         nudge: (batch, neurons), or without neurons.
         inside: whether the nudge stands inside rho.
         clip: whether a nudged state is clipped again.
-        sent, digits, units, unsaid, flip: see `send`.
+        sent, digits, units, flip: see `send`.
         residual: (batch,): max|Δs|.
     """
     for b in numba.prange(len(states)):
@@ -813,7 +807,7 @@ def follow(
             for i in range(len(p)):
                 p[i] += part[i] * scale[i] + bias[i]
         residual[b] = _follow(p, states[b], relaxation, nudge[b], inside, clip)
-        _write_digits(states[b], sent[b], digits[:, b], units[:, b], unsaid, flip)
+        _write_digits(states[b], sent[b], digits[:, b], units[:, b], flip)
 
 
 # Fused steps -------------------------------------------------------------------------------------
