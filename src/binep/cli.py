@@ -366,11 +366,8 @@ def plot_command(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--output {options.output}: must end in .png, .pdf or .svg")
     if not options.runs:
         raise ConfigError("plot what? Name one run folder or more")
-    metrics = [runs.read_metrics(folder / "metrics.csv") for folder in options.runs]
-    first = runs.setting(options.runs[0])
+    metrics = runs.read_alike(options.runs)
     for folder, rows in zip(options.runs, metrics, strict=True):
-        if runs.setting(folder) != first or rows[0].keys() != metrics[0][0].keys():
-            raise ConfigError(f"{folder}: its settings are not those of {options.runs[0]}")
         if len(rows) != min(map(len, metrics)):
             print(f"{folder}: drawn as far as the shortest run goes, not to epoch {len(rows)}")
     files.write(options.output, plots.rendered(plots.curves(metrics), kind))
