@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Rows = Sequence[Mapping[str, float | None]]
 
@@ -102,6 +103,10 @@ def _lines(axes: Axes, runs: Sequence[Rows], panel: Panel) -> None:
             )
     if panel.scale == "log" and axes.dataLim.minposy < np.inf:  # else nothing to show
         axes.set_yscale("log", nonpositive="mask")
+        low, high = axes.get_ylim()
+        widen = max(1.0, (10 * low / high) ** 0.5)  # to a decade, lest rounding fill the axes
+        axes.set_ylim(low / widen, high * widen)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_ylabel(panel.label)
     axes.grid(alpha=0.3)
     if axes.lines:

@@ -345,9 +345,9 @@ def _config_of(folder: Path) -> Config:
 
 def environment(experiment: Experiment) -> dict[str, Any]:
     """What a run ran on: versions, machine, device and command."""
-    device = experiment.device
+    device, name = experiment.device, Path(sys.argv[0]).name
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["binep" if name == "__main__.py" else name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {name: version(name) for name in ("binep", "torch", "numpy")},
         "python": platform.python_version(),
