@@ -341,7 +341,9 @@ def test_a_row_stands_beside_its_claim_and_its_reference(
             f"{theirs:.2f} (n = 1)",
         ],
     ]
-    assert f"reference is {mean(ours) - theirs:+.2f} points" in page.said
+    assert (
+        f"reference is {mean(ours) - theirs:+.2f} points, after fewer epochs than the" in page.said
+    )
     assert "Preset mnist-fc1-ep-alpha" in page.said
 
 

@@ -190,8 +190,7 @@ def weight_images(layer: Synapse, count: int) -> np.ndarray[Any, np.dtype[np.uin
     """The incoming weights of the first neurons, or channels, of a layer above images.
 
     Returns:
-        (neurons, C, H, W): black for the most negative weight shown, grey for 0, white for the
-        most positive.
+        (neurons, C, H, W): grey for 0, white and black for the largest of either sign.
     """
     weight = layer.weight.detach()[:count]
     if isinstance(layer, Dense):
@@ -298,7 +297,11 @@ def _difference(root: Path, row: claims.Row, longest: Sequence[Measured]) -> str
             f"The reference {row.reference} was not run beside it, so the claim is not tested here."
         )
     means = [mean(m.last("test_error") or 0.0 for m in some) for some in (longest, beside)]
-    return f"The difference from the reference is {means[0] - means[1]:+.2f} points."
+    text = f"The difference from the reference is {means[0] - means[1]:+.2f} points"
+    planned = {row.preset: longest, row.reference: beside}
+    if any(found[0].epochs < preset(name).epochs for name, found in planned.items()):
+        text += ", after fewer epochs than the tables', so the claim is not tested here"
+    return f"{text}."
 
 
 def _first_epochs(report: Report, row: claims.Row) -> Table | None:
@@ -458,7 +461,8 @@ def _weights(report: Report) -> _Tiles | None:
     which = f"The first {len(images)} of {total}" if total > len(images) else f"All {total}"
     positive = f"{100 * float((layer.values > 0).double().mean()):.1f} %"
     if layer.scale is None:
-        meaning = "black is the most negative weight shown, grey 0, white the most positive"
+        largest = float(layer.weight.detach()[:NEURONS].abs().max())
+        meaning = f"white is {largest:.3g}, grey 0, black −{largest:.3g}"
     else:
         alpha = float(layer.scale.detach().mean())
         one = f"white is +α, black −α, with α = {alpha:.3g}"
