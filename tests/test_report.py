@@ -444,6 +444,6 @@ def test_runs_of_other_lengths_are_shown_but_not_averaged(
     (short / "metrics.csv").write_text("".join(lines[:2]))
     page = written([short, folders[1]], tmp_path / "page.html")
     assert page.column("epochs") == ["1", "2"]
-    assert "Means are over the runs of most epochs" in page.said
+    assert "only of the runs of most epochs, 1 of 2" in page.said
     last = runs.read_metrics(folders[1] / "metrics.csv")[-1]
     assert f"Test error {last['test_error']:.2f} %" in page.said
