@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from binep import claims, files, plots, reproduce, runs
+from binep import claims, files, plots, report, reproduce, runs
 from binep.config import Config, ConfigError, did_you_mean, preset, preset_names
 from binep.data import DataError
 from binep.experiment import EpochResult, Experiment
@@ -41,6 +41,7 @@ usage: binep COMMAND ...
   binep train --resume RUN                       go on with a run that was interrupted
   binep evaluate RUN                             test a trained network again
   binep plot RUN ...                             draw the curves of one run or of several
+  binep report RUN ... --output FILE.html        write a page about one run or several
   binep reproduce ROW ...                        run rows of the paper's tables, and write them
   binep presets                                  list the presets
 
@@ -366,11 +367,8 @@ def plot_command(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--output {options.output}: must end in .png, .pdf or .svg")
     if not options.runs:
         raise ConfigError("plot what? Name one run folder or more")
-    metrics = [runs.read_metrics(folder / "metrics.csv") for folder in options.runs]
-    first = runs.setting(options.runs[0])
+    metrics = runs.read_alike(options.runs)
     for folder, rows in zip(options.runs, metrics, strict=True):
-        if runs.setting(folder) != first or rows[0].keys() != metrics[0][0].keys():
-            raise ConfigError(f"{folder}: its settings are not those of {options.runs[0]}")
         if len(rows) != min(map(len, metrics)):
             print(f"{folder}: drawn as far as the shortest run goes, not to epoch {len(rows)}")
     files.write(options.output, plots.rendered(plots.curves(metrics), kind))
@@ -455,6 +453,44 @@ def _print_rows(root: Path) -> None:
     print(root / "README.md")
 
 
+# report ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write a page about one run, or about several that differ in their seeds.
+
+    One HTML file, complete: results beside the paper's claims, curves, confusion matrix, misread
+    images, weights, speed, setting and machine.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+    output: Path = Path("report.html")
+    """A file that ends in .html."""
+    data_dir: Path | None = None
+    """Folder of the data sets, if not the run's."""
+    device: str | None = None
+    """cpu, cuda or cuda:N, if not the run's."""
+
+
+def report_command(arguments: Sequence[str]) -> None:
+    """The command `binep report`."""
+    options = parse(ReportOptions, arguments, prog="binep report")
+    if options.output.suffix != ".html":
+        raise ConfigError(f"--output {options.output}: must end in .html")
+    if not options.output.parent.is_dir():
+        raise ConfigError(f"--output {options.output}: there is no folder {options.output.parent}")
+    if not options.runs:
+        raise ConfigError("report what? Name one run folder or more")
+    chosen = {"data_dir": options.data_dir, "device": options.device}
+    found = report.gather(options.runs, **{k: v for k, v in chosen.items() if v is not None})
+    for reason in found.missing:
+        print(f"binep: warning: {reason}", file=sys.stderr)
+    files.write(options.output, report.page(found).encode())
+    print(options.output)
+
+
 # presets -----------------------------------------------------------------------------------------
 
 
@@ -478,6 +514,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train_command,
     "evaluate": evaluate_command,
     "plot": plot_command,
+    "report": report_command,
     "reproduce": reproduce_command,
     "presets": presets_command,
 }

@@ -84,6 +84,11 @@ class Experiment:
         """Training batches in an epoch."""
         return self._count(len(self.data.train), self.config.batch_size)
 
+    @property
+    def samples_per_epoch(self) -> int:
+        """Training samples in an epoch."""
+        return min(len(self.data.train), self.batches_per_epoch * self.config.batch_size)
+
     def _count(self, samples: int, batch_size: int) -> int:
         count = -(-samples // batch_size)
         return count if self.config.max_batches is None else min(count, self.config.max_batches)
@@ -174,12 +179,18 @@ class Experiment:
 
     def evaluate(self) -> Scores:
         """Scores on the test set."""
-        return training.evaluate(
-            self.network,
-            self._batches(self.data.test, self.config.test_batch_size, None),
-            free_steps=self.config.dynamics.free_steps,
-            tolerance=self.config.dynamics.settle_tol,
-        )
+        return training.evaluate(self.network, self._test_batches(), **self._free_phase())
+
+    def class_scores(self) -> tuple[Tensor, Tensor]:
+        """A score per class for each image of the test set, and the labels, in their order."""
+        return training.class_scores(self.network, self._test_batches(), **self._free_phase())
+
+    def _test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._batches(self.data.test, self.config.test_batch_size, None)
+
+    def _free_phase(self) -> dict[str, Any]:
+        dynamics = self.config.dynamics
+        return {"free_steps": dynamics.free_steps, "tolerance": dynamics.settle_tol}
 
 
 def stored(network: Network) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from binep import plots
-from binep.config import Config
+from binep.config import Config, ConfigError
 from binep.experiment import EpochResult, Experiment, check_fit, stored
 from binep.files import RunError, load_tensors, locked, remove_leftovers, save_tensors, write
 from binep.guards import Guards
@@ -245,6 +245,44 @@ def read_metrics(path: Path) -> list[Row]:
         raise RunError(f"{path}: no table of metrics: {error}") from error
 
 
+def read_alike(folders: Sequence[Path]) -> list[list[Row]]:
+    """The metrics of runs that differ in nothing but seed, machine and length.
+
+    Raises:
+        ConfigError: settings or columns that are not those of the first run.
+        RunError: a file is missing or damaged.
+    """
+    metrics = [read_metrics(folder / "metrics.csv") for folder in folders]
+    first = setting(folders[0])
+    for folder, rows in zip(folders, metrics, strict=True):
+        if setting(folder) != first or rows[0].keys() != metrics[0][0].keys():
+            raise ConfigError(f"{folder}: its settings are not those of {folders[0]}")
+    return metrics
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What `environment` said of a run; empty if it was not kept.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = folder / "environment.json"
+    if not path.exists():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"{path}: not JSON: {error}") from error
+    kinds = {"command": list, "versions": dict}
+    if not isinstance(about, dict) or any(
+        not isinstance(about.get(key, kind()), kind) for key, kind in kinds.items()
+    ):
+        raise RunError(f"{path}: does not say what a run ran on")
+    return about
+
+
 def save_network(network: Network, path: Path) -> None:
     """Write a network's parameters; signs take a byte each."""
     save_tensors(path, stored(network), {"kind": "network"})
@@ -307,9 +345,9 @@ def _config_of(folder: Path) -> Config:
 
 def environment(experiment: Experiment) -> dict[str, Any]:
     """What a run ran on: versions, machine, device and command."""
-    device = experiment.device
+    device, name = experiment.device, Path(sys.argv[0]).name
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["binep" if name == "__main__.py" else name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {name: version(name) for name in ("binep", "torch", "numpy")},
         "python": platform.python_version(),
