@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,7 +24,7 @@ def curves(runs: Sequence[Rows]) -> Figure:
             one standard deviation to each side, as far as the shortest of them goes.
     """
     layers = [c.removesuffix("_flips") for c in runs[0][0] if c.endswith("_flips")]
-    figure = Figure(figsize=(11, 6), layout="constrained")
+    figure = Figure(figsize=(11, 6), dpi=120, layout="constrained")
     axes = figure.subplots(2, 3)
 
     def per_layer(quantity: str) -> dict[str, str]:
@@ -71,5 +72,6 @@ def _lines(
 def rendered(figure: Figure, kind: str = "png") -> bytes:
     """A figure as the content of a file: png, pdf or svg."""
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=120)
+    with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: publishers refuse Type 3
+        figure.savefig(content, format=kind, dpi="figure")
     return content.getvalue()
