@@ -144,7 +144,8 @@ def follow(
                 changed = (n.fire(new[i]) != n.fire(old[i])).any()
                 if changed if n.settle_exactly else ~(residual[-1][i] <= tolerance):
                     settled[phase, i] = taken
-            if tolerance > 0 and bool((residual[-1] <= allowed).all()):
+            looks = tolerance > 0 and taken >= min(2, len(network))
+            if looks and bool((residual[-1] <= allowed).all()):
                 break
         ends.append(len(path) - 1)
 

@@ -26,7 +26,6 @@ _STYLE: Any = {
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
     "legend.fontsize": 7,
     "legend.edgecolor": "none",
     "figure.dpi": 300,
@@ -35,6 +34,7 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+_FIELDS = 8  # receptive fields of one channel in a row
 _DASHES = ("-", "--", "-.", ":")
 _SIGNS = {
     "−1, kept": "#F2F2F2",
@@ -51,7 +51,8 @@ def _in_print(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with matplotlib.rc_context(_STYLE):
             figure = draw(*args, **kwargs)
-            figure.draw_without_rendering()  # some of the style is looked up only here
+            for axes in figure.axes:  # which look their style up only when they are rendered
+                axes.tick_params(which="both", labelsize=_STYLE["xtick.labelsize"])
             return figure
 
     return styled
@@ -64,8 +65,8 @@ def phases(
     classes: Sequence[str],
     label: int,
     *,
-    neurons: int = 12,
-    threshold: float | None = None,
+    neurons: int,
+    threshold: float | None,
 ) -> Figure:
     """A sample's way through both phases: scores, states, residuals, energy and cost over time.
 
@@ -75,7 +76,7 @@ def phases(
         classes: names of the classes.
         label: the sample's class.
         neurons: how many of each layer are drawn, evenly spaced.
-        threshold: of binary neurons.
+        threshold: from which binary neurons fire; None of real ones.
     """
     # An output of one neuron per class is drawn as the scores, which are its states.
     shown = len(found.states) - np.array_equal(found.scores, found.states[-1])
@@ -86,36 +87,20 @@ def phases(
     lines = _scores(panels[0], found, classes, label)
     for axes, layer in zip(panels[1:], range(shown, 0, -1), strict=True):
         states = found.states[layer - 1]
-        picked = evenly(states.shape[1], neurons)
+        picked = _evenly(states.shape[1], neurons)
         axes.plot(states[:, picked], color=_colour(layer), alpha=0.7, linewidth=0.8)
         if threshold is not None:
             axes.axhline(threshold, color="black", linestyle=":", linewidth=0.8)
         axes.set_ylabel(f"layer {layer}\nstate $s$")
-        axes.set_ylim(-0.05, 1.05)
+        axes.set_ylim(min(-0.05, states.min()), max(1.05, states.max()))
     below = figure.add_subplot(rows[-1])
     _picture(below, image[0] if len(image) == 1 else image.transpose(1, 2, 0), cmap="gray_r")
     below.legend(handles=lines, loc="center left", bbox_to_anchor=(1.05, 0.5))
 
-    thirds = halves[1].subgridspec(3, 1)
-    residual, energy, cost = (figure.add_subplot(thirds[i]) for i in range(3))
-    for i, (name, style) in enumerate(_layers(found)):
-        values = found.residual[:, i]
-        residual.plot(values, style, color=_colour(i + 1), label=name, marker=".", markersize=2)
-        ends = found.settled[:, i] + [0, found.free_steps]
-        ends = ends[found.settled[:, i] > 0]
-        residual.plot(ends, values[ends], "o", color=_colour(i + 1), fillstyle="none")
-    residual.set_ylabel("residual\nmax|Δ$s$|")
-    _logarithmic(residual, found.residual, 1e-9)
-    residual.legend(handlelength=2.5)
-    end = found.energy[found.free_steps]
-    above = abs(found.energy - end)
-    energy.plot(above, color="black", marker=".", markersize=3)
-    energy.set_ylabel(f"energy |$E − E^*$|\n$E^*$ = {end:.4g}".replace("-", "−"))
-    _logarithmic(energy, above, 1e-9 * above.max())
-    cost.plot(found.cost, color="black", marker=".", markersize=3)
-    cost.set_ylabel("cost $C$")
-    cost.set_ylim(bottom=0)
-    for column in (panels, [residual, energy, cost]):
+    columns = halves[1].subgridspec(3, 1)
+    settling = [figure.add_subplot(columns[i]) for i in range(3)]
+    _settling(settling, found)
+    for column in (panels, settling):
         _time(column, found)
     return figure
 
@@ -133,6 +118,28 @@ def _scores(axes: Axes, found: Phases, classes: Sequence[str], label: int) -> li
         for one, (colour, style, name) in styles.items()
     ]
     return [*named, other]
+
+
+def _settling(panels: Sequence[Axes], found: Phases) -> None:
+    """Residuals, energy and cost over time."""
+    residual, energy, cost = panels
+    for i, (name, style) in enumerate(_layers(found)):
+        values = found.residual[:, i]
+        residual.plot(values, style, color=_colour(i + 1), label=name, marker=".", markersize=2)
+        ends = found.settled[:, i] + [0, found.free_steps]
+        ends = ends[found.settled[:, i] > 0]
+        residual.plot(ends, values[ends], "o", color=_colour(i + 1), fillstyle="none")
+    residual.set_ylabel("residual\nmax|Δ$s$|")
+    _logarithmic(residual, found.residual, 1e-9)
+    residual.legend(handlelength=2.5)
+    end = found.energy[found.free_steps]
+    above = abs(found.energy - end)
+    energy.plot(above, color="black", marker=".", markersize=3)
+    energy.set_ylabel(f"energy |$E − E^*$|\n$E^*$ = {end:.4g}".replace("-", "−"))
+    _logarithmic(energy, above, 1e-9 * above.max())
+    cost.plot(found.cost, color="black", marker=".", markersize=3)
+    cost.set_ylabel("cost $C$")
+    cost.set_ylim(bottom=0)
 
 
 def _logarithmic(axes: Axes, values: Array, floor: float) -> None:
@@ -204,13 +211,8 @@ def momenta(found: Sequence[Momenta]) -> Figure:
 
 
 @_in_print
-def flips(found: Sequence[Signs], fields: int = 8) -> Figure:
-    """Which weights differ from their start: per layer, per pixel, and in receptive fields.
-
-    Args:
-        found: from `inspection.signs`.
-        fields: how many neurons of the first layer are drawn, evenly spaced.
-    """
+def flips(found: Sequence[Signs]) -> Figure:
+    """Which weights differ from their start: per layer, and where the first layer looks."""
     figure = Figure(figsize=(_WIDTH, 1.7), layout="constrained")
     mapped = found[0].now.ndim == 4
     if not mapped:
@@ -225,7 +227,7 @@ def flips(found: Sequence[Signs], fields: int = 8) -> Figure:
     shown = _picture(share, per_pixel, cmap="viridis", vmin=0)
     above.colorbar(shown, ax=share, label="flipped (%)")
     share.set_title("layer 1, mean over neurons")
-    _fields(figure.add_subfigure(parts[1]), found[0], fields)
+    _fields(figure.add_subfigure(parts[1]), found[0])
     return figure
 
 
@@ -239,9 +241,9 @@ def _shares(axes: Axes, found: Sequence[Signs]) -> None:
     axes.margins(x=0.15)
 
 
-def _fields(figure: SubFigure, layer: Signs, count: int) -> None:
+def _fields(figure: SubFigure, layer: Signs) -> None:
     """The signs of a few neurons' weights, where they are in the image; channels side by side."""
-    picked = evenly(len(layer.now), max(1, count // layer.now.shape[1]))
+    picked = _evenly(len(layer.now), max(1, _FIELDS // layer.now.shape[1]))
     codes = layer.flipped * 2 + (layer.now > 0)
     for axes, i in zip(np.atleast_1d(figure.subplots(1, len(picked))), picked, strict=True):
         _picture(axes, np.hstack(codes[i]), cmap=ListedColormap([*_SIGNS.values()]), vmin=0, vmax=3)
@@ -250,7 +252,7 @@ def _fields(figure: SubFigure, layer: Signs, count: int) -> None:
     figure.legend(handles=patches, ncols=4, loc="outside lower center")
 
 
-def evenly(size: int, count: int) -> Array:
+def _evenly(size: int, count: int) -> Array:
     """So many places of `size`, or all, evenly spaced."""
     return np.linspace(0, size - 1, min(size, count)).round().astype(int)
 
