@@ -113,7 +113,7 @@ def follow(
     A phase ends where that of `Network.relax` does.
 
     Args:
-        network: the network.
+        network: the network, with one kind of neurons.
         x: the sample, (*input_shape).
         label: its class.
         free_steps: T, the most steps of the free phase.
@@ -124,48 +124,45 @@ def follow(
     cost, neurons = network.cost, network.neurons
     target = cost.target(torch.tensor([label], device=x.device))
     clamped = network.clamp(x.unsqueeze(0))
-    allowed = x.new_tensor([0.0 if n.settle_exactly else tolerance for n in neurons])
-    path = [network.initial_states(clamped.x)]
-    residual = [torch.full_like(allowed, torch.nan)]
-    settled = torch.zeros(2, len(network), dtype=torch.int64)
-    ends = []
+    path, ends = [network.initial_states(clamped.x)], []
     for phase, most in enumerate((free_steps, nudged_steps)):
         start = path[-1][-1]
         for taken in range(1, most + 1):
-            old = path[-1]
-            output = start if neurons[-1].hold_nudge else old[-1]
+            output = start if neurons[-1].hold_nudge else path[-1][-1]
             nudge = beta * cost.force(output, target) if phase == 1 else None
-            new = network.step(clamped, old, nudge)
-            path.append(new)
-            residual.append(
-                torch.stack([(a - b).abs().max() for a, b in zip(new, old, strict=True)])
-            )
-            for i, n in enumerate(neurons):
-                changed = (n.fire(new[i]) != n.fire(old[i])).any()
-                if changed if n.settle_exactly else ~(residual[-1][i] <= tolerance):
-                    settled[phase, i] = taken
+            path.append(network.step(clamped, path[-1], nudge))
             looks = tolerance > 0 and taken >= min(2, len(network))
-            if looks and bool((residual[-1] <= allowed).all()):
+            if looks and all(
+                (new - old).abs().max() <= (0 if n.settle_exactly else tolerance)
+                for n, new, old in zip(neurons, path[-1], path[-2], strict=True)
+            ):
                 break
         ends.append(len(path) - 1)
 
     layers = [torch.cat(states) for states in zip(*path, strict=True)]
-    binary = all(n.settle_exactly for n in neurons)
+    states = [s.flatten(1).numpy(force=True) for s in layers]
+    fired = zip(neurons, layers, strict=True)
+    bits = [n.fire(s).flatten(1).bool().numpy(force=True) for n, s in fired if n.settle_exactly]
+    residual = np.stack([abs(np.diff(s, axis=0)).max(axis=1) for s in states], axis=1)
+    moved = ~(residual <= tolerance)
+    if bits:
+        moved = np.stack([np.diff(b, axis=0).any(axis=1) for b in bits], axis=1)
     return Phases(
         beta=beta,
         free_steps=ends[0],
-        states=[s.flatten(1).numpy(force=True) for s in layers],
-        bits=[
-            n.fire(s).flatten(1).bool().numpy(force=True)
-            for n, s in zip(neurons, layers, strict=True)
-            if binary
-        ],
-        residual=torch.stack(residual).numpy(force=True),
-        settled=settled.numpy(),
+        states=states,
+        bits=bits,
+        residual=np.vstack([np.full(len(network), np.nan), residual]),
+        settled=np.stack([_last(moved[: ends[0]]), _last(moved[ends[0] :])]),
         energy=np.concatenate([energy(network, clamped, s).numpy(force=True) for s in path]),
         cost=cost.loss(layers[-1], target).numpy(force=True),
         scores=cost.scores(layers[-1], "averaged").numpy(force=True),
     )
+
+
+def _last(moved: Array) -> Array:
+    """The last step at which each layer moved, from (steps, L); 0 if it never did."""
+    return np.asarray((moved * np.arange(1, len(moved) + 1)[:, None]).max(axis=0))
 
 
 @dataclass(frozen=True)
