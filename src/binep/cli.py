@@ -15,18 +15,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, Literal, TypeVar, cast
 
 import torch
 import tyro
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from binep import claims, files, plots, report, reproduce, runs
+from binep import (
+    claims,
+    files,
+    inspection,
+    inspection_plots,
+    plots,
+    report,
+    reproduce,
+    runs,
+)
 from binep.config import Config, ConfigError, did_you_mean, preset, preset_names
 from binep.data import DataError
-from binep.experiment import EpochResult, Experiment
+from binep.experiment import EpochResult, Experiment, initial_network
 from binep.files import RunError
 from binep.guards import Guards
 from binep.training import Meter, Scores
@@ -42,6 +52,7 @@ usage: binep COMMAND ...
   binep evaluate RUN                             test a trained network again
   binep plot RUN ...                             draw the curves of one run or of several
   binep report RUN ... --output FILE.html        write a page about one run or several
+  binep inspect RUN [--index 18 ...]             follow one image through a trained network
   binep reproduce ROW ...                        run rows of the paper's tables, and write them
   binep presets                                  list the presets
 
@@ -491,6 +502,107 @@ def report_command(arguments: Sequence[str]) -> None:
     print(options.output)
 
 
+# inspect -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Follow one test image through a trained network, and draw what happens.
+
+    phases: scores, states, residuals, energy and cost in the free and in the nudged phase; bits:
+    what each layer fires; momenta: how far weights are from their flip; flips: which weights
+    differ from their start. phases.csv has the numbers. Runs on the CPU.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """A run folder."""
+    index: int = 0
+    """Which test image, from 0."""
+    output: Path | None = None
+    """Folder for the figures; otherwise RUN/inspect."""
+    format: Literal["pdf", "svg", "png"] = "pdf"
+    """Of the figures."""
+    neurons: int = 12
+    """How many neurons of each layer are drawn."""
+    data_dir: Path | None = None
+    """Folder of the data sets, if not the run's."""
+
+
+def inspect_command(arguments: Sequence[str]) -> None:
+    """The command `binep inspect`."""
+    options = parse(InspectOptions, arguments, prog="binep inspect")
+    if options.neurons < 1:
+        raise ConfigError(f"--neurons {options.neurons}: must be at least 1")
+    chosen = {"device": "cpu"} | ({"data_dir": options.data_dir} if options.data_dir else {})
+    whole = (options.run / runs.CHECKPOINT).exists()
+    experiment = (runs.load_checkpoint if whole else runs.load)(options.run, **chosen)
+    data, config = experiment.data, experiment.config
+    if not 0 <= options.index < len(data.test):
+        last = len(data.test) - 1
+        raise ConfigError(
+            f"--index {options.index}: must be from 0 to {last}, the test images of {data.name}"
+        )
+    image, label = data.test.images[options.index], int(data.test.labels[options.index])
+    found = inspection.follow(
+        experiment.network,
+        data.prepare(image[None])[0],
+        label,
+        free_steps=config.dynamics.free_steps,
+        nudged_steps=config.dynamics.nudged_steps,
+        beta=config.learning.beta,
+        tolerance=config.dynamics.settle_tol,
+    )
+    phases = inspection_plots.phases(
+        found,
+        image.numpy(),
+        data.classes,
+        label,
+        neurons=options.neurons,
+        threshold=config.dynamics.firing_threshold if found.bits else None,
+    )
+    drawn = {"phases": phases} | _drawings(experiment, found, whole)
+    output = options.output or options.run / "inspect"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{output}: cannot be made: {error.strerror}") from error
+    read = data.classes[int(found.scores[found.free_steps].argmax())]
+    print(
+        f"test image {options.index} of {data.name}: label {data.classes[label]}, read as {read}; "
+        f"settles in {_join(found.settled[0])} steps, nudged in {_join(found.settled[1])}"
+    )
+    files.write(output / "phases.csv", runs.table(found.rows(), digits=9).encode())
+    print(output / "phases.csv")
+    for name, figure in drawn.items():
+        path = output / f"{name}.{options.format}"
+        if isinstance(figure, str):
+            print(f"no {path.name}: {figure}")
+        else:
+            files.write(path, plots.rendered(figure, options.format))
+            print(path)
+
+
+def _drawings(
+    experiment: Experiment, found: inspection.Phases, whole: bool
+) -> dict[str, Figure | str]:
+    """The figures besides the phases by name, or why there is none."""
+    drawn: dict[str, Figure | str] = {}
+    network, flip = experiment.network, experiment.flip
+    drawn["bits"] = inspection_plots.bits(found) if found.bits else "its neurons fire no bits"
+    if flip is None:
+        return drawn | dict.fromkeys(("momenta", "flips"), "its weights are real and do not flip")
+    if whole:
+        drawn["momenta"] = inspection_plots.momenta(inspection.momenta(network, flip))
+    else:
+        drawn["momenta"] = f"the run has no {runs.CHECKPOINT}, which holds the momenta"
+    try:
+        signs = inspection.signs(network, initial_network(experiment.config))
+        drawn["flips"] = inspection_plots.flips(signs)
+    except ValueError as error:
+        drawn["flips"] = f"{error}, which its seed gives now"
+    return drawn
+
+
 # presets -----------------------------------------------------------------------------------------
 
 
@@ -515,6 +627,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": evaluate_command,
     "plot": plot_command,
     "report": report_command,
+    "inspect": inspect_command,
     "reproduce": reproduce_command,
     "presets": presets_command,
 }

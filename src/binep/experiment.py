@@ -65,9 +65,8 @@ class Experiment:
         self.data = data.load(config.dataset, config.data_dir).to(self.device)
         init, self.order, self.nudge = _generators(config.seed, 3)
         self._epoch_order = self.order.get_state()
-        shape, classes = data.input_shape_of(config.dataset)
         try:
-            self.network = build_network(config, shape, classes, init).to(self.device)
+            self.network = initial_network(config, init).to(self.device)
         except RuntimeError as error:  # on a CPU torch has no type of its own for this
             if "allocate memory" not in str(error):
                 raise
@@ -226,6 +225,17 @@ def _generators(seed: int, count: int) -> list[torch.Generator]:
     """Independent CPU generators from one seed."""
     seeds = np.random.SeedSequence(seed).generate_state(count, np.uint64)
     return [torch.Generator().manual_seed(int(s) >> 1) for s in seeds]
+
+
+def initial_network(config: Config, generator: torch.Generator | None = None) -> Network:
+    """The network that a checked configuration starts from, on the CPU.
+
+    Args:
+        config: the configuration.
+        generator: of the initial weights; that of the configuration's seed if None.
+    """
+    shape, classes = data.input_shape_of(config.dataset)
+    return build_network(config, shape, classes, generator or _generators(config.seed, 3)[0])
 
 
 def build_neurons(config: Config) -> Neurons:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -65,7 +66,7 @@ def curves(runs: Sequence[Rows]) -> Figure:
         runs: rows of metrics.csv of each run. Of several runs the mean is drawn, with a band of
             one standard deviation to each side, as far as the shortest of them goes.
     """
-    figure = Figure(figsize=(11, 6), layout="constrained")
+    figure = Figure(figsize=(11, 6), dpi=120, layout="constrained")
     axes = figure.subplots(2, 3)
     for place, panel in zip(axes.flat, panels(runs[0][0]), strict=True):
         _lines(place, runs, panel)
@@ -116,5 +117,6 @@ def _lines(axes: Axes, runs: Sequence[Rows], panel: Panel) -> None:
 def rendered(figure: Figure, kind: str = "png") -> bytes:
     """A figure as the content of a file: png, pdf or svg."""
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=120)
+    with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: publishers refuse Type 3
+        figure.savefig(content, format=kind, dpi="figure")
     return content.getvalue()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from binep import plots
 from binep.config import Config, ConfigError
@@ -137,7 +138,7 @@ def train(
             for text in guards.look(experiment, result):
                 _log(folder, f"epoch {result.epoch}: warning: {text}")
                 warn(text)
-            write(folder / "metrics.csv", _csv(rows).encode())
+            write(folder / "metrics.csv", table(rows).encode())
             save_network(experiment.network, folder / "model.safetensors")
             if result.test.error <= min(row["test_error"] or 0 for row in rows):
                 save_network(experiment.network, folder / "best.safetensors")
@@ -172,21 +173,31 @@ def resume(folder: Path) -> tuple[Experiment, list[Row], Guards]:
         ConfigError: config.toml cannot be read.
     """
     config = _config_of(folder)
-    path = folder / CHECKPOINT
-    if not path.exists():  # killed before the first one was there
+    if not (folder / CHECKPOINT).exists():  # killed before the first one was there
         return Experiment(config), [], Guards()
+    state, about = _read_checkpoint(folder, config)
+    remove_leftovers(folder)
+    experiment = _restored(folder, config, state)
+    return experiment, about["rows"], Guards(about["warned"])
+
+
+def _read_checkpoint(folder: Path, config: Config) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    path = folder / CHECKPOINT
     state, about = load_tensors(path)
     if about.get("kind") != "checkpoint":
         raise RunError(f"{path}: is no checkpoint")
     if about["config"] != _fingerprint(config.to_toml()):
         raise RunError(f"{path}: of another configuration than {folder / 'config.toml'}")
-    remove_leftovers(folder)
+    return state, about
+
+
+def _restored(folder: Path, config: Config, state: dict[str, Tensor]) -> Experiment:
     experiment = Experiment(config)
     try:
         experiment.restore(state)
     except ValueError as error:
-        raise RunError(f"{path}: {error}") from None
-    return experiment, about["rows"], Guards(about["warned"])
+        raise RunError(f"{folder / CHECKPOINT}: {error}") from None
+    return experiment
 
 
 def row_of(result: EpochResult) -> Row:
@@ -216,12 +227,13 @@ def row_of(result: EpochResult) -> Row:
     return row
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row], digits: int = 6) -> str:
+    """Rows as the text of a CSV file, with so many significant digits."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: "" if v is None else f"{v:.6g}" for k, v in row.items()})
+        writer.writerow({k: "" if v is None else f"{v:.{digits}g}" for k, v in row.items()})
     return text.getvalue()
 
 
@@ -322,6 +334,22 @@ def load(folder: Path, **overrides: Any) -> Experiment:
     experiment = Experiment(config.replace(**overrides))
     load_network(experiment.network, folder / "model.safetensors")
     return experiment
+
+
+def load_checkpoint(folder: Path, **overrides: Any) -> Experiment:
+    """The experiment of a run folder as its checkpoint left it, to look at; also while it trains.
+
+    Args:
+        folder: the run folder.
+        overrides: settings of `Config` to replace, such as device.
+
+    Raises:
+        RunError: the checkpoint is missing or damaged, or of another configuration.
+        ConfigError: config.toml cannot be read.
+    """
+    config = _config_of(folder)
+    state, _ = _read_checkpoint(folder, config)
+    return _restored(folder, config.replace(**overrides), state)
 
 
 def setting(folder: Path) -> Config:
