@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ def train(
     config = experiment.config.to_toml()
 
     def save() -> None:
-        about: dict[str, Any] = {"kind": "checkpoint", "config": _fingerprint(config), "rows": rows}
+        about: dict[str, Any] = {"kind": "checkpoint", "config": config, "rows": rows}
         about["warned"] = guards.known
         save_tensors(folder / CHECKPOINT, experiment.state(), about)
 
@@ -159,12 +158,6 @@ def _log(folder: Path, text: str) -> None:
         raise RunError(f"{folder / 'log.txt'}: cannot be written: {error.strerror}") from error
 
 
-def _fingerprint(config: str) -> str:
-    """A digest of a configuration as TOML, the same for 1 and 1.0."""
-    read = Config.from_toml(config, "config.toml")
-    return sha256(read.to_toml().encode()).hexdigest()
-
-
 def resume(folder: Path) -> tuple[Experiment, list[Row], Guards]:
     """What `train` goes on from: the experiment as its checkpoint left it, rows and guards.
 
@@ -186,7 +179,8 @@ def _read_checkpoint(folder: Path, config: Config) -> tuple[dict[str, Tensor], d
     state, about = load_tensors(path)
     if about.get("kind") != "checkpoint":
         raise RunError(f"{path}: is no checkpoint")
-    if about["config"] != _fingerprint(config.to_toml()):
+    # Compared as they are read, so that a setting newer than the checkpoint is no difference.
+    if Config.from_toml(about["config"], str(path)) != config:
         raise RunError(f"{path}: of another configuration than {folder / 'config.toml'}")
     return state, about
 
