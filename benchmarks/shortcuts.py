@@ -27,6 +27,7 @@ REAL = {
     "split": replace(PLAIN, precision="split"),
     "fast": replace(PLAIN, precision="fast"),
     "split, alternate": replace(PLAIN, precision="split", alternate=True),
+    "fast, alternate": replace(PLAIN, precision="fast", alternate=True),
     "fused steps": replace(PLAIN, fused_steps=True),
     "fused flips": replace(PLAIN, fused_flips=True),
 }
@@ -69,15 +70,15 @@ def _narrow(name: str, sizes: Sequence[int], epochs: int, free_steps: int | None
 def networks() -> dict[str, tuple[Config, dict[str, Speed]]]:
     """Settings and switches by name."""
     without = {k: v for k, v in REAL.items() if k != "fused steps"}
-    deep = _narrow("mnist-fc2-ep", (512, 512, 10), 10, 60)
+    deep = _narrow("mnist-fc2-ep", (256, 256, 10), 8, 60)
     # Thresholds for the width, as in results/mnist5k.
     layers = {key: replace(layer, threshold=2e-6) for key, layer in deep.layers.items()}
     return {
         "784-4096-10": (preset("quickstart"), REAL),
-        "784-512-512-10": (deep.replace(layers=layers), without),
-        "conv 1-8-16-10": (_narrow("mnist-conv-ep", (8, 16, 10), 4, 60), without),
-        "bits 784-1024-100": (_narrow("mnist-bits-fc1-ep", (1024, 100), 10), BITS),
-        "bits conv 1-16-32-100": (_narrow("mnist-bits-conv-ep", (16, 32, 100), 2, 40), BITS),
+        "784-256-256-10": (deep.replace(layers=layers), without),
+        "conv 1-8-16-10": (_narrow("mnist-conv-ep", (8, 16, 10), 2, 60), without),
+        "bits 784-1024-100": (_narrow("mnist-bits-fc1-ep", (1024, 100), 5), BITS),
+        "bits conv 1-16-32-100": (_narrow("mnist-bits-conv-ep", (16, 32, 100), 1, 40), BITS),
     }
 
 
