@@ -589,7 +589,8 @@ def _checked(experiment: Experiment, options: CheckOptions) -> gradient_check.Ch
     )
     kind = config.learning.synapses
     print(
-        f"{kind} weights: free phase of {found.free_steps} steps, residual {found.residual:.1g}",
+        f"{kind} weights: free phase of {found.free_steps} steps, residual {found.residual:.1g}; "
+        f"{100 * found.stuck:.1f} % of the outputs are wrong where ρ is flat",
         flush=True,
     )
     if found.residual > gradient_check.SETTLED:

@@ -109,12 +109,15 @@ class Check:
         traced: the same of single weights.
         free_steps: that the free phase took to settle.
         residual: max|Δs| in its last step.
+        stuck: share of the outputs that are wrong where ρ is flat: BPTT and a small nudge inside ρ
+            do not see them, a nudge outside does.
     """
 
     agreements: list[Agreement]
     traced: list[Traced]
     free_steps: int
     residual: float
+    stuck: float
 
 
 def check(
@@ -168,7 +171,12 @@ def check(
             for rows, weights in _compare(nudged, trail, target, nudge, beta, chosen):
                 agreements += rows
                 traced += weights
-    return Check(agreements, traced, free.steps, float(trail[-1].residual.max()))
+    at_rest = trail[-1]
+    flat = (at_rest.output <= 0) | (at_rest.output >= 1)
+    with torch.no_grad():
+        stuck = flat & (network.cost.force(at_rest.output, target) != 0)
+    residual = float(at_rest.residual.max())
+    return Check(agreements, traced, free.steps, residual, float(stuck.double().mean()))
 
 
 def _compare(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
@@ -146,7 +147,8 @@ def _errors(figure: SubFigure, layers: int, rows: Sequence[Agreement]) -> None:
                     markerfacecolor=colour if weights == "binary" else "white",
                 )
         axes.set_xscale("log")
-        axes.set_yscale("log")
+        if axes.dataLim.minposy < np.inf:  # else so few steps have not reached the layer
+            axes.set_yscale("log")
         axes.set_xlabel("nudging strength β", fontsize=9)
     figure.suptitle(f"All weights, after {steps} steps", fontsize=9)
     figure.axes[0].set_ylabel("‖EP − BPTT‖ / ‖BPTT‖", fontsize=9)
