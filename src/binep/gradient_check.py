@@ -323,7 +323,6 @@ def _sum(total: Gradients, more: Gradients) -> Gradients:
 
 def _near(found: Tensor, exact: Tensor) -> tuple[float, float, float, float]:
     """Cosine, relative error, and both norms."""
-    found, exact = found.detach(), exact.detach()
     norms = float(found.norm()), float(exact.norm())
     dot = float(torch.dot(found.flatten(), exact.flatten()))
     cosine = dot / (norms[0] * norms[1]) if min(norms) > 0 else math.nan
