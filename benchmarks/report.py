@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -34,6 +34,9 @@ class Published(NamedTuple):
     seconds: float
     memory: float
 
+
+PROGRAMS = ("binep", "alternate", "alternate, fast")
+"""Programs of `benchmarks.speed`, beside "plain"."""
 
 ORIGINAL = {
     "mnist-fc1-ep": Published(0.16, 0.5),
@@ -71,26 +74,25 @@ def write_report(folder: Path) -> None:
 
 
 class Timing(NamedTuple):
-    """Median seconds of both programs at one stage of a shape's training, and how many runs."""
+    """Seconds of each program's batches at one stage of a shape's training."""
 
     shape: str
     trained: int
-    binep: float
-    plain: float
-    binep_runs: int
-    plain_runs: int
+    seconds: Mapping[str, Sequence[float]]
+
+    def of(self, program: str) -> float:
+        """The median."""
+        return median(self.seconds[program])
 
 
 def _timings(batches: Sequence[Row]) -> list[Timing]:
     """A timing for each shape and stage of training, in the order of `ORIGINAL`."""
     runs: dict[tuple[str, int], dict[str, list[float]]] = {}
     for row in batches:
-        programs = runs.setdefault((row["shape"], int(row["trained"])), {"binep": [], "plain": []})
-        programs[row["program"]].append(float(row["seconds"]))
-    return [
-        Timing(*key, median(of["binep"]), median(of["plain"]), len(of["binep"]), len(of["plain"]))
-        for key, of in sorted(runs.items(), key=lambda item: (_rank(item[0][0]), item[0]))
-    ]
+        programs = runs.setdefault((row["shape"], int(row["trained"])), {})
+        programs.setdefault(row["program"], []).append(float(row["seconds"]))
+    ordered = sorted(runs.items(), key=lambda item: (_rank(item[0][0]), item[0]))
+    return [Timing(*key, of) for key, of in ordered]
 
 
 def _rank(shape: str) -> int:
@@ -126,27 +128,30 @@ def _time_table(timings: Sequence[Timing], batches: Sequence[Row]) -> list[str]:
     networks = {row["shape"]: row["network"] for row in batches}
     rows = []
     for t in timings:
-        original = ORIGINAL.get(t.shape)
-        rows.append(
-            [
-                f"`{t.shape}`",
-                networks[t.shape],
-                f"after {t.trained} batches" if t.trained else "first batches",
-                f"{t.plain:.3g} ({t.plain_runs})",
-                f"{t.binep:.3g} ({t.binep_runs})",
-                f"{t.plain / t.binep:.3g}",
-                f"{original.seconds:g}" if original else "",
-                f"{original.seconds / t.binep:.3g}" if original else "",
-            ]
-        )
-    names = ["preset", "network", "when", "plain (s)", "binep (s)", "plain / binep"]
+        original, plain = ORIGINAL.get(t.shape), t.of("plain")
+        cells = [f"`{t.shape}`", networks[t.shape]]
+        cells += [f"after {t.trained} batches" if t.trained else "first batches"]
+        cells += [f"{original.seconds:g}" if original else ""]
+        cells += [f"{plain:.3g} ({len(t.seconds['plain'])})"]
+        for program in PROGRAMS:
+            if program not in t.seconds:
+                cells += ["", ""]
+                continue
+            ratios = f"{plain / t.of(program):.3g}"
+            if original:
+                ratios = f"{original.seconds / t.of(program):.3g}, {ratios}"
+            cells += [f"{t.of(program):.3g} ({len(t.seconds[program])})", ratios]
+        rows.append(cells)
+    names = ["preset", "network", "when", "original (s)", "plain (s)"]
+    names += [name for program in PROGRAMS for name in (f"{program} (s)", "times faster")]
     return _section(
         "Seconds per training batch",
         "Medians, and in brackets of how many batches: settling, nudging, gradients and update of "
         "64 images. 'Plain' is the same step taken without any shortcut (`benchmarks/plain.py`), "
         "in the same process, in turn with binep. 'Original' is the paper's own program, measured "
-        "once on two quiet cores.",
-        [*names, "original (s)", "original / binep"],
+        "once on two quiet cores. 'Times faster' is than the original, then than 'plain'. "
+        "'alternate' and 'fast' are binep with `--alternate`, and with `--precision fast`, too.",
+        names,
         rows,
     )
 
@@ -182,7 +187,7 @@ def _roofline_table(
     speeds = ", ".join(f"{unit} {speed:.2g}" for unit, speed in measured.items())
     rows = []
     for t in timings:
-        of = [row for row in stages if (row["shape"], int(row["trained"])) == t[:2]]
+        of = [row for row in stages if (row["shape"], int(row["trained"])) == (t.shape, t.trained)]
         bound = sum(float(row["seconds"]) for row in of)
         operations = {
             unit: sum(float(row["operations"]) for row in of if row["unit"] == unit)
@@ -196,8 +201,8 @@ def _roofline_table(
                 *(f"{count / 1e9:.3g}" for count in operations.values()),
                 f"{sum(float(row['bytes']) for row in of) / 1e9:.3g}",
                 f"{bound:.3g}",
-                f"{t.binep:.3g}",
-                f"{t.binep / bound:.3g}",
+                f"{t.of('binep'):.3g}",
+                f"{t.of('binep') / bound:.3g}",
             ]
         )
     names = ["preset", "when", "steps", "float32 (10⁹)", "int8 (10⁹)", "memory (10⁹ B)"]
@@ -300,10 +305,10 @@ def _bars(axes: Axes, timings: Sequence[Timing]) -> None:
     heights: dict[str, list[tuple[int, float]]] = {label: [] for label in looks}
     for i, shape in enumerate(shapes):
         stages = [t for t in timings if t.shape == shape]
-        heights["plain"].append((i, stages[0].plain))
-        for stage in {stages[0], stages[-1]}:
+        heights["plain"].append((i, stages[0].of("plain")))
+        for stage in stages[:1] + stages[1:][-1:]:
             when = "once trained" if stage.trained else "first batches"
-            heights[f"binep, {when}"].append((i, stage.binep))
+            heights[f"binep, {when}"].append((i, stage.of("binep")))
     for offset, (label, bars) in zip((-0.28, 0, 0.28), heights.items(), strict=True):
         if bars:
             places, seconds = [i + offset for i, _ in bars], [value for _, value in bars]

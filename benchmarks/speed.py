@@ -1,6 +1,6 @@
 """Seconds and memory of a training batch, binep beside the plain program: ``make bench``.
 
-Each shape of the paper is timed in a process of its own: the two programs in turn, from the same
+Each shape of the paper is timed in a process of its own: the programs in turn, from the same
 network, first untrained, then (``--warm-batches``) trained. Peak memory is measured in further
 processes, one for each program. What is measured again replaces what stood in the output folder's
 tables; the rest stays.
@@ -37,6 +37,7 @@ from binep.config import Config, preset
 from binep.data import DataError
 from binep.experiment import Experiment
 from binep.gradients import EquilibriumPropagation
+from binep.network import Speed
 from binep.runs import environment
 
 SHAPES = (
@@ -49,6 +50,13 @@ SHAPES = (
     "mnist-bits-conv-ep",
 )
 """Presets, one for each shape of network in the paper."""
+
+OPTIONS = {
+    "alternate": Speed(alternate=True),
+    "alternate, fast": Speed(alternate=True, precision="fast"),
+}
+"""Programs beside "binep" as it is set by default, which networks of real activations are timed
+with."""
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets."""
@@ -182,8 +190,14 @@ def time_shape(shape: str, options: Options) -> Measured:
 
 
 def compare(experiment: Experiment, stream: Iterator[Batch], options: Options) -> list[Row]:
-    """Time both programs in turn, from the same network, on the same batches."""
+    """Time the programs in turn, from the same network, on the same batches."""
     plain, every = Plain(experiment), 1
+    network, default = experiment.network, experiment.network.speed
+    real = network.neurons[0].differentiable
+    programs = {"binep": default, **(OPTIONS if real else {})}
+    if options.repeats > 1:  # the first time, oneDNN compiles its convolutions
+        for network.speed in programs.values():
+            train(experiment, *next(stream))
     rows: list[Row] = []
     for turn in range(options.repeats):
         batch = next(stream)
@@ -191,8 +205,10 @@ def compare(experiment: Experiment, stream: Iterator[Batch], options: Options) -
             seconds = clock(plain.train, *batch)
             every = max(every, math.ceil(options.repeats * seconds / options.plain_seconds))
             rows.append({"program": "plain", "turn": turn, "seconds": seconds})
-        seconds = clock(train, experiment, *batch)
-        rows.append({"program": "binep", "turn": turn, "seconds": seconds})
+        for name, network.speed in programs.items():
+            seconds = clock(train, experiment, *batch)
+            rows.append({"program": name, "turn": turn, "seconds": seconds})
+    network.speed = default
     return rows
 
 

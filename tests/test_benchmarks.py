@@ -15,6 +15,7 @@ from benchmarks.roofline import stages
 from benchmarks.speed import Options, batches_of, compare, keep, settling
 from binep.config import Config, Dynamics, Layer, Learning
 from binep.experiment import Experiment
+from binep.network import Speed
 
 FLIP: dict[str, Any] = {"gamma": 1e-2, "threshold": 1e-5, "bias_lr": 0.05}
 MAP: dict[str, Any] = {"kind": "conv", "kernel": 5, "padding": 1, "pool": 3, **FLIP}
@@ -90,10 +91,15 @@ def test_both_programs_are_timed_in_turn() -> None:
     experiment = Experiment(small("dense", "real"))
     stream = batches_of(experiment)
     rows = compare(experiment, stream, Options(repeats=3))
-    assert [row["program"] for row in rows] == ["plain", "binep"] * 3
+    ours = ["binep", "alternate", "alternate, fast"]
+    assert [row["program"] for row in rows] == ["plain", *ours] * 3
+    assert experiment.network.speed == Speed()
     # A plain program far slower than it has time for runs once, binep as often as asked.
     rows = compare(experiment, stream, Options(repeats=3, plain_seconds=1e-9))
-    assert [row["program"] for row in rows] == ["plain", "binep", "binep", "binep"]
+    assert [row["program"] for row in rows] == ["plain", *ours * 3]
+    bits = Experiment(small("dense", "binary", beta=2.0, nudging="one-sided"))
+    rows = compare(bits, batches_of(bits), Options(repeats=2))
+    assert [row["program"] for row in rows] == ["plain", "binep"] * 2
     free_steps, nudged_steps = settling(experiment, *next(stream))
     assert 1 < free_steps < 150
     assert 1 < nudged_steps <= 10
@@ -152,7 +158,7 @@ def test_the_page_follows_from_the_tables(tmp_path: Path) -> None:
     (tmp_path / "machine.json").write_text(json.dumps(machine))
     write_report(tmp_path)
     page = (tmp_path / "README.md").read_text()
-    assert "| 0.5 (1) | 0.02 (3) | 25 | 0.16 | 8 |" in page
+    assert "| 0.16 | 0.5 (1) | 0.02 (3) | 8, 25 |" in page
     assert "| 11 + 10 | 2 | 0 | 1 | 0.008 | 0.02 | 2.5 |" in page
     assert "A remark." in page
     assert "`cifar10-conv-ep` skipped: no data" in page

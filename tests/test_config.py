@@ -67,6 +67,11 @@ RANGES: dict[str, tuple[Values, Values, str]] = {
         "a finite number from 1",
     ),
     "learning.scale_lr_decay_epochs": COUNT,
+    "speed.over_relaxation": (
+        st.floats(1, 2, exclude_max=True),
+        st.sampled_from((0.9, 2.0, math.nan, math.inf, -math.inf)),
+        "at least 1 and below 2",
+    ),
     "layers.1.size": COUNT,
     "layers.1.kernel": (st.integers(1, 5), *COUNT[1:]),
     "layers.1.padding": (st.integers(0, 2), st.integers(max_value=-1), "a whole number from 0"),

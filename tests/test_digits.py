@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -36,9 +39,9 @@ def conv(seed: int) -> Network:
     )
 
 
-def batch(network: Network, seed: int) -> tuple[Tensor, Tensor]:
-    x = torch.rand(7, *network.synapses[0].input_shape, generator=generator(seed))
-    labels = torch.randint(10, (7,), generator=generator(seed))
+def batch(network: Network, seed: int, size: int = 7) -> tuple[Tensor, Tensor]:
+    x = torch.rand(size, *network.synapses[0].input_shape, generator=generator(seed))
+    labels = torch.randint(10, (size,), generator=generator(seed))
     return x, network.cost.target(labels)
 
 
@@ -65,7 +68,7 @@ def test_a_step_in_three_digits_is_a_step(make: object, seed: int) -> None:
         lines = digits.Lines(network)
         lines.parameters = [lines._parameters(k) for k in range(len(network))]
         layers = lines.begin(states, clamped.drive)
-        lines.step(layers, range(len(network)), 3, nudge)
+        lines.step(layers, range(len(network)), digits.Way(3), nudge)
         expected = network.step(clamped, states, nudge)
     for layer, state in zip(layers, expected, strict=True):
         flat = state.movedim(1, -1).flatten(1) if state.dim() == 4 else state
@@ -106,11 +109,61 @@ def test_alternate_layers_take_half_the_moves() -> None:
     network.speed = Speed(precision="exact", fused_steps=False, alternate=True)
     with torch.no_grad():
         states = network.initial_states(x)
-        even = network.step(network.clamp(x), states, None, [0, 2])
+        even = network.step(network.clamp(x), states, None, [0, 2], network.speed.over_relaxation)
         assert even[1] is states[1]
         first = network.relax(x, 1)
     for a, b in zip(first.states, even, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+@pytest.mark.parametrize("make", [dense, conv])
+def test_samples_that_have_settled_are_left_behind_and_come_back_in_their_rows(
+    make: Callable[[int], Network], alternate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    step = digits.Lines.step
+
+    def noted(self: digits.Lines, layers: Sequence[digits.Layer], *rest: Any) -> Tensor:
+        sizes.append(len(layers[0].states))
+        return step(self, layers, *rest)
+
+    monkeypatch.setattr(digits.Lines, "step", noted)
+    network = make(3)
+    network.speed = Speed(fused_steps=False, alternate=alternate)
+    x, target = batch(network, 3, 40)
+    x[:8] *= 0.2  # some settle sooner
+    with torch.no_grad():
+        free = network.relax(x, 300)
+        assert sizes[0] == 40
+        assert sizes[-1] < 40
+        assert sizes == sorted(sizes, reverse=True)
+        clamped = network.clamp(x)
+        # Where they are told to be is where they stay, and what the neighbours know of them.
+        for a, b in zip(network.step(clamped, free.states), free.states, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+        nudged = network.relax(x, 3, start=free, target=target, beta=0.4)
+        states = free.states
+        for _ in range(3):
+            states = network.step(clamped, states, 0.4 * (target - states[-1]))
+    for a, b in zip(nudged.states, states, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=5e-4)
+
+
+def test_any_relaxation_settles_in_the_same_place() -> None:
+    network = dense(1)
+    x, _ = batch(network, 1)
+    ends = []
+    for fused_steps in (False, True):
+        for over_relaxation in (1.0, 1.3, 1.6):
+            network.speed = Speed("exact", True, fused_steps, True, over_relaxation)
+            with torch.no_grad():
+                ends.append(network.relax(x, 500))
+    assert len({end.steps for end in ends}) > 1
+    for end in ends[1:]:
+        assert end.steps < 500
+        for a, b in zip(end.states, ends[0].states, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
 def test_what_has_a_gradient_is_not_cut_into_digits() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from networks import Twins, array, twins
 from torch import Tensor
 
-from binep import cli, data, gradient_check, gradient_figure, plots, runs
+from binep import cli, data, gradient_check, gradient_plots, plots, runs
 from binep.config import Config, Layer, Learning
 from binep.experiment import Experiment
 from binep.gradient_check import Agreement, Check, backpropagated, check, propagated
@@ -289,8 +289,8 @@ def test_the_table_holds_every_number() -> None:
 
 def test_the_figure_shows_the_numbers() -> None:
     _, found = checked(betas=(0.01, 0.1), steps=3)
-    setting = gradient_figure.Setting("binary", 0.1)
-    figure = gradient_figure.drawn(found.agreements, found.traced, setting)
+    setting = gradient_plots.Setting("binary", 0.1)
+    figure = gradient_plots.drawn(found.agreements, found.traced, setting)
     upper, middle, lower = figure.subfigs
     assert [len(part.axes) for part in figure.subfigs] == [2, 2, 2]
     rows = find(found.agreements, parameter="weight", layer=2)

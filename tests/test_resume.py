@@ -209,6 +209,17 @@ def test_another_configuration_or_network_is_refused(tmp_path: Path) -> None:
         )
 
 
+def test_a_setting_newer_than_the_checkpoint_is_no_other_configuration(tmp_path: Path) -> None:
+    finished(tmp_path)
+    older = config().to_toml().replace("over_relaxation = 1.2\n", "")
+    assert older != config().to_toml()
+    (tmp_path / "config.toml").write_text(older)
+    state, about = files.load_tensors(tmp_path / runs.CHECKPOINT)
+    files.save_tensors(tmp_path / runs.CHECKPOINT, state, about | {"config": older})
+    experiment, rows, _ = runs.resume(tmp_path)
+    assert experiment.epoch == len(rows) == 2
+
+
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     with files.locked(tmp_path), pytest.raises(RunError, match="another process trains here"):
         runs.train(Experiment(config()), tmp_path)

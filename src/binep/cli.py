@@ -21,6 +21,7 @@ from typing import Annotated, Literal, TypeVar, cast
 
 import torch
 import tyro
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
@@ -30,14 +31,17 @@ from binep import (
     data,
     files,
     gradient_check,
-    gradient_figure,
+    gradient_plots,
+    inspection,
+    inspection_plots,
     plots,
+    report,
     reproduce,
     runs,
 )
 from binep.config import Config, ConfigError, did_you_mean, preset, preset_names
 from binep.data import DataError
-from binep.experiment import EpochResult, Experiment
+from binep.experiment import EpochResult, Experiment, initial_network
 from binep.files import RunError
 from binep.guards import Guards
 from binep.synapses import Weights
@@ -53,6 +57,8 @@ usage: binep COMMAND ...
   binep train --resume RUN                       go on with a run that was interrupted
   binep evaluate RUN                             test a trained network again
   binep plot RUN ...                             draw the curves of one run or of several
+  binep report RUN ... --output FILE.html        write a page about one run or several
+  binep inspect RUN [--index 18 ...]             follow one image through a trained network
   binep reproduce ROW ...                        run rows of the paper's tables, and write them
   binep check gradients PRESET                   equilibrium propagation against backpropagation
   binep presets                                  list the presets
@@ -379,11 +385,8 @@ def plot_command(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--output {options.output}: must end in .png, .pdf or .svg")
     if not options.runs:
         raise ConfigError("plot what? Name one run folder or more")
-    metrics = [runs.read_metrics(folder / "metrics.csv") for folder in options.runs]
-    first = runs.setting(options.runs[0])
+    metrics = runs.read_alike(options.runs)
     for folder, rows in zip(options.runs, metrics, strict=True):
-        if runs.setting(folder) != first or rows[0].keys() != metrics[0][0].keys():
-            raise ConfigError(f"{folder}: its settings are not those of {options.runs[0]}")
         if len(rows) != min(map(len, metrics)):
             print(f"{folder}: drawn as far as the shortest run goes, not to epoch {len(rows)}")
     files.write(options.output, plots.rendered(plots.curves(metrics), kind))
@@ -468,6 +471,145 @@ def _print_rows(root: Path) -> None:
     print(root / "README.md")
 
 
+# report ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write a page about one run, or about several that differ in their seeds.
+
+    One HTML file, complete: results beside the paper's claims, curves, confusion matrix, misread
+    images, weights, speed, setting and machine.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+    output: Path = Path("report.html")
+    """A file that ends in .html."""
+    data_dir: Path | None = None
+    """Folder of the data sets, if not the run's."""
+    device: str | None = None
+    """cpu, cuda or cuda:N, if not the run's."""
+
+
+def report_command(arguments: Sequence[str]) -> None:
+    """The command `binep report`."""
+    options = parse(ReportOptions, arguments, prog="binep report")
+    if options.output.suffix != ".html":
+        raise ConfigError(f"--output {options.output}: must end in .html")
+    if not options.output.parent.is_dir():
+        raise ConfigError(f"--output {options.output}: there is no folder {options.output.parent}")
+    if not options.runs:
+        raise ConfigError("report what? Name one run folder or more")
+    chosen = {"data_dir": options.data_dir, "device": options.device}
+    found = report.gather(options.runs, **{k: v for k, v in chosen.items() if v is not None})
+    for reason in found.missing:
+        print(f"binep: warning: {reason}", file=sys.stderr)
+    files.write(options.output, report.page(found).encode())
+    print(options.output)
+
+
+# inspect -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Follow one test image through a trained network, and draw what happens.
+
+    phases: scores, states, residuals, energy and cost in the free and in the nudged phase; bits:
+    what each layer fires; momenta: how far weights are from their flip; flips: which weights
+    differ from their start. phases.csv has the numbers. Runs on the CPU.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """A run folder."""
+    index: int = 0
+    """Which test image, from 0."""
+    output: Path | None = None
+    """Folder for the figures; otherwise RUN/inspect."""
+    format: Literal["pdf", "svg", "png"] = "pdf"
+    """Of the figures."""
+    neurons: int = 12
+    """How many neurons of each layer are drawn."""
+    data_dir: Path | None = None
+    """Folder of the data sets, if not the run's."""
+
+
+def inspect_command(arguments: Sequence[str]) -> None:
+    """The command `binep inspect`."""
+    options = parse(InspectOptions, arguments, prog="binep inspect")
+    if options.neurons < 1:
+        raise ConfigError(f"--neurons {options.neurons}: must be at least 1")
+    chosen = {"device": "cpu"} | ({"data_dir": options.data_dir} if options.data_dir else {})
+    whole = (options.run / runs.CHECKPOINT).exists()
+    experiment = (runs.load_checkpoint if whole else runs.load)(options.run, **chosen)
+    data, config = experiment.data, experiment.config
+    if not 0 <= options.index < len(data.test):
+        last = len(data.test) - 1
+        raise ConfigError(
+            f"--index {options.index}: must be from 0 to {last}, the test images of {data.name}"
+        )
+    image, label = data.test.images[options.index], int(data.test.labels[options.index])
+    found = inspection.follow(
+        experiment.network,
+        data.prepare(image[None])[0],
+        label,
+        free_steps=config.dynamics.free_steps,
+        nudged_steps=config.dynamics.nudged_steps,
+        beta=config.learning.beta,
+        tolerance=config.dynamics.settle_tol,
+    )
+    phases = inspection_plots.phases(
+        found,
+        image.numpy(),
+        data.classes,
+        label,
+        neurons=options.neurons,
+        threshold=config.dynamics.firing_threshold if found.bits else None,
+    )
+    drawn = {"phases": phases} | _drawings(experiment, found, whole)
+    output = options.output or options.run / "inspect"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{output}: cannot be made: {error.strerror}") from error
+    read = data.classes[int(found.scores[found.free_steps].argmax())]
+    print(
+        f"test image {options.index} of {data.name}: label {data.classes[label]}, read as {read}; "
+        f"settles in {_join(found.settled[0])} steps, nudged in {_join(found.settled[1])}"
+    )
+    files.write(output / "phases.csv", runs.table(found.rows(), digits=9).encode())
+    print(output / "phases.csv")
+    for name, figure in drawn.items():
+        path = output / f"{name}.{options.format}"
+        if isinstance(figure, str):
+            print(f"no {path.name}: {figure}")
+        else:
+            files.write(path, plots.rendered(figure, options.format))
+            print(path)
+
+
+def _drawings(
+    experiment: Experiment, found: inspection.Phases, whole: bool
+) -> dict[str, Figure | str]:
+    """The figures besides the phases by name, or why there is none."""
+    drawn: dict[str, Figure | str] = {}
+    network, flip = experiment.network, experiment.flip
+    drawn["bits"] = inspection_plots.bits(found) if found.bits else "its neurons fire no bits"
+    if flip is None:
+        return drawn | dict.fromkeys(("momenta", "flips"), "its weights are real and do not flip")
+    if whole:
+        drawn["momenta"] = inspection_plots.momenta(inspection.momenta(network, flip))
+    else:
+        drawn["momenta"] = f"the run has no {runs.CHECKPOINT}, which holds the momenta"
+    try:
+        signs = inspection.signs(network, initial_network(experiment.config))
+        drawn["flips"] = inspection_plots.flips(signs)
+    except ValueError as error:
+        drawn["flips"] = f"{error}, which its seed gives now"
+    return drawn
+
+
 # check -------------------------------------------------------------------------------------------
 
 
@@ -535,8 +677,8 @@ def check_command(arguments: Sequence[str]) -> None:
         agreements += found.agreements
         traced += found.traced
     learning = experiments[0].config.learning
-    own = gradient_figure.Setting(learning.synapses, abs(learning.beta))
-    figure = gradient_figure.drawn(agreements, traced, own)
+    own = gradient_plots.Setting(learning.synapses, abs(learning.beta))
+    figure = gradient_plots.drawn(agreements, traced, own)
     files.write(options.output / "gradients.csv", gradient_check.table(agreements).encode())
     files.write(options.output / "weights.csv", gradient_check.table(traced).encode())
     for kind in options.formats:
@@ -605,7 +747,7 @@ def _checked(experiment: Experiment, options: CheckOptions) -> gradient_check.Ch
 def _print_agreements(rows: Sequence[gradient_check.Agreement]) -> None:
     """The layer of the least agreement, after all steps: cosine and relative error."""
     last = [row for row in rows if row.step == rows[-1].step and row.parameter == "weight"]
-    betas = [gradient_figure.power(b) for b in dict.fromkeys(row.beta for row in last)]
+    betas = [gradient_plots.power(b) for b in dict.fromkeys(row.beta for row in last)]
     table = Table("weights", "nudge", "nudging", "BPTT", *(f"β = {beta}" for beta in betas))
     found: dict[tuple[str, ...], dict[float, list[gradient_check.Agreement]]] = {}
     for row in last:
@@ -647,6 +789,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train_command,
     "evaluate": evaluate_command,
     "plot": plot_command,
+    "report": report_command,
+    "inspect": inspect_command,
     "reproduce": reproduce_command,
     "check": check_command,
     "presets": presets_command,

@@ -80,8 +80,33 @@ Digits = tuple[Tensor, Tensor]
 """Digits (digits, batch, neurons), int8, and what a step of each is worth, (digits, batch)."""
 
 
+_PARTS = 8
+"""Samples that have settled are left behind an eighth of the batch at a time: oneDNN compiles its
+convolutions for each size."""
+
+
+def _rounded(going: Tensor, parts: int) -> Tensor:
+    """The same mask with some more samples, in as many whole parts of the batch as it needs."""
+    part = -(-len(going) // parts)
+    wanted = -(-int(going.sum()) // part) * part
+    return going | (going.logical_not().cumsum(0) <= wanted - going.sum())
+
+
 def _nothing(batch: int) -> Digits:
     return torch.zeros(0, batch, 0, dtype=torch.int8), torch.zeros(0, batch)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How layers move, and tell of it.
+
+    Attributes:
+        digits: in how many a state is sent.
+        relaxation: see `Network.step`.
+    """
+
+    digits: int
+    relaxation: float = 1.0
 
 
 @dataclass
@@ -110,10 +135,37 @@ class Layer:
 
     def copy(self) -> Layer:
         """Arrays of its own."""
-        own: dict[str, Any] = {
-            name: part.clone() for name, part in vars(self).items() if isinstance(part, Tensor)
-        }
-        return replace(self, **own)
+        return replace(self, **{name: part.clone() for name, part in self._arrays().items()})
+
+    def _arrays(self) -> dict[str, Any]:
+        return {name: part for name, part in vars(self).items() if isinstance(part, Tensor)}
+
+    def take(self, rows: Tensor) -> Layer:
+        """Some samples."""
+        digits, units = self.news
+        some = {name: part[rows] for name, part in self._arrays().items()}
+        has_news = len(digits) > 0
+        return replace(
+            self, **some, news=(digits[:, rows], units[:, rows]) if has_news else self.news
+        )
+
+    @staticmethod
+    def join(parts: Sequence[Layer], rows: Tensor) -> Layer:
+        """Samples that were taken apart, each back in its row."""
+        order = rows.argsort()
+        arrays = [part._arrays() for part in parts]
+        whole = {name: torch.cat([a[name] for a in arrays])[order] for name in arrays[0]}
+        count = max(len(part.news[0]) for part in parts)
+        digits = torch.zeros(count, *whole["states"].shape, dtype=torch.int8)
+        units = torch.zeros(count, len(order))  # a digit that is worth nothing tells nothing
+        start = 0
+        for part in parts:
+            stop = start + len(part.states)
+            if len(part.news[0]):
+                for to, news in zip((digits, units), part.news, strict=True):
+                    to[: len(news), start:stop] = news
+            start = stop
+        return Layer(**whole, news=(digits[:, order], units[:, order]))
 
 
 class Lines:
@@ -145,18 +197,41 @@ class Lines:
         shapes = [synapse.output_shape for synapse in self.network.synapses]
         # An equilibrium does not depend on how it was reached; a nudged phase is cut short.
         one = task.target is None or self.network.speed.precision == "fast"
-        residual, moved, taken = torch.zeros(count), torch.zeros(count, dtype=torch.int64), 0
+        way = Way(1 if one else 2, task.relaxation)
+        rows, residual = (
+            torch.arange(len(layers[0].states)),
+            torch.zeros(count, len(layers[0].states)),
+        )
+        moved, taken = torch.zeros(count, dtype=torch.int64), 0
+        parts: list[tuple[Tensor, Tensor, list[Layer]]] = []  # of samples that have settled
         while taken < task.steps:
             which = list(range(taken % 2, count, 2) if task.alternate else range(count))
             nudge = task.nudge(layouts.unflatten(layers[-1].states, shapes[-1]))
             taken += 1
-            residual[which] = self.step(layers, which, 1 if one else 2, nudge)[which]
+            change = self.step(layers, which, way, nudge)
+            residual[which] = change[which]
             moving = ~(residual <= task.tolerance)  # a NaN has not settled
-            moved[[k for k in which if moving[k]]] = taken
-            if task.tolerance > 0 and taken >= min(2, count) and not moving.any():
+            moved[[k for k in which if moving[k].any()]] = taken
+            if not task.tolerance > 0 or taken < min(2, count):
+                continue
+            if not moving.any():
                 break
+            going = _rounded(moving.any(dim=0), _PARTS)
+            if task.target is None and not going.all():
+                settled = (~going).nonzero().flatten()
+                parts.append(
+                    (rows[settled], residual[:, settled], [a.take(settled) for a in layers])
+                )
+                going = going.nonzero().flatten()
+                rows, residual = rows[going], residual[:, going]
+                layers = [layer.take(going) for layer in layers]
+        if parts:
+            parts.append((rows, residual, layers))
+            found, residuals, pieces = zip(*parts, strict=True)
+            rows, residual = torch.cat(found), torch.cat(residuals, dim=1)
+            layers = [Layer.join(piece, rows) for piece in zip(*pieces, strict=True)]
         states = [layouts.unflatten(a.states, s) for a, s in zip(layers, shapes, strict=True)]
-        return states, taken, moved, residual, layers
+        return states, taken, moved, residual.amax(dim=1), layers
 
     def _line(self, k: int) -> Line:
         """The synapse that leads to layer k, made anew when its signs have changed."""
@@ -213,7 +288,7 @@ class Lines:
         self,
         layers: Sequence[Layer],
         which: Sequence[int],
-        digits: int,
+        way: Way,
         nudge: Tensor | None = None,
     ) -> Tensor:
         """Move some layers at once, from what the others have sent.
@@ -221,11 +296,11 @@ class Lines:
         Args:
             layers: changed in place.
             which: their numbers, from 0.
-            digits: how many each state is sent in.
+            way: how they move.
             nudge: of the output.
 
         Returns:
-            max|Δs| per layer; 0 for the others.
+            max|Δs| per layer and sample; 0 for the other layers.
         """
         nothing = _nothing(len(layers[0].states))
         ups, downs = ([nothing] * len(layers) for _ in range(2))
@@ -246,20 +321,26 @@ class Lines:
                 ups[k] = nothing
         for k in which:
             if self._is_conv(k + 1):
-                downs[k] = self._unpool(layers[k + 1], k + 1, digits)
-        return torch.tensor(
-            [
-                self._follow(k, layer, ups[k], downs[k], digits if k in which else 0, nudge)
-                for k, layer in enumerate(layers)
-            ]
-        )
+                downs[k] = self._unpool(layers[k + 1], k + 1, way)
+        residual = torch.zeros(len(layers), len(layers[0].states))
+        for k, layer in enumerate(layers):
+            moves = k in which
+            if moves or len(ups[k][0]) or len(downs[k][0]):
+                self._follow(k, layer, ups[k], downs[k], way, moves, nudge, residual[k])
+        return residual
 
     def _follow(
-        self, k: int, layer: Layer, up: Digits, down: Digits, digits: int, nudge: Tensor | None
-    ) -> float:
-        """Let what has arrived add up; with digits, let the states follow and send the news."""
-        if not (digits or len(up[0]) or len(down[0])):
-            return 0.0
+        self,
+        k: int,
+        layer: Layer,
+        up: Digits,
+        down: Digits,
+        way: Way,
+        moves: bool,
+        nudge: Tensor | None,
+        residual: Tensor,
+    ) -> None:
+        """Let what has arrived add up; if it moves, let the states follow and send the news."""
         synapses, conv = self.network.synapses, self._is_conv(k)
         neurons = self.network.neurons[k]
         assert isinstance(neurons, Real)
@@ -267,8 +348,7 @@ class Lines:
             down_scale = 1.0
         else:
             down_scale = float(_scale(synapses[k + 1]))
-        news = self._digits(layer.states, digits)
-        residual = torch.zeros(len(layer.states))
+        news = self._digits(layer.states, way.digits if moves else 0)
         nothing = torch.zeros(len(layer.states), 0)
         push = layouts.flatten(nudge) if nudge is not None and k + 1 == len(synapses) else nothing
         kernels.follow(
@@ -278,16 +358,17 @@ class Lines:
             np.float32(down_scale),
             *_numpy(layer.pooled),
             *_numpy(*self.parameters[k]),
-            *_numpy(layer.states, push),
+            *_numpy(layer.states),
+            np.float32(way.relaxation),
+            *_numpy(push),
             neurons.nudge == "inside",
             neurons.clip_nudged,
             *_numpy(layer.sent, *news),
             np.int8(-128 if self._is_conv(k + 1) else 0),
             *_numpy(residual),
         )
-        if digits:
-            layer.news = news
-        return float(residual.max())
+        if moves:  # of what has not moved at all there is no news
+            layer.news = news if news[1].any() else _nothing(len(layer.states))
 
     def _parameters(self, k: int) -> tuple[Tensor, Tensor]:
         """α and bias per neuron."""
@@ -296,13 +377,15 @@ class Lines:
             synapse.bias, synapse
         )
 
-    def _unpool(self, layer: Layer, k: int, digits: int) -> Digits:
+    def _unpool(self, layer: Layer, k: int, way: Way) -> Digits:
         """What a convolution sends down: arrives at once, at the places of this very step."""
         scale, _ = self.parameters[k]
-        sent, units = self._digits(layer.unpooled, digits)
+        sent, units = self._digits(layer.unpooled, way.digits)
         channels = self.shape[k, kernels.CHANNELS]
         arrays = _numpy(layer.route, scale, layer.states, layer.unpooled, sent, units)
         kernels.send_unpooled(channels, *arrays)
+        if not units.any():
+            return _nothing(len(units[0]))
         return self._line(k).down(sent), units
 
 

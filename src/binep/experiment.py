@@ -65,9 +65,8 @@ class Experiment:
         self.data = data.load(config.dataset, config.data_dir).to(self.device)
         init, self.order, self.nudge = _generators(config.seed, 3)
         self._epoch_order = self.order.get_state()
-        shape, classes = data.input_shape_of(config.dataset)
         try:
-            self.network = build_network(config, shape, classes, init).to(self.device)
+            self.network = initial_network(config, init).to(self.device)
         except RuntimeError as error:  # on a CPU torch has no type of its own for this
             if "allocate memory" not in str(error):
                 raise
@@ -83,6 +82,11 @@ class Experiment:
     def batches_per_epoch(self) -> int:
         """Training batches in an epoch."""
         return self._count(len(self.data.train), self.config.batch_size)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Training samples in an epoch."""
+        return min(len(self.data.train), self.batches_per_epoch * self.config.batch_size)
 
     def _count(self, samples: int, batch_size: int) -> int:
         count = -(-samples // batch_size)
@@ -174,12 +178,18 @@ class Experiment:
 
     def evaluate(self) -> Scores:
         """Scores on the test set."""
-        return training.evaluate(
-            self.network,
-            self._batches(self.data.test, self.config.test_batch_size, None),
-            free_steps=self.config.dynamics.free_steps,
-            tolerance=self.config.dynamics.settle_tol,
-        )
+        return training.evaluate(self.network, self._test_batches(), **self._free_phase())
+
+    def class_scores(self) -> tuple[Tensor, Tensor]:
+        """A score per class for each image of the test set, and the labels, in their order."""
+        return training.class_scores(self.network, self._test_batches(), **self._free_phase())
+
+    def _test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._batches(self.data.test, self.config.test_batch_size, None)
+
+    def _free_phase(self) -> dict[str, Any]:
+        dynamics = self.config.dynamics
+        return {"free_steps": dynamics.free_steps, "tolerance": dynamics.settle_tol}
 
 
 def stored(network: Network) -> dict[str, Tensor]:
@@ -215,6 +225,17 @@ def _generators(seed: int, count: int) -> list[torch.Generator]:
     """Independent CPU generators from one seed."""
     seeds = np.random.SeedSequence(seed).generate_state(count, np.uint64)
     return [torch.Generator().manual_seed(int(s) >> 1) for s in seeds]
+
+
+def initial_network(config: Config, generator: torch.Generator | None = None) -> Network:
+    """The network that a checked configuration starts from, on the CPU.
+
+    Args:
+        config: the configuration.
+        generator: of the initial weights; that of the configuration's seed if None.
+    """
+    shape, classes = data.input_shape_of(config.dataset)
+    return build_network(config, shape, classes, generator or _generators(config.seed, 3)[0])
 
 
 def build_neurons(config: Config) -> Neurons:

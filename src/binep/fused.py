@@ -72,6 +72,7 @@ class Loop:
             task.steps,
             np.float32(task.tolerance),
             task.alternate,
+            np.float32(task.relaxation),
             taken.numpy(),
             moved.numpy(),
             residual.numpy(),

@@ -176,19 +176,30 @@ def resend(samples, shape, bits, up, down, sent, route, maps, signs_down, fixed)
 
 
 @_inline
+def _copy(to, source):
+    """To[:] = source: several times quicker as a loop than as numba assigns arrays."""
+    for i in range(len(to)):
+        to[i] = source[i]
+
+
+@_inline
 def _drive(k, drive, shape, up, down, base, scale, bias, feedback):
-    """The drive p of a layer, without the nudge."""
+    """The drive p of a layer, without the nudge, in one pass over memory."""
     start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
-    if k == 0:
-        drive[:] = base
-    else:
-        above, alpha, b = up[start:end], scale[start:end], bias[start:end]
+    above, alpha, b = up[start:end], scale[start:end], bias[start:end]
+    sums, factor = down[start:end], feedback[k]
+    last = k + 1 == len(shape)
+    if k == 0 and last:
+        _copy(drive, base)
+    elif k == 0:
+        for i in range(len(drive)):
+            drive[i] = base[i] + np.float32(sums[i]) * factor
+    elif last:
         for i in range(len(drive)):
             drive[i] = np.float32(above[i]) * alpha[i] + b[i]
-    if k + 1 < len(shape):
-        factor, sums = feedback[k], down[start:end]
+    else:
         for i in range(len(drive)):
-            drive[i] += np.float32(sums[i]) * factor
+            drive[i] = np.float32(above[i]) * alpha[i] + b[i] + np.float32(sums[i]) * factor
 
 
 @_inline
@@ -215,7 +226,11 @@ def _count(fired, bits):
 
 @_inline
 def _collect(fired, bits, start, events, count):
-    """Append the neurons whose bits have changed to the events; return how many there are."""
+    """Take over the bits that have changed, and append their neurons to the events.
+
+    Returns:
+        How many events there are.
+    """
     for block in range(0, len(fired), 256):
         new, old = fired[block : block + 256], bits[block : block + 256]
         if _count(new, old):
@@ -223,7 +238,20 @@ def _collect(fired, bits, start, events, count):
                 if new[i] != old[i]:
                     events[count] = start + block + i
                     count += 1
+                    old[i] = new[i]
     return count
+
+
+@_inline
+def _largest(x):
+    """max|x|: the bits of positive floats are in the order of integers, which vectorize."""
+    whole, largest = x.view(np.int32), np.zeros(1, np.int32)
+    most = np.int32(0)
+    for i in range(len(whole)):
+        size = whole[i] & np.int32(0x7FFFFFFF)
+        most = size if size > most else most
+    largest[0] = most
+    return largest.view(np.float32)[0]
 
 
 @_inline
@@ -249,13 +277,13 @@ def _forward(drive, nudge, pull, states, ends, fired, steps, threshold, gamma):
     residual = np.float32(0)
     for start in range(0, len(drive), 128):
         count = min(128, len(drive) - start)
-        p[:count] = drive[start : start + count]
-        s[:count] = states[start : start + count]
+        _copy(p[:count], drive[start : start + count])
+        _copy(s[:count], states[start : start + count])
         bits = fired[start : start + count]
         differ = False
         for step in range(steps):
             if step + 1 == steps:
-                before[:] = s
+                _copy(before, s)
             if len(nudge):
                 goal = nudge[start : start + count]
                 for i in range(count):
@@ -272,8 +300,10 @@ def _forward(drive, nudge, pull, states, ends, fired, steps, threshold, gamma):
         if differ:
             return np.float32(-1)
         for i in range(count):
-            residual = max(residual, abs(s[i] - before[i]))
-        ends[start : start + count] = s[:count]
+            before[i] -= s[i]
+        largest = _largest(before[:count])
+        residual = residual if largest <= residual else largest  # so written, a NaN stays one
+        _copy(ends[start : start + count], s[:count])
     return residual
 
 
@@ -358,7 +388,7 @@ def settle(
         while taken[b] < steps:
             final = taken[b] + 1 == steps
             if final:
-                before[:] = states[b]
+                _copy(before, states[b])
             cost = 0
             for k in range(layers):
                 start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
@@ -389,10 +419,11 @@ def settle(
             taken[b] += 1
             if final:
                 for k in range(layers):
-                    largest = np.float32(0)
-                    for i in range(shape[k, START], shape[k, START] + shape[k, SIZE]):
-                        largest = max(largest, abs(states[b, i] - before[i]))
-                    residual[b, k] = largest
+                    start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
+                    change, now = before[start:end], states[b, start:end]
+                    for i in range(len(change)):
+                        change[i] -= now[i]
+                    residual[b, k] = _largest(change)
             if may_skip and not final and ends[layers] == 0:
                 free = layers if push_held or push.shape[1] == 0 else layers - 1
                 if free < layers:  # without the nudge, which follows the state
@@ -413,11 +444,11 @@ def settle(
                     gamma,
                     residual[b],
                 ):
-                    states[b] = before
+                    _copy(states[b], before)
                     taken[b] = steps
                     break
             if cost > budget:
-                bits[b] = fired
+                _copy(bits[b], fired)
                 taken[b] += steps + 1  # marks a sample that has stopped
                 break
             for k in range(layers):
@@ -438,7 +469,6 @@ def settle(
                         low = shape[k - 1]
                         sums = down[b, low[START] : low[START] + low[SIZE]]
                         _add_rows(sums, signs_down, shape[k, SIGNS], rows[:count], change)
-            bits[b] = fired
             for k in range(1, layers):
                 if shape[k, CONV] and ends[k + 1] > ends[k - 1]:
                     if ends[k] > ends[k - 1]:
@@ -644,18 +674,6 @@ def _gather(sums, scale, product, units):
 
 
 @_inline
-def _largest(x):
-    """max|x|: the bits of positive floats are in the order of integers, which vectorize."""
-    whole, largest = x.view(np.int32), np.zeros(1, np.int32)
-    most = np.int32(0)
-    for i in range(len(whole)):
-        size = whole[i] & np.int32(0x7FFFFFFF)
-        most = size if size > most else most
-    largest[0] = most
-    return largest.view(np.float32)[0]
-
-
-@_inline
 def _clip(x):
     low, high = np.float32(0), np.float32(1)
     for i in range(len(x)):
@@ -664,8 +682,11 @@ def _clip(x):
 
 
 @_inline
-def _follow(p, s, nudge, inside, clip):
-    """S ← rho(p), nudged, with p in the way; returns max|Δs|."""
+def _follow(p, s, relaxation, nudge, inside, clip):
+    """S ← rho(s + relaxation·(p − s)), nudged, with p in the way; returns max|Δs|."""
+    if relaxation != 1:
+        for i in range(len(p)):
+            p[i] = s[i] + relaxation * (p[i] - s[i])
     if len(nudge) and inside:
         for i in range(len(p)):
             p[i] += nudge[i]
@@ -748,6 +769,7 @@ def follow(
     scale,
     bias,
     states,
+    relaxation,
     nudge,
     inside,
     clip,
@@ -767,6 +789,7 @@ def follow(
         down, down_units, down_scale: the same from above.
         pooled: of a convolution, to be scaled and biased, (batch, neurons); or without neurons.
         scale, bias: of each neuron.
+        relaxation: see `Network.step`.
         nudge: (batch, neurons), or without neurons.
         inside: whether the nudge stands inside rho.
         clip: whether a nudged state is clipped again.
@@ -783,7 +806,7 @@ def follow(
             part = pooled[b]
             for i in range(len(p)):
                 p[i] += part[i] * scale[i] + bias[i]
-        residual[b] = _follow(p, states[b], nudge[b], inside, clip)
+        residual[b] = _follow(p, states[b], relaxation, nudge[b], inside, clip)
         _write_digits(states[b], sent[b], digits[:, b], units[:, b], flip)
 
 
@@ -817,6 +840,7 @@ def settle_fused(
     steps,
     tolerance,
     alternate,
+    relaxation,
     taken,
     moved,
     residual,
@@ -833,6 +857,7 @@ def settle_fused(
         target: of the output, (batch, neurons of it), or without neurons.
         beta, inside, clip: of the nudge β·(target − s).
         alternate: whether odd and even layers move in turn.
+        relaxation: see `Network.step`.
         taken: (batch,): steps taken.
         moved, residual: (batch, layers): last step that moved, and how far the last one did.
     """
@@ -859,7 +884,8 @@ def settle_fused(
                 end = start + sizes[k]
                 if not alternate or k % 2 == step % 2:
                     push = nudge if k + 1 == layers else nudge[:0]
-                    residual[b, k] = _follow(drive[start:end], s[start:end], push, inside, clip)
+                    p, states_k = drive[start:end], s[start:end]
+                    residual[b, k] = _follow(p, states_k, relaxation, push, inside, clip)
                     if not residual[b, k] <= tolerance:  # a NaN has not settled
                         moved[b, k] = step + 1
                 settled &= residual[b, k] <= tolerance

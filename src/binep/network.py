@@ -34,8 +34,11 @@ class Speed:
     fused_steps: bool = True
     """Real activations on a CPU: settle small dense networks sample by sample, in cache."""
     alternate: bool = False
-    """In the free phase move odd and even layers in turn: the same equilibrium for half the
-    work."""
+    """Real activations: in the free phase move odd and even layers in turn, each from what the
+    others have just become. A step is half the work."""
+    over_relaxation: float = 1.2
+    """How far alternating layers move, as a multiple of the way to their update; at least 1 and
+    below 2. Around 1.2 they settle in the fewest steps."""
     fused_flips: bool = True
     """On a CPU update momenta and flip weights in one pass over memory."""
     compile: bool = False
@@ -96,6 +99,7 @@ class Task:
         nudge: the nudge of an output, or None.
         tolerance: see `Network.relax`.
         alternate: whether odd and even layers move in turn.
+        relaxation: see `Network.step`.
     """
 
     clamped: Clamped
@@ -107,6 +111,7 @@ class Task:
     nudge: Callable[[Tensor], Tensor | None]
     tolerance: float
     alternate: bool
+    relaxation: float
 
 
 class Network(nn.Module):
@@ -179,16 +184,22 @@ class Network(nn.Module):
         states: Sequence[Tensor],
         nudge: Tensor | None = None,
         which: Container[int] | None = None,
+        relaxation: float = 1.0,
     ) -> list[Tensor]:
         """Move all layers at once, from the states of the previous step.
 
         p_l = W_l ⋆ s_{l−1} + b_l + W_{l+1}ᵀ ⋆ s_{l+1}, then each layer's `Neurons.update`.
+
+        The equilibrium of real neurons is where s = rho(p), the minimum of the energy in the box
+        [0, 1]. Any relaxation ω leaves it in place: rho(s + ω·(p − s)) = s there (projected
+        successive over-relaxation; Cryer 1971, SIAM Journal on Control 9:385).
 
         Args:
             clamped: the input.
             states: s_1 … s_L.
             nudge: β·(−∂C/∂s_L), or None in the free phase.
             which: the layers that move, counted from 0; all if None.
+            relaxation: ω; 1 in the paper.
         """
         which = range(len(self)) if which is None else which
         sent = [n.fire(s) for n, s in zip(self.neurons, states, strict=True)]
@@ -209,6 +220,8 @@ class Network(nn.Module):
             if not last:
                 feedback = self.synapses[i + 1].down(sent[i + 1], routes[i + 1])
                 drive = drive + feedback.view_as(drive)
+            if relaxation != 1:
+                drive = torch.lerp(state, drive, relaxation)
             moved.append(neurons.update(state, drive, nudge if last else None))
         return moved
 
@@ -243,10 +256,14 @@ class Network(nn.Module):
         def nudge(output: Tensor) -> Tensor | None:
             return self._nudge(output, target, beta) if held is None else held
 
-        alternate = self.speed.alternate and target is None and not torch.is_grad_enabled()
+        real = not any(neurons.settle_exactly for neurons in self.neurons)
+        alternate = self.speed.alternate and real and target is None
+        alternate = alternate and not torch.is_grad_enabled()
+        relaxation = self.speed.over_relaxation if alternate else 1.0
         compiled = self._compiled()
         if compiled is not None:
-            task = Task(clamped, states, steps, target, beta, held, nudge, tolerance, alternate)
+            rest = (held, nudge, tolerance, alternate, relaxation)
+            task = Task(clamped, states, steps, target, beta, *rest)
             return Equilibrium(clamped, *compiled.relax(task, start and start.trace))
         if check_every is None:
             check_every = 1 if x.device.type == "cpu" else 8
@@ -256,7 +273,7 @@ class Network(nn.Module):
         step = self._fused_step if self.speed.compile else self.step
         while taken < steps:
             which = range(taken % 2, len(self), 2) if alternate else range(len(self))
-            following = step(clamped, states, nudge(states[-1]), which)
+            following = step(clamped, states, nudge(states[-1]), which, relaxation)
             change = _residual(following, states)
             chosen = _mask(which, change)
             residual = torch.where(chosen, change, residual)

@@ -3,16 +3,60 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Rows = Sequence[Mapping[str, float | None]]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, told apart by colour-blind readers too."""
+
+
+MARKERS = "os^DvP*"
+"""A line's marker, for readers without colours."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes, over the epochs.
+
+    Attributes:
+        quantity: what it shows.
+        columns: columns of metrics.csv by their names in the legend.
+        label: of the axis, with its unit.
+        scale: "linear" or "log".
+    """
+
+    quantity: str
+    columns: dict[str, str]
+    label: str
+    scale: str = "linear"
+
+
+def panels(columns: Collection[str]) -> list[Panel]:
+    """What to draw of the columns of a metrics.csv: six panels."""
+    layers = [c.removesuffix("_flips") for c in columns if c.endswith("_flips")]
+
+    def both(quantity: str) -> dict[str, str]:
+        return {part: f"{part}_{quantity}" for part in ("train", "test")}
+
+    def per_layer(quantity: str) -> dict[str, str]:
+        return {layer.replace("layer", "layer "): f"{layer}_{quantity}" for layer in layers}
+
+    return [
+        Panel("error", both("error"), "error (%)"),
+        Panel("loss", both("loss"), "loss per sample"),
+        Panel("flip_rate", per_layer("flip_rate"), "flips per weight and batch", "log"),
+        Panel("alpha", per_layer("alpha"), "scaling factor α", "log"),
+        Panel("settle_steps", per_layer("settle_steps"), "steps to settle"),
+        Panel("residual", per_layer("residual"), "residual at the end", "log"),
+    ]
 
 
 def curves(runs: Sequence[Rows]) -> Figure:
@@ -22,19 +66,10 @@ def curves(runs: Sequence[Rows]) -> Figure:
         runs: rows of metrics.csv of each run. Of several runs the mean is drawn, with a band of
             one standard deviation to each side, as far as the shortest of them goes.
     """
-    layers = [c.removesuffix("_flips") for c in runs[0][0] if c.endswith("_flips")]
-    figure = Figure(figsize=(11, 6), layout="constrained")
+    figure = Figure(figsize=(11, 6), dpi=120, layout="constrained")
     axes = figure.subplots(2, 3)
-
-    def per_layer(quantity: str) -> dict[str, str]:
-        return {layer.replace("layer", "layer "): f"{layer}_{quantity}" for layer in layers}
-
-    _lines(axes[0, 0], runs, {"train": "train_error", "test": "test_error"}, "error (%)")
-    _lines(axes[0, 1], runs, {"train": "train_loss", "test": "test_loss"}, "loss per sample")
-    _lines(axes[0, 2], runs, per_layer("flip_rate"), "flips per weight and batch", "log")
-    _lines(axes[1, 0], runs, per_layer("alpha"), "scaling factor α", "log")
-    _lines(axes[1, 1], runs, per_layer("settle_steps"), "steps to settle")
-    _lines(axes[1, 2], runs, per_layer("residual"), "residual at the end", "log")
+    for place, panel in zip(axes.flat, panels(runs[0][0]), strict=True):
+        _lines(place, runs, panel)
     for below in axes[1]:
         below.set_xlabel("epoch")
     if len(runs) > 1:
@@ -42,27 +77,38 @@ def curves(runs: Sequence[Rows]) -> Figure:
     return figure
 
 
-def _lines(
-    axes: Axes, runs: Sequence[Rows], columns: Mapping[str, str], label: str, scale: str = "linear"
-) -> None:
+def curve(runs: Sequence[Rows], panel: Panel) -> Figure:
+    """One panel of `curves`, as a figure of its own."""
+    figure = Figure(figsize=(4, 2.8), layout="constrained")
+    axes = figure.subplots()
+    _lines(axes, runs, panel)
+    axes.set_xlabel("epoch")
+    return figure
+
+
+def _lines(axes: Axes, runs: Sequence[Rows], panel: Panel) -> None:
     """A line per column that has values."""
     length = min(map(len, runs))
     epochs = np.array([row["epoch"] for row in runs[0][:length]], float)
-    for i, (name, column) in enumerate(columns.items()):
+    for i, (name, column) in enumerate(panel.columns.items()):
         values = np.array([[row.get(column) for row in rows[:length]] for rows in runs], float)
         if np.isnan(values).all():
             continue
         mean = values.mean(axis=0)
-        colour = COLOURS[i % len(COLOURS)]
-        axes.plot(epochs, mean, "o-", color=colour, label=name, markersize=2.5, linewidth=1.2)
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axes.plot(epochs, mean, f"{marker}-", color=colour, label=name, markersize=3, linewidth=1.2)
         if len(runs) > 1:
             deviation = values.std(axis=0, ddof=1)
             axes.fill_between(
                 epochs, mean - deviation, mean + deviation, color=colour, alpha=0.25, linewidth=0
             )
-    if scale == "log" and axes.dataLim.minposy < np.inf:  # else there is nothing to show on it
+    if panel.scale == "log" and axes.dataLim.minposy < np.inf:  # else nothing to show
         axes.set_yscale("log", nonpositive="mask")
-    axes.set_ylabel(label)
+        low, high = axes.get_ylim()
+        widen = max(1.0, (10 * low / high) ** 0.5)  # to a decade, lest rounding fill the axes
+        axes.set_ylim(low / widen, high * widen)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set_ylabel(panel.label)
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
@@ -71,5 +117,6 @@ def _lines(
 def rendered(figure: Figure, kind: str = "png") -> bytes:
     """A figure as the content of a file: png, pdf or svg."""
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=120)
+    with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: publishers refuse Type 3
+        figure.savefig(content, format=kind, dpi="figure")
     return content.getvalue()

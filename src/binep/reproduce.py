@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from binep import claims, runs
 from binep.config import Config, preset
@@ -21,13 +21,22 @@ class Measured:
         folder: where its log is.
         config: its setting.
         metrics: a row for every epoch.
-        machine: processor, and threads or device.
+        about: what it ran on, from environment.json; empty if that was not kept.
     """
 
     folder: Path
     config: Config
     metrics: list[runs.Row]
-    machine: str
+    about: dict[str, Any]
+
+    @property
+    def machine(self) -> str:
+        """Processor, and threads or device."""
+        if not self.about:
+            return "not recorded"
+        threads = self.about.get("threads", 1)
+        on = self.about.get("device_name") or f"{threads} thread{'s' * (threads != 1)}"
+        return f"{self.about.get('processor')}, {on}"
 
     @property
     def epochs(self) -> int:
@@ -85,12 +94,20 @@ def measured(root: Path, name: str) -> list[Measured]:
         folder = path.parent
         if runs.setting(folder) != row:
             raise RunError(f"{folder}: its settings are not those of {name}")
-        config = Config.load(folder / "config.toml")
-        about = json.loads((folder / "environment.json").read_text())
-        on = about["device_name"] or f"{about['threads']} thread{'s' * (about['threads'] > 1)}"
-        machine = f"{about['processor']}, {on}"
-        found.append(Measured(folder, config, runs.read_metrics(path), machine))
+        found.append(read(folder))
     return found
+
+
+def read(folder: Path) -> Measured:
+    """The log of a run.
+
+    Raises:
+        RunError: a file is missing or damaged.
+        ConfigError: the same of its config.toml.
+    """
+    config = Config.load(folder / "config.toml")
+    metrics = runs.read_metrics(folder / "metrics.csv")
+    return Measured(folder, config, metrics, runs.read_environment(folder))
 
 
 def table(root: Path) -> str:
@@ -103,22 +120,13 @@ def table(root: Path) -> str:
     machines: list[str] = []
     for name, row in claims.rows().items():
         config, found = preset(name), longest(measured(root, name))
-        reference = longest(measured(root, row.reference)) if row.reference else []
         cells = [f"`{name}`", config.summary(), "not run", "", row.claim]
         if found:
             cells[0] = ", ".join(
                 [f"`{name}`", *(f"[{m.folder.name}]({m.folder.relative_to(root)})" for m in found)]
             )
-            cells[2:4] = [_errors(found), f"{len(found)} × {epochs_of(found, config)}"]
-        if row.reference is None:
-            cells.append("" if name.endswith("-reference") else "none")
-        elif reference:
-            shown = f"{mean_of(reference, 'test_error')} (n = {len(reference)})"
-            if epochs_of(reference, preset(row.reference)) != epochs_of(found, config):
-                shown += f", {epochs_of(reference, preset(row.reference))} epochs"
-            cells.append(shown)
-        else:
-            cells.append("not run")
+            cells[2:4] = [errors_of(found), f"{len(found)} × {epochs_of(found, config)}"]
+        cells.append(reference_of(root, row, found))
         if found:
             hours, minutes = divmod(round(mean(m.seconds for m in found) / 60), 60)
             cells.append(f"{hours}:{minutes:02} h")
@@ -129,6 +137,18 @@ def table(root: Path) -> str:
     lines.append("")
     lines += [f"Machine {chr(65 + i)}: {machine}.  " for i, machine in enumerate(machines)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def reference_of(root: Path, row: claims.Row, found: Sequence[Measured]) -> str:
+    """Test error (%) of a row's full-precision reference, if it was run in the same folder."""
+    if row.reference is None:
+        return "" if row.preset.endswith("-reference") else "none"
+    reference = longest(measured(root, row.reference))
+    if not reference:
+        return "not run"
+    shown = f"{mean_of(reference)} (n = {len(reference)})"
+    epochs = epochs_of(reference, preset(row.reference))
+    return shown if epochs == epochs_of(found, preset(row.preset)) else f"{shown}, {epochs} epochs"
 
 
 def _letters(machines: list[str], found: Sequence[Measured]) -> Iterator[str]:
@@ -156,8 +176,9 @@ def mean_of(found: Sequence[Measured], column: str = "test_error") -> str:
     return f"{mean(errors):.2f}" + (f" ± {stdev(errors):.2f}" if len(errors) > 1 else "")
 
 
-def _errors(found: Sequence[Measured]) -> str:
-    text = mean_of(found, "test_error")
+def errors_of(found: Sequence[Measured]) -> str:
+    """Test error (%) after the last epoch, and that of the fired bits."""
+    text = mean_of(found)
     if all(m.last("test_error_bits") is not None for m in found):
         text += f"; from fired bits {mean_of(found, 'test_error_bits')}"
     return text

@@ -13,15 +13,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from binep import plots
-from binep.config import Config
+from binep.config import Config, ConfigError
 from binep.experiment import EpochResult, Experiment, check_fit, stored
 from binep.files import RunError, load_tensors, locked, remove_leftovers, save_tensors, write
 from binep.guards import Guards
@@ -103,7 +103,7 @@ def train(
     config = experiment.config.to_toml()
 
     def save() -> None:
-        about: dict[str, Any] = {"kind": "checkpoint", "config": _fingerprint(config), "rows": rows}
+        about: dict[str, Any] = {"kind": "checkpoint", "config": config, "rows": rows}
         about["warned"] = guards.known
         save_tensors(folder / CHECKPOINT, experiment.state(), about)
 
@@ -137,7 +137,7 @@ def train(
             for text in guards.look(experiment, result):
                 _log(folder, f"epoch {result.epoch}: warning: {text}")
                 warn(text)
-            write(folder / "metrics.csv", _csv(rows).encode())
+            write(folder / "metrics.csv", table(rows).encode())
             save_network(experiment.network, folder / "model.safetensors")
             if result.test.error <= min(row["test_error"] or 0 for row in rows):
                 save_network(experiment.network, folder / "best.safetensors")
@@ -158,12 +158,6 @@ def _log(folder: Path, text: str) -> None:
         raise RunError(f"{folder / 'log.txt'}: cannot be written: {error.strerror}") from error
 
 
-def _fingerprint(config: str) -> str:
-    """A digest of a configuration as TOML, the same for 1 and 1.0."""
-    read = Config.from_toml(config, "config.toml")
-    return sha256(read.to_toml().encode()).hexdigest()
-
-
 def resume(folder: Path) -> tuple[Experiment, list[Row], Guards]:
     """What `train` goes on from: the experiment as its checkpoint left it, rows and guards.
 
@@ -172,21 +166,32 @@ def resume(folder: Path) -> tuple[Experiment, list[Row], Guards]:
         ConfigError: config.toml cannot be read.
     """
     config = _config_of(folder)
-    path = folder / CHECKPOINT
-    if not path.exists():  # killed before the first one was there
+    if not (folder / CHECKPOINT).exists():  # killed before the first one was there
         return Experiment(config), [], Guards()
+    state, about = _read_checkpoint(folder, config)
+    remove_leftovers(folder)
+    experiment = _restored(folder, config, state)
+    return experiment, about["rows"], Guards(about["warned"])
+
+
+def _read_checkpoint(folder: Path, config: Config) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    path = folder / CHECKPOINT
     state, about = load_tensors(path)
     if about.get("kind") != "checkpoint":
         raise RunError(f"{path}: is no checkpoint")
-    if about["config"] != _fingerprint(config.to_toml()):
+    # Compared as they are read, so that a setting newer than the checkpoint is no difference.
+    if Config.from_toml(about["config"], str(path)) != config:
         raise RunError(f"{path}: of another configuration than {folder / 'config.toml'}")
-    remove_leftovers(folder)
+    return state, about
+
+
+def _restored(folder: Path, config: Config, state: dict[str, Tensor]) -> Experiment:
     experiment = Experiment(config)
     try:
         experiment.restore(state)
     except ValueError as error:
-        raise RunError(f"{path}: {error}") from None
-    return experiment, about["rows"], Guards(about["warned"])
+        raise RunError(f"{folder / CHECKPOINT}: {error}") from None
+    return experiment
 
 
 def row_of(result: EpochResult) -> Row:
@@ -216,12 +221,13 @@ def row_of(result: EpochResult) -> Row:
     return row
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row], digits: int = 6) -> str:
+    """Rows as the text of a CSV file, with so many significant digits."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: "" if v is None else f"{v:.6g}" for k, v in row.items()})
+        writer.writerow({k: "" if v is None else f"{v:.{digits}g}" for k, v in row.items()})
     return text.getvalue()
 
 
@@ -243,6 +249,44 @@ def read_metrics(path: Path) -> list[Row]:
         if isinstance(error, RunError):
             raise
         raise RunError(f"{path}: no table of metrics: {error}") from error
+
+
+def read_alike(folders: Sequence[Path]) -> list[list[Row]]:
+    """The metrics of runs that differ in nothing but seed, machine and length.
+
+    Raises:
+        ConfigError: settings or columns that are not those of the first run.
+        RunError: a file is missing or damaged.
+    """
+    metrics = [read_metrics(folder / "metrics.csv") for folder in folders]
+    first = setting(folders[0])
+    for folder, rows in zip(folders, metrics, strict=True):
+        if setting(folder) != first or rows[0].keys() != metrics[0][0].keys():
+            raise ConfigError(f"{folder}: its settings are not those of {folders[0]}")
+    return metrics
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What `environment` said of a run; empty if it was not kept.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = folder / "environment.json"
+    if not path.exists():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"{path}: not JSON: {error}") from error
+    kinds = {"command": list, "versions": dict}
+    if not isinstance(about, dict) or any(
+        not isinstance(about.get(key, kind()), kind) for key, kind in kinds.items()
+    ):
+        raise RunError(f"{path}: does not say what a run ran on")
+    return about
 
 
 def save_network(network: Network, path: Path) -> None:
@@ -286,6 +330,22 @@ def load(folder: Path, **overrides: Any) -> Experiment:
     return experiment
 
 
+def load_checkpoint(folder: Path, **overrides: Any) -> Experiment:
+    """The experiment of a run folder as its checkpoint left it, to look at; also while it trains.
+
+    Args:
+        folder: the run folder.
+        overrides: settings of `Config` to replace, such as device.
+
+    Raises:
+        RunError: the checkpoint is missing or damaged, or of another configuration.
+        ConfigError: config.toml cannot be read.
+    """
+    config = _config_of(folder)
+    state, _ = _read_checkpoint(folder, config)
+    return _restored(folder, config.replace(**overrides), state)
+
+
 def setting(folder: Path) -> Config:
     """What a run shares with repetitions of it: its configuration but for seed and machine."""
     return without_machine(_config_of(folder))
@@ -307,9 +367,9 @@ def _config_of(folder: Path) -> Config:
 
 def environment(experiment: Experiment) -> dict[str, Any]:
     """What a run ran on: versions, machine, device and command."""
-    device = experiment.device
+    device, name = experiment.device, Path(sys.argv[0]).name
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["binep" if name == "__main__.py" else name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {name: version(name) for name in ("binep", "torch", "numpy")},
         "python": platform.python_version(),

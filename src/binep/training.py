@@ -173,6 +173,24 @@ def evaluate(
     return meter.read()
 
 
+@torch.no_grad()
+def class_scores(
+    network: Network, batches: Batches, *, free_steps: int, tolerance: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """What the network's free equilibria say of each sample.
+
+    Returns:
+        A score per class, (samples, classes), whose argmax is the prediction, read from the mean
+        of each class's states; and the labels, (samples,).
+    """
+    scores, labels = [], []
+    for x, y in batches:
+        output = network.relax(x, free_steps, tolerance=tolerance).output
+        scores.append(network.cost.scores(output, "averaged"))
+        labels.append(y)
+    return torch.cat(scores), torch.cat(labels)
+
+
 @dataclass(frozen=True)
 class LayerChange:
     """How a layer changed over an epoch.
