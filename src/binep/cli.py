@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
+import math
 import os
 import re
 import shlex
@@ -26,7 +28,10 @@ from rich.table import Column, Table
 
 from binep import (
     claims,
+    data,
     files,
+    gradient_check,
+    gradient_plots,
     inspection,
     inspection_plots,
     plots,
@@ -39,6 +44,7 @@ from binep.data import DataError
 from binep.experiment import EpochResult, Experiment, initial_network
 from binep.files import RunError
 from binep.guards import Guards
+from binep.synapses import Weights
 from binep.training import Meter, Scores
 
 T = TypeVar("T")
@@ -54,6 +60,7 @@ usage: binep COMMAND ...
   binep report RUN ... --output FILE.html        write a page about one run or several
   binep inspect RUN [--index 18 ...]             follow one image through a trained network
   binep reproduce ROW ...                        run rows of the paper's tables, and write them
+  binep check gradients PRESET                   equilibrium propagation against backpropagation
   binep presets                                  list the presets
 
 binep COMMAND --help says more. Bad input ends with exit code 2 and one line per problem."""
@@ -603,6 +610,162 @@ def _drawings(
     return drawn
 
 
+# check -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Compare equilibrium propagation with backpropagation through time, layer by layer.
+
+    On one batch, in float64: for every time step of the nudged phase and every β, nudge inside and
+    outside ρ, one-sided and centred, with binary weights and with real ones. It leaves
+    gradients.csv, weights.csv and a figure; docs/gradients.md explains them.
+    """
+
+    source: tyro.conf.Positional[str]
+    """A preset or a TOML file, with its initial weights; or a run folder, with its trained ones."""
+    output: Path = Path("gradients")
+    """Folder of the tables and the figure; what it holds under their names is replaced."""
+    formats: tuple[Literal["pdf", "png", "svg"], ...] = ("pdf", "png")
+    """Of the figure."""
+    betas: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    """Nudging strengths; the β that the network is trained with comes with them."""
+    samples: int = 32
+    """Training samples to take the gradients of."""
+    steps: int | None = None
+    """Steps of the nudged phase, and of backpropagation; otherwise nudged_steps of the source."""
+    free_steps: int = 5000
+    """The most steps of the free phase, which ends where no state moves by more than 1e-12."""
+    seed: int | None = None
+    """Of the initial weights and the samples, if not the source's."""
+    dataset: Literal["mnist5k", "mnist", "fashion-mnist", "cifar10"] | None = None
+    """Another data set than the source's."""
+    data_dir: Path | None = None
+    """Folder of the data sets, if not the source's."""
+    threads: int | None = None
+    """CPU threads, if not the source's."""
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """`binep check gradients`."""
+    if not arguments or arguments[0] not in ("gradients", "-h", "--help"):
+        raise ConfigError("check what? binep check gradients PRESET")
+    flags = arguments[1:] if arguments[0] == "gradients" else arguments
+    options = parse(CheckOptions, flags, prog="binep check gradients")
+    for name in ("samples", "steps", "free_steps"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    for beta in options.betas:
+        if not 1e-6 <= beta < math.inf:
+            raise ConfigError(f"--betas {beta}: must be finite and at least 1e-6")
+    experiments = _to_check(options)
+    for experiment in experiments:
+        if options.samples > len(experiment.data.train):
+            raise ConfigError(
+                f"--samples {options.samples}: must be at most {len(experiment.data.train)}, the "
+                f"training samples of {experiment.config.dataset}"
+            )
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{options.output}: cannot be made: {error.strerror}") from error
+    agreements: list[gradient_check.Agreement] = []
+    traced: list[gradient_check.Traced] = []
+    for experiment in experiments:
+        found = _checked(experiment, options)
+        agreements += found.agreements
+        traced += found.traced
+    learning = experiments[0].config.learning
+    own = gradient_plots.Setting(learning.synapses, abs(learning.beta))
+    figure = gradient_plots.drawn(agreements, traced, own)
+    files.write(options.output / "gradients.csv", gradient_check.table(agreements).encode())
+    files.write(options.output / "weights.csv", gradient_check.table(traced).encode())
+    for kind in options.formats:
+        files.write(options.output / f"gradients.{kind}", plots.rendered(figure, kind))
+    _print_agreements(agreements)
+    print(options.output)
+
+
+def _to_check(options: CheckOptions) -> list[Experiment]:
+    """The network itself, then, of one that is not trained, the same with the other weights."""
+    names = ("seed", "dataset", "data_dir", "threads")
+    chosen = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+    path, trained = Path(options.source), False
+    if options.source in preset_names():
+        config = preset(options.source)
+    elif path.is_dir():
+        config, trained = runs.setting(path), True
+    else:
+        config = Config.load(path) if path.suffix == ".toml" else preset(options.source)
+    if config.dynamics.activation == "heaviside":
+        raise ConfigError(
+            f"{options.source}: activation = heaviside, a step without a derivative, so there is "
+            "no gradient to compare with: it must be hard-sigmoid"
+        )
+    if trained:
+        return [runs.load(path, **chosen, device="cpu")]
+    own = config.learning.synapses
+    kinds: list[Weights] = ["binary", "real"]
+    return [
+        Experiment(
+            config.replace(
+                **chosen, device="cpu", learning=dataclasses.replace(config.learning, synapses=kind)
+            )
+        )
+        for kind in sorted(kinds, key=lambda kind: kind != own)
+    ]
+
+
+def _checked(experiment: Experiment, options: CheckOptions) -> gradient_check.Check:
+    config, split = experiment.config, experiment.data.train
+    images, labels = next(data.batches(split, options.samples, generator=experiment.order))
+    found = gradient_check.check(
+        experiment.network,
+        experiment.data.prepare(images),
+        experiment.network.cost.target(labels),
+        betas=sorted({*options.betas, abs(config.learning.beta)}),
+        steps=options.steps or config.dynamics.nudged_steps,
+        free_steps=options.free_steps,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    kind = config.learning.synapses
+    print(
+        f"{kind} weights: free phase of {found.free_steps} steps, residual {found.residual:.1g}; "
+        f"{100 * found.stuck:.1f} % of the outputs are wrong where ρ is flat",
+        flush=True,
+    )
+    if found.residual > gradient_check.SETTLED:
+        print(
+            f"binep: warning: {kind} weights: the free phase has not settled, and only in a "
+            "settled one does EP tend to BPTT: try a larger --free-steps",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _print_agreements(rows: Sequence[gradient_check.Agreement]) -> None:
+    """The layer of the least agreement, after all steps: cosine and relative error."""
+    last = [row for row in rows if row.step == rows[-1].step and row.parameter == "weight"]
+    betas = [gradient_plots.power(b) for b in dict.fromkeys(row.beta for row in last)]
+    table = Table("weights", "nudge", "nudging", "BPTT", *(f"β = {beta}" for beta in betas))
+    found: dict[tuple[str, ...], dict[float, list[gradient_check.Agreement]]] = {}
+    for row in last:
+        key = (row.weights, row.nudge, row.nudging, row.reference)
+        found.setdefault(key, {}).setdefault(row.beta, []).append(row)
+    for about, by_beta in found.items():
+        cells = []
+        for layers in by_beta.values():
+            # So few steps may not have reached a layer: then there is nothing to compare in it.
+            reached = [row for row in layers if not math.isnan(row.error)]
+            worst = max(reached, key=lambda row: row.error, default=None)
+            cells.append(f"{worst.cosine:.3f} ({worst.error:.0e})" if worst else "")
+        table.add_row(*about, *cells)
+    console = Console()
+    Console(width=console.width if console.is_terminal else 150).print(table)
+    print("cosine (relative error) after all steps, in the layer where the error is largest")
+
+
 # presets -----------------------------------------------------------------------------------------
 
 
@@ -629,5 +792,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "report": report_command,
     "inspect": inspect_command,
     "reproduce": reproduce_command,
+    "check": check_command,
     "presets": presets_command,
 }
