@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import Twins, array, twins
 
+from binep.costs import Cost, SquaredError
 from binep.network import Network, Speed
-from binep.neurons import Binary, Real
+from binep.neurons import Binary, Neurons, Real
 from binep.synapses import Conv, Dense, Synapse
 
 
@@ -149,3 +150,69 @@ def test_compiled_steps_are_the_plain_steps(
         assert plain.steps == fused.steps
         for a, b in zip(plain.states, fused.states, strict=True):
             torch.testing.assert_close(a, b)
+
+
+class HalfDense(Dense):
+    def up(self, below: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return super().up(below)[0] / 2, None
+
+
+class HalfConv(Conv):
+    def up(self, below: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        drive, route = super().up(below)
+        return drive / 2, route
+
+
+class HalfReal(Real):
+    def update(
+        self, state: torch.Tensor, drive: torch.Tensor, nudge: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return super().update(state, drive / 2, nudge)
+
+
+class HalfBinary(Binary):
+    def update(
+        self, state: torch.Tensor, drive: torch.Tensor, nudge: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return super().update(state, drive / 2, nudge)
+
+
+class HalfError(SquaredError):
+    def force(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return super().force(output, target) / 2
+
+
+HALVES: dict[str, Callable[[], tuple[list[Synapse], Neurons, Cost]]] = {
+    "dense, real": lambda: ([Dense(6, 5), HalfDense(5, 3)], Real(), SquaredError(3)),
+    "dense, binary": lambda: ([Dense(6, 5), HalfDense(5, 3)], Binary(), SquaredError(3)),
+    "conv": lambda: ([HalfConv((1, 6, 6), 2), Dense((2, 3, 3), 3)], Binary(), SquaredError(3)),
+    "conv above": lambda: (
+        [Conv((1, 8, 8), 2), HalfConv((2, 4, 4), 2), Dense((2, 2, 2), 3)],
+        Real(),
+        SquaredError(3),
+    ),
+    "real": lambda: ([Dense(6, 5), Dense(5, 3)], HalfReal(), SquaredError(3)),
+    "binary": lambda: ([Dense(6, 5), Dense(5, 3)], HalfBinary(), SquaredError(3)),
+    "cost, real": lambda: ([Dense(6, 5), Dense(5, 3)], Real(), HalfError(3)),
+    "cost, binary": lambda: ([Dense(6, 5), Dense(5, 3)], Binary(), HalfError(3)),
+}
+
+
+@pytest.mark.parametrize("kind", HALVES)
+@pytest.mark.parametrize("fused", [True, False])
+def test_shortcuts_leave_subclasses_alone(kind: str, fused: bool) -> None:
+    torch.manual_seed(0)
+    network = Network(*HALVES[kind](), speed=Speed(fused_steps=fused))
+    x = torch.rand(4, *network.synapses[0].input_shape)
+    target = network.cost.target(torch.arange(4) % 3)
+
+    def phases() -> list[torch.Tensor]:
+        with torch.no_grad():
+            free = network.relax(x, 9)
+            nudged = network.relax(x, 5, start=free, target=target, beta=0.5)
+        return [*free.states, *nudged.states]
+
+    found = phases()
+    network.speed = Speed("exact", follow_events=False, fused_steps=False)
+    for a, b in zip(found, phases(), strict=True):
+        torch.testing.assert_close(a, b)

@@ -400,7 +400,7 @@ def _scale(synapse: Synapse) -> Tensor:
 
 def fits(network: Network) -> bool:
     """Whether digits can stand for this network's states."""
-    return all(isinstance(neurons, Real) for neurons in network.neurons) and all(
+    return all(type(neurons) is Real for neurons in network.neurons) and all(
         layouts.is_compiled(synapse) and _convolves(synapse) for synapse in network.synapses
     )
 

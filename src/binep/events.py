@@ -268,9 +268,9 @@ def fits(network: Network) -> bool:
     """Whether events can follow this network: bits, signs, a CPU, and pooling by the maximum."""
     first = network.neurons[0]
     return (
-        isinstance(first, Binary)
+        type(first) is Binary
         and all(neurons == first for neurons in network.neurons)
-        and (first.hold_nudge or isinstance(network.cost, SquaredError))
+        and (first.hold_nudge or type(network.cost) is SquaredError)
         and all(layouts.is_compiled(synapse) for synapse in network.synapses)
     )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from binep import kernels
 from binep.kernels import Array
-from binep.synapses import Conv, Synapse
+from binep.synapses import Conv, Dense, Synapse
 
 
 def flatten(layer: Tensor) -> Tensor:
@@ -83,7 +83,8 @@ def column_order(synapse: Synapse, low: Synapse) -> Tensor:
 def is_compiled(synapse: Synapse) -> bool:
     """Whether the kernels can stand for it: signs in float32 on a CPU, pooled by the maximum."""
     return (
-        synapse.scale is not None
+        type(synapse) in (Dense, Conv)  # a subclass may do something else
+        and synapse.scale is not None
         and synapse.values.dtype == torch.float32
         and synapse.values.device.type == "cpu"
         and (not isinstance(synapse, Conv) or synapse.max_pooled)
