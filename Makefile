@@ -1,16 +1,17 @@
 # make train   install and train the quickstart network
-# make test    install and check everything: lint, types, tests
+# make test    install and check everything: lint, types, tests, documentation
+# make docs    build the documentation as a site, docs/_build/html/index.html
 # make fuzz    over 10,000 random configurations and damaged files
 # make bench   measure speed and memory into results/speed; BENCH="--help" lists its options
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint types tests fuzz bench clean
+.PHONY: train test lint types tests docs fuzz bench clean
 
 train: .venv/installed
 	$(BIN)/binep train quickstart
 
-test: lint types tests
+test: lint types docs tests
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -21,6 +22,9 @@ types: .venv/installed-dev
 
 tests: .venv/installed-dev
 	$(BIN)/pytest
+
+docs: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
 
 fuzz: .venv/installed-dev
 	BINEP_FUZZ=32 $(BIN)/pytest tests/test_fuzz.py
@@ -41,4 +45,4 @@ bench: .venv/installed-dev
 	touch $@ .venv/installed
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,113 @@
+"""The documentation site; `make docs` builds it, with warnings as errors.
+
+Nothing in it comes from another site when it is read: equations are MathML, which browsers draw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from importlib import metadata
+from textwrap import fill
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from binep import cli, seed_cli
+
+project = "binep"
+release = metadata.version("binep")
+exclude_patterns = ["_build"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+
+html_theme = "furo"
+html_title = f"binep {release}"
+html_copy_source = False
+html_show_copyright = False
+html_math_renderer = "mathml"  # below
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+# A notebook is run each time, and an error or a warning of it fails the build.
+nb_execution_mode = "force"
+nb_execution_timeout = 120
+nb_execution_show_tb = True
+nb_execution_in_temp = True
+nb_output_stderr = "warn"
+
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_preserve_defaults = True
+napoleon_use_ivar = True  # an attribute stands in its class's text, not a second time below
+
+COLON = "\ue000"
+"""Stands for a colon that napoleon is to leave alone."""
+
+WIDTH = 88
+"""Letters in a line of a page."""
+
+
+class Help(SphinxDirective):
+    """`--help` of every command, asked for when the site is built."""
+
+    def run(self) -> list[nodes.Node]:
+        """A section per command."""
+        self.env.note_reread()
+        asked = {f"binep {name}": (cli.main, [name, "--help"]) for name in cli.COMMANDS}
+        asked["python main.py"] = (seed_cli.main, ["--help"])
+        sections: list[nodes.Node] = []
+        os.environ["COLUMNS"] = str(WIDTH)
+        for title, (main, arguments) in asked.items():
+            said = io.StringIO()
+            with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
+                main(arguments)
+            lines = said.getvalue().splitlines()
+            text = "\n".join(fill(line, WIDTH) if len(line) > WIDTH else line for line in lines)
+            section = nodes.section("", nodes.title(text=title), ids=[nodes.make_id(title)])
+            section += nodes.literal_block(text, text, language="text")
+            sections.append(section)
+        return sections
+
+
+def draw_inline(translator: Any, node: nodes.math) -> None:
+    """An equation within a line."""
+    translator.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def draw_block(translator: Any, node: nodes.math_block) -> None:
+    """An equation of its own."""
+    translator.body.append(tex2mathml(node.astext(), as_block=True))
+    raise nodes.SkipNode
+
+
+def read_as_written(
+    app: Sphinx, what: str, name: str, of: Any, options: Any, lines: list[str]
+) -> None:
+    """Keep what docstrings write as it is read, such as *shape and |Δs|, from being markup."""
+    lines[:] = [re.sub(r"(?<![*\w`])([*|])(?=[^\s*])", r"\\\1", line) for line in lines]
+    if what in ("attribute", "property"):
+        lines[:] = [line.replace(": ", COLON) for line in lines]
+
+
+def colons_again(
+    app: Sphinx, what: str, name: str, of: Any, options: Any, lines: list[str]
+) -> None:
+    """After napoleon, which takes what stands before an attribute's first colon for its type."""
+    lines[:] = [line.replace(COLON, ": ") for line in lines]
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.add_directive("help-of-every-command", Help)
+    app.add_html_math_renderer("mathml", (draw_inline, None), (draw_block, None))
+    app.connect("autodoc-process-docstring", read_as_written, priority=1)
+    app.connect("autodoc-process-docstring", colons_again, priority=1000)
