@@ -1,20 +1,181 @@
-"""What README and docs say is so: their Python runs, their links and presets exist."""
+"""What README and docs say is so: their commands and Python run, their links and presets exist."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pooch  # type: ignore[import-untyped]
 import pytest
+import samples
+import torch
+from markdown_it import MarkdownIt
 
-from binep.config import preset_names
+import binep
+from binep import cli, runs, seed_cli
+from binep.config import Config, Layer, preset_names
+from binep.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("results/*.md")]
 
+RUN_BY_CI = {"make test", "make docs"}
+"""What runs this file, and what runs beside it."""
+INSTALLS = ("pip install", "apt-get install", "python3 -m venv", ". .venv/bin/activate")
+"""What CI did before, in its own way."""
+
+SHORT = {
+    "train": "--epochs 1 --max-batches 1 --threads 1",
+    "reproduce": "--epochs 1 --seeds 1 --threads 1",
+    "main.py": "--epochs 1 --max-batches 1 --threads 1",
+}
+"""Flags at the end of a command replace the page's own, so that it takes a second."""
+PLACEHOLDERS = {"PRESET": "quickstart", "ROW": "mnist-fc1-ep-alpha", "RUN": "runs/yours"}
+"""What a page means by a word in capitals; RUN is a run that every page finds."""
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """The code of a page in its order: ("python", text), ("toml", text) or ("command", line)."""
+    for token in MarkdownIt("commonmark").enable("table").parse(page.read_text()):
+        language = token.info.split(" ")[0]
+        if language in ("python", "toml"):
+            yield language, token.content
+        elif token.type in ("fence", "code_block"):
+            for line in token.content.replace("\\\n", " ").splitlines():
+                if is_command(line):
+                    yield "command", line
+                else:
+                    assert language not in ("sh", "bash", "console"), f"unknown command: {line}"
+        elif token.type == "inline":
+            for child in token.children or []:
+                if child.type == "code_inline" and is_command(child.content):
+                    yield "command", child.content
+
+
+def is_command(line: str) -> bool:
+    return re.match(r"(\.venv/bin/)?(binep|python3?|make|pip) \S", line) is not None or (
+        line.startswith(INSTALLS)
+    )
+
+
+def named_runs() -> set[str]:
+    """Folders that some page trains into."""
+    lines = [line for page in PAGES for kind, line in blocks(page) if kind == "command"]
+    return {folder for line in lines for folder in re.findall(r"--run-dir[ =](\S+)", line)}
+
+
+class Reader:
+    """Does what a page says, in a folder of its own.
+
+    Args:
+        yours: a run that has ended, for a page that speaks of one which it does not train.
+    """
+
+    def __init__(self, yours: Path) -> None:
+        self.yours = yours
+        self.names: dict[str, object] = {}
+
+    def do(self, kind: str, text: str) -> None:
+        if kind == "python":
+            exec(compile(text, "block", "exec"), self.names)
+        elif kind == "toml":
+            Config.from_toml(text, "block")
+            if named := re.match(r"# (\S+\.toml)\n", text):
+                Path(named[1]).write_text(text)
+        else:
+            self.run(shlex.split(text.removeprefix(".venv/bin/"), comments=True))
+
+    def run(self, words: list[str]) -> None:
+        line = " ".join(words)
+        if line in RUN_BY_CI:
+            return
+        if line.startswith(INSTALLS):
+            for extra in re.findall(r"\[(.*?)\]", line):
+                project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+                assert set(extra.split(",")) <= project["optional-dependencies"].keys()
+        elif words[0] == "make":
+            for recipe in subprocess.check_output(
+                ["make", "-Bn", *words[1:]], cwd=ROOT, text=True
+            ).splitlines():
+                if recipe.startswith(".venv/bin/binep"):
+                    self.do("command", recipe)
+        elif words[:2] == ["python", "main.py"]:
+            flags = SHORT["main.py"].split()
+            self.call(seed_cli.main, [*words[2:], *flags] if words[2:] != ["..."] else ["--help"])
+        else:
+            assert words[0] == "binep", f"unknown command: {line}"
+            self.binep(words[1:])
+
+    def binep(self, words: list[str]) -> None:
+        words = [self.word(words, i) for i in range(len(words)) if words[i] != "..."]
+        command = words[0]
+        if len(words) == 1 or words[-1] in ("--config", "--resume", "--run-dir"):
+            # Named, not run: it is there, and so is its flag.
+            assert "".join(words[1:]) in self.call(cli.main, [command, "--help"])
+        elif "--resume" in words:
+            self.call(cli.main, words)
+        else:
+            self.call(cli.main, [*words, *SHORT.get(command, "").split()])
+
+    def word(self, words: Sequence[str], i: int) -> str:
+        word = PLACEHOLDERS.get(words[i], words[i])
+        assert not re.fullmatch("[A-Z]{2,}", word), f"what does {word} stand for?"
+        if word.startswith("cuda") and not torch.cuda.is_available():
+            return "cpu"
+        elsewhere = word in named_runs() and words[i - 1] not in ("--run-dir", "--output")
+        if (word == PLACEHOLDERS["RUN"] or elsewhere) and not Path(word).exists():
+            shutil.copytree(self.yours, word)
+        return word
+
+    def call(self, main: Callable[[Sequence[str]], int], words: Sequence[str]) -> str:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            try:
+                code: object = main(words)
+            except SystemExit as exit:
+                code = exit.code
+        assert not code, f"exit code {code}"
+        return said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def yours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("yours")
+    layers = {"1": Layer(8, bias_lr=0.05), "2": Layer(10, bias_lr=0.05)}
+    runs.train(Experiment(Config(layers=layers, max_batches=2, epochs=2, threads=1)), folder)
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_says_to_run_runs(
+    page: Path, yours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> str:
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+    monkeypatch.setenv("BINEP_DATA", str(samples.write_mnist(tmp_path / "data")))
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    reader = Reader(yours)
+    for kind, text in blocks(page):
+        try:
+            reader.do(kind, text)
+        except Exception:
+            pytest.fail(f"{page.relative_to(ROOT)}: {text}\n{traceback.format_exc(limit=-3)}")
+
 
 def test_the_python_of_the_readme_learns(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = (text for kind, text in blocks(ROOT / "README.md") if kind == "python")
     exec(code, {})
     errors = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
     assert len(errors) == 10
@@ -28,3 +189,16 @@ def test_links_and_presets_exist(page: Path) -> None:
         assert "://" in link or (page.parent / link).exists(), link
     for name in re.findall(r"binep train ([a-z][\w-]*)", text):
         assert name in preset_names()
+
+
+def test_every_public_name_is_documented() -> None:
+    text = (ROOT / "docs" / "python.md").read_text()
+    assert set(re.findall(r"auto(?:class|function):: (\w+)$", text, re.MULTILINE)) == set(
+        binep.__all__
+    )
+
+
+def test_the_notebook_is_committed_without_what_it_shows() -> None:
+    """Building the site runs it, and fails where it does."""
+    cells = json.loads((ROOT / "docs" / "one-neuron.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
