@@ -62,9 +62,9 @@ def blocks(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def is_command(line: str) -> bool:
-    return re.match(r"(\.venv/bin/)?(binep|python3?|make|pip) \S", line) is not None or (
-        line.startswith(INSTALLS)
-    )
+    return re.match(
+        r"(\.venv/bin/)?(binep|python3?|make|pip|tensorboard) \S", line
+    ) is not None or (line.startswith(INSTALLS))
 
 
 def named_runs() -> set[str]:
@@ -108,6 +108,8 @@ class Reader:
             ).splitlines():
                 if recipe.startswith(".venv/bin/binep"):
                     self.do("command", recipe)
+        elif words[:2] == ["tensorboard", "--logdir"]:  # a server: it finds what it shows
+            assert list(Path(words[2]).rglob("events.out.tfevents.*"))
         elif words[:2] == ["python", "main.py"]:
             flags = SHORT["main.py"].split()
             self.call(seed_cli.main, [*words[2:], *flags] if words[2:] != ["..."] else ["--help"])

@@ -39,6 +39,8 @@ from binep import (
     reproduce,
     runs,
 )
+from binep import claims, files, plots, reproduce, runs
+from binep.board import Board
 from binep.config import Config, ConfigError, did_you_mean, preset, preset_names
 from binep.data import DataError
 from binep.experiment import EpochResult, Experiment, initial_network
@@ -152,6 +154,8 @@ class TrainOptions:
     """The folder of a run to go on with, in the place of a preset; takes no other setting."""
     run_dir: Path | None = None
     """Folder for the run, new or empty; otherwise runs/PRESET/TIME-SEED."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard, too, in the run's folder; goes with --resume, too."""
     experiment: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
@@ -160,8 +164,9 @@ def train_command(arguments: Sequence[str]) -> None:
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
     flags = list(arguments[1:] if name else arguments)
     file = _value_of("--config", flags)
-    if flags and flags[0].split("=")[0] == "--resume":
-        resume_training(_resumed(flags, name))
+    others = [flag for flag in flags if flag != "--tensorboard"]
+    if others and others[0].split("=")[0] == "--resume":
+        resume_training(_resumed(others, name), Board() if others != flags else None)
         return
     if name is not None and file is not None:
         raise ConfigError(f"both the preset {name} and --config {file}: name one of them")
@@ -181,7 +186,8 @@ def train_command(arguments: Sequence[str]) -> None:
         prog=f"binep train {name or 'PRESET'}",
         default=TrainOptions(experiment=config),
     )
-    run_training(options.experiment, name or "run", options.run_dir)
+    board = Board() if options.tensorboard else None
+    run_training(options.experiment, name or "run", options.run_dir, board)
 
 
 def _resumed(flags: Sequence[str], name: str | None) -> Path:
@@ -200,37 +206,59 @@ def _value_of(flag: str, flags: Sequence[str]) -> str | None:
     return None
 
 
-def run_training(config: Config, name: str, run_dir: Path | None) -> None:
+def run_training(
+    config: Config, name: str, run_dir: Path | None, board: Board | None = None
+) -> None:
     """Train, showing progress, and leave a run folder."""
     experiment = Experiment(config)
     folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
-    _train(experiment, folder, [], Guards(), f"{config.summary()}: training")
+    _train(experiment, folder, [], Guards(), f"{config.summary()}: training", board)
 
 
-def resume_training(folder: Path) -> None:
+def resume_training(folder: Path, board: Board | None = None) -> None:
     """Go on with a run, showing progress."""
     experiment, rows, guards = runs.resume(folder)
     place = f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
-    _train(experiment, folder, rows, guards, f"{experiment.config.summary()}: going on at {place}")
+    what = f"{experiment.config.summary()}: going on at {place}"
+    _train(experiment, folder, rows, guards, what, board)
 
 
 def _train(
-    experiment: Experiment, folder: Path, rows: Sequence[runs.Row], guards: Guards, what: str
+    experiment: Experiment,
+    folder: Path,
+    rows: Sequence[runs.Row],
+    guards: Guards,
+    what: str,
+    board: Board | None,
 ) -> None:
     print(f"{what} on {experiment.device}, run folder {folder}", flush=True)
     stopped = ""
-    with _Reporter(experiment) as reporter, _stop_on_interrupt() as stop:
+    so_far = list(rows)
+
+    def after_epoch(result: EpochResult) -> None:
+        reporter.after_epoch(result)
+        so_far.append(runs.row_of(result))
+        if board is not None:
+            board.show(folder, so_far)
+
+    with (
+        board or contextlib.nullcontext(),
+        _Reporter(experiment) as reporter,
+        _stop_on_interrupt() as stop,
+    ):
         try:
             rows = runs.train(
                 experiment,
                 folder,
                 rows=rows,
                 after_batch=reporter.after_batch,
-                after_epoch=reporter.after_epoch,
+                after_epoch=after_epoch,
                 stop=stop.is_set,
                 warn=reporter.warn,
                 guards=guards,
             )
+            if board is not None:  # of a run that had ended before
+                board.show(folder, rows)
         except runs.Stopped:
             stopped = f"stopped in epoch {experiment.epoch + 1} after batch {experiment.batch}"
     if stopped:
