@@ -24,7 +24,7 @@ tests: .venv/installed-dev
 	$(BIN)/pytest
 
 docs: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -E -W --keep-going -q docs docs/_build/html
 
 fuzz: .venv/installed-dev
 	BINEP_FUZZ=32 $(BIN)/pytest tests/test_fuzz.py

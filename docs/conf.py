@@ -15,9 +15,11 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+import binep
 from binep import cli, seed_cli
 
 project = "binep"
@@ -105,9 +107,23 @@ def colons_again(
     lines[:] = [line.replace(COLON, ": ") for line in lines]
 
 
+def link_names(app: Sphinx, page: nodes.document) -> None:
+    """Make `Network.step` and the like, in a page's text, links to what they name."""
+    for literal in list(page.findall(nodes.literal)):
+        name = literal.astext()
+        inside = (nodes.title, nodes.reference, pending_xref)
+        if name.split(".")[0] in binep.__all__ and not isinstance(literal.parent, inside):
+            link = pending_xref(
+                "", refdomain="py", reftype="obj", reftarget=f"binep.{name}", refexplicit=True
+            )
+            literal.replace_self(link)
+            link += literal
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_directive("help-of-every-command", Help)
     app.add_html_math_renderer("mathml", (draw_inline, None), (draw_block, None))
     app.connect("autodoc-process-docstring", read_as_written, priority=1)
+    app.connect("doctree-read", link_names)
     app.connect("autodoc-process-docstring", colons_again, priority=1000)
