@@ -44,7 +44,7 @@ PLACEHOLDERS = {"PRESET": "quickstart", "ROW": "mnist-fc1-ep-alpha", "RUN": "run
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
-    """The code of a page in its order: ("python", text), ("toml", text) or ("command", line)."""
+    """The code of a page in its order: "python", "toml", a "command" or, in a line, a "word"."""
     for token in MarkdownIt("commonmark").enable("table").parse(page.read_text()):
         language = token.info.split(" ")[0]
         if language in ("python", "toml"):
@@ -59,18 +59,31 @@ def blocks(page: Path) -> Iterator[tuple[str, str]]:
             for child in token.children or []:
                 if child.type == "code_inline" and is_command(child.content):
                     yield "command", child.content
+                elif child.type == "code_inline":
+                    yield "word", child.content
 
 
 def is_command(line: str) -> bool:
-    return re.match(
-        r"(\.venv/bin/)?(binep|python3?|make|pip|tensorboard) \S", line
-    ) is not None or (line.startswith(INSTALLS))
+    programs = r"(\.venv/bin/)?(binep|python3?|make|pip|tensorboard) \S"
+    return bool(re.match(programs, line)) or line.startswith(INSTALLS)
 
 
 def named_runs() -> set[str]:
     """Folders that some page trains into."""
     lines = [line for page in PAGES for kind, line in blocks(page) if kind == "command"]
     return {folder for line in lines for folder in re.findall(r"--run-dir[ =](\S+)", line)}
+
+
+def call(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> str:
+    """What a command prints; it must end well."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        try:
+            code: object = main(words)
+        except SystemExit as exit:
+            code = exit.code
+    assert not code, f"exit code {code}"
+    return said.getvalue()
 
 
 class Reader:
@@ -91,7 +104,7 @@ class Reader:
             Config.from_toml(text, "block")
             if named := re.match(r"# (\S+\.toml)\n", text):
                 Path(named[1]).write_text(text)
-        else:
+        elif kind == "command":
             self.run(shlex.split(text.removeprefix(".venv/bin/"), comments=True))
 
     def run(self, words: list[str]) -> None:
@@ -103,16 +116,15 @@ class Reader:
                 project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
                 assert set(extra.split(",")) <= project["optional-dependencies"].keys()
         elif words[0] == "make":
-            for recipe in subprocess.check_output(
-                ["make", "-Bn", *words[1:]], cwd=ROOT, text=True
-            ).splitlines():
+            dry = ["make", "-Bn", *words[1:]]  # all that it would do
+            for recipe in subprocess.check_output(dry, cwd=ROOT, text=True).splitlines():
                 if recipe.startswith(".venv/bin/binep"):
                     self.do("command", recipe)
         elif words[:2] == ["tensorboard", "--logdir"]:  # a server: it finds what it shows
             assert list(Path(words[2]).rglob("events.out.tfevents.*"))
         elif words[:2] == ["python", "main.py"]:
             flags = SHORT["main.py"].split()
-            self.call(seed_cli.main, [*words[2:], *flags] if words[2:] != ["..."] else ["--help"])
+            call(seed_cli.main, [*words[2:], *flags] if words[2:] != ["..."] else ["--help"])
         else:
             assert words[0] == "binep", f"unknown command: {line}"
             self.binep(words[1:])
@@ -122,11 +134,11 @@ class Reader:
         command = words[0]
         if len(words) == 1 or words[-1] in ("--config", "--resume", "--run-dir"):
             # Named, not run: it is there, and so is its flag.
-            assert "".join(words[1:]) in self.call(cli.main, [command, "--help"])
+            assert "".join(words[1:]) in call(cli.main, [command, "--help"])
         elif "--resume" in words:
-            self.call(cli.main, words)
+            call(cli.main, words)
         else:
-            self.call(cli.main, [*words, *SHORT.get(command, "").split()])
+            call(cli.main, [*words, *SHORT.get(command, "").split()])
 
     def word(self, words: Sequence[str], i: int) -> str:
         word = PLACEHOLDERS.get(words[i], words[i])
@@ -137,16 +149,6 @@ class Reader:
         if (word == PLACEHOLDERS["RUN"] or elsewhere) and not Path(word).exists():
             shutil.copytree(self.yours, word)
         return word
-
-    def call(self, main: Callable[[Sequence[str]], int], words: Sequence[str]) -> str:
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said):
-            try:
-                code: object = main(words)
-            except SystemExit as exit:
-                code = exit.code
-        assert not code, f"exit code {code}"
-        return said.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +176,15 @@ def test_what_a_page_says_to_run_runs(
             reader.do(kind, text)
         except Exception:
             pytest.fail(f"{page.relative_to(ROOT)}: {text}\n{traceback.format_exc(limit=-3)}")
+
+
+def test_flags_that_pages_name_exist() -> None:
+    said = [call(cli.main, [command, "--help"]) for command in cli.COMMANDS]
+    flags = set(re.findall(r"--[\w.-]+", " ".join([*said, call(seed_cli.main, ["--help"])])))
+    for page in PAGES:
+        for kind, text in blocks(page):
+            if kind == "word":
+                assert set(re.findall(r"(?<!\S)--[\w.-]+", text)) <= flags, (page, text)
 
 
 def test_the_python_of_the_readme_learns(capsys: pytest.CaptureFixture[str]) -> None:
