@@ -62,7 +62,6 @@ class Help(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """A section per command."""
-        self.env.note_reread()
         asked = {f"binep {name}": (cli.main, [name, "--help"]) for name in cli.COMMANDS}
         asked["python main.py"] = (seed_cli.main, ["--help"])
         sections: list[nodes.Node] = []
