@@ -39,7 +39,6 @@ from binep import (
     reproduce,
     runs,
 )
-from binep import claims, files, plots, reproduce, runs
 from binep.board import Board
 from binep.config import Config, ConfigError, did_you_mean, preset, preset_names
 from binep.data import DataError
