@@ -106,6 +106,11 @@ def colons_again(
     lines[:] = [line.replace(COLON, ": ") for line in lines]
 
 
+def name_files(app: Sphinx, page: str, source: list[str]) -> None:
+    """Links to what is no part of the site, such as ../results, become the names of files."""
+    source[0] = re.sub(r"(?<!!)\[([^]]*)\]\(\.\./([^)]+)\)", r"\1 (`\2`)", source[0])
+
+
 def link_names(app: Sphinx, page: nodes.document) -> None:
     """Make `Network.step` and the like, in a page's text, links to what they name."""
     for literal in list(page.findall(nodes.literal)):
@@ -124,5 +129,6 @@ def setup(app: Sphinx) -> None:
     app.add_directive("help-of-every-command", Help)
     app.add_html_math_renderer("mathml", (draw_inline, None), (draw_block, None))
     app.connect("autodoc-process-docstring", read_as_written, priority=1)
+    app.connect("source-read", name_files)
     app.connect("doctree-read", link_names)
     app.connect("autodoc-process-docstring", colons_again, priority=1000)
