@@ -35,6 +35,7 @@ INSTALLS = ("pip install", "apt-get install", "python3 -m venv", ". .venv/bin/ac
 
 SHORT = {
     "train": "--epochs 1 --max-batches 1 --threads 1",
+    "check": "--samples 2 --steps 2 --free-steps 20 --betas 1e-2 --threads 1",
     "reproduce": "--epochs 1 --seeds 1 --threads 1",
     "main.py": "--epochs 1 --max-batches 1 --threads 1",
 }
@@ -132,7 +133,8 @@ class Reader:
     def binep(self, words: list[str]) -> None:
         words = [self.word(words, i) for i in range(len(words)) if words[i] != "..."]
         command = words[0]
-        if len(words) == 1 or words[-1] in ("--config", "--resume", "--run-dir"):
+        named = len(words) == 1 or words == ["check", "gradients"]
+        if named or words[-1] in ("--config", "--resume", "--run-dir"):
             # Named, not run: it is there, and so is its flag.
             assert "".join(words[1:]) in call(cli.main, [command, "--help"])
         elif "--resume" in words:
@@ -141,7 +143,8 @@ class Reader:
             call(cli.main, [*words, *SHORT.get(command, "").split()])
 
     def word(self, words: Sequence[str], i: int) -> str:
-        word = PLACEHOLDERS.get(words[i], words[i])
+        word = PLACEHOLDERS["RUN"] if words[i].endswith("/...") else words[i]
+        word = PLACEHOLDERS.get(word, word)
         assert not re.fullmatch("[A-Z]{2,}", word), f"what does {word} stand for?"
         if word.startswith("cuda") and not torch.cuda.is_available():
             return "cpu"
