@@ -35,7 +35,7 @@ INSTALLS = ("pip install", "apt-get install", "python3 -m venv", ". .venv/bin/ac
 
 SHORT = {
     "train": "--epochs 1 --max-batches 1 --threads 1",
-    "check": "--samples 2 --steps 2 --free-steps 20 --betas 1e-2 --threads 1",
+    "check": "--samples 1 --steps 1 --free-steps 9 --betas 1e-2 --threads 1",
     "reproduce": "--epochs 1 --seeds 1 --threads 1",
     "main.py": "--epochs 1 --max-batches 1 --threads 1",
 }
