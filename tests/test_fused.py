@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import oracle
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import Twins, array, twins
 
 from binep import fused
+from binep.gradients import BackpropThroughTime
 from binep.network import Network, Speed
 from binep.neurons import Real
-from binep.synapses import Dense
+from binep.synapses import Conv, Dense, Synapse
 
 PLAIN = Speed(precision="exact", fused_steps=False)
 
@@ -100,3 +103,48 @@ def test_a_sample_that_is_not_a_number_stays_one_and_is_no_other_s_business() ->
 def test_large_networks_are_left_to_other_ways() -> None:
     assert not fused.fits(Network([Dense(2, 300), Dense(300, 500)], Real()))
     assert not fused.fits(settling()[0].double())
+
+
+def shallow(g: torch.Generator, weights: str) -> list[Synapse]:
+    return [Dense((2, 3, 5), 40, weights=weights, generator=g), Dense(40, 10, generator=g)]
+
+
+def deep(g: torch.Generator, weights: str) -> list[Synapse]:
+    sizes = [Dense(20, 30, generator=g), Dense(30, 20, weights=weights, generator=g)]
+    return [*sizes, Dense(20, 20, generator=g), Dense(20, 10, weights=weights, generator=g)]
+
+
+def on_convolutions(g: torch.Generator, weights: str) -> list[Synapse]:
+    first = Conv((2, 8, 8), 3, kernel=3, padding=1, weights=weights, generator=g)
+    return [first, Dense((3, 4, 4), 10, weights=weights, generator=g)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("weights", ["binary", "real"])
+@pytest.mark.parametrize("make", [shallow, deep, on_convolutions])
+def test_what_is_unrolled_has_the_gradient_of_autograd(
+    make: Callable[[torch.Generator, str], list[Synapse]], weights: str, seed: int
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    layers = make(g, weights)
+    for synapse in layers:
+        synapse.train_scale(True)
+    network = Network(layers, Real(initial=0.5))
+    assert fused.fits(network)
+    x = torch.rand(9, *layers[0].input_shape, generator=g)
+    target = network.cost.target(torch.randint(10, (9,), generator=g))
+    estimator = BackpropThroughTime(network, free_steps=30, nudged_steps=7)
+    found = []
+    for speed in (PLAIN, Speed()):
+        network.speed = speed
+        free = estimator(x, target)
+        found.append((free, [(k, p.grad) for k, p in network.named_parameters()]))
+    (plain, expected), (ours, gradients) = found
+    assert (ours.steps, ours.states[0].requires_grad) == (plain.steps, False)
+    for a, b in zip(ours.states, plain.states, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    assert any(bool(gradient.any()) for _, gradient in expected if gradient is not None)
+    for (name, a), (_, b) in zip(gradients, expected, strict=True):
+        assert a is not None, name
+        assert b is not None, name
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)

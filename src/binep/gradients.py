@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from binep import events
+from binep import events, fused
 from binep.network import Equilibrium, Network
 from binep.synapses import Synapse
 
@@ -99,6 +99,7 @@ class EquilibriumPropagation(GradientEstimator):
     @torch.no_grad()
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """Settle, nudge, settle, compare."""
+        self.network.zero_grad()  # the last gradients make room for the next
         free = self.network.relax(x, self.free_steps, tolerance=self.tolerance)
         beta = self.beta
         if self.nudging == "random-sign" and torch.rand((), generator=self.generator) < 0.5:
@@ -192,6 +193,8 @@ class BackpropThroughTime(GradientEstimator):
             with torch.no_grad():
                 start = network.relax(x, before, tolerance=self.tolerance)
         network.zero_grad()
+        if start is not None and network.speed.fused_steps and fused.fits(network):
+            return self._through_fused_steps(start, target)
         with torch.enable_grad():
             if start is not None:  # W_1 ⋆ x + b_1 again, now to be differentiated
                 start = replace(start, clamped=network.clamp(x))
@@ -202,6 +205,22 @@ class BackpropThroughTime(GradientEstimator):
         steps = self.nudged_steps + (0 if start is None else start.steps)
         moved = end.moved if start is None else start.moved
         return replace(end, states=[s.detach() for s in end.states], steps=steps, moved=moved)
+
+    @torch.no_grad()
+    def _through_fused_steps(self, start: Equilibrium, target: Tensor) -> Equilibrium:
+        """The same without autograd."""
+        x, synapses = start.clamped.x, self.network.synapses
+        end = fused.Loop(self.network).unroll(start, self.nudged_steps, target)
+        first = synapses[0]
+        gradients = [(first.correlate(end.drive, x), first.correlate_bias(end.drive))]
+        gradients += zip(end.weights, end.biases, strict=True)
+        for synapse, (weight, bias) in zip(synapses, gradients, strict=True):
+            # The cost is a mean over the batch.
+            synapse.values.grad, synapse.bias.grad = weight.div_(len(x)), bias.div(len(x))
+            if synapse.scale is not None and synapse.scale.requires_grad:
+                synapse.scale.grad = synapse.per_scale(synapse.values.grad)
+        steps = start.steps + self.nudged_steps
+        return Equilibrium(start.clamped, end.states, steps, start.moved, end.residual)
 
 
 def _per_weight(synapse: Synapse) -> None:

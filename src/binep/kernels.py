@@ -825,6 +825,21 @@ def _join(rows, scale, low, above, low_drive, drive):
         drive[i] += scale * arrived
 
 
+@_inline
+def _drive_fused(sizes, s, base, weights, scales, biases, drive):
+    """The drives of all layers of a sample: what is given, and what the synapses add."""
+    _copy(drive[: sizes[0]], base)
+    _copy(drive[sizes[0] :], biases)
+    start = at = 0
+    for k in range(1, len(sizes)):
+        end = start + sizes[k - 1]
+        after = end + sizes[k]
+        rows = weights[at : at + sizes[k - 1] * sizes[k]]
+        low, above = s[start:end], s[end:after]
+        _join(rows, scales[k - 1], low, above, drive[start:end], drive[end:after])
+        start, at = end, at + len(rows)
+
+
 @_parallel
 def settle_fused(
     sizes,
@@ -866,16 +881,7 @@ def settle_fused(
         s, drive = states[b], np.empty(total, np.float32)
         nudge = np.empty(target.shape[1], np.float32)
         for step in range(steps):
-            drive[: sizes[0]] = base[b]
-            drive[sizes[0] :] = biases
-            start = at = 0
-            for k in range(1, layers):
-                end = start + sizes[k - 1]
-                after = end + sizes[k]
-                rows = weights[at : at + sizes[k - 1] * sizes[k]]
-                low, above = s[start:end], s[end:after]
-                _join(rows, scales[k - 1], low, above, drive[start:end], drive[end:after])
-                start, at = end, at + len(rows)
+            _drive_fused(sizes, s, base[b], weights, scales, biases, drive)
             for i in range(len(nudge)):
                 nudge[i] = beta * (target[b, i] - s[total - len(nudge) + i])
             taken[b] = step + 1
@@ -892,3 +898,82 @@ def settle_fused(
                 start = end
             if settled and tolerance > 0 and step + 1 >= min(2, layers):
                 break
+
+
+@_inline
+def _correlate_rows(gradient, slopes, states, low_slopes, low_states):
+    """Gradient += slope above ⊗ state below + state above ⊗ slope below."""
+    for i in range(len(states)):
+        row = gradient[i * len(low_states) : (i + 1) * len(low_states)]
+        slope, state = slopes[i], states[i]
+        for j in range(len(row)):
+            row[j] += slope * low_states[j] + state * low_slopes[j]
+
+
+@_parallel
+def backpropagate(
+    sizes,
+    states,
+    base,
+    weights,
+    scales,
+    biases,
+    target,
+    steps,
+    base_gradient,
+    weight_gradient,
+    bias_gradient,
+    residual,
+):
+    """Take free steps, then backpropagate ½‖s_L − target‖² through them, sample by sample.
+
+    Synapses are symmetric: what a layer sends back is what its slope would send as a state.
+
+    Args:
+        sizes, states, base, weights, scales, biases, target: see `settle_fused`.
+        steps: how many.
+        base_gradient: by the first layer's drive, (batch, neurons of it); starts at 0.
+        weight_gradient: by weights·scales, summed over a share of the batch, (shares, weights);
+            starts at 0.
+        bias_gradient: (shares, neurons of the other layers); likewise.
+        residual: (batch, layers): max|Δs| of the last step.
+    """
+    (batch, total), shares, first = states.shape, len(weight_gradient), sizes[0]
+    for share in numba.prange(shares):
+        sent, slopes = np.empty((steps, total), np.float32), np.empty((steps, total), np.float32)
+        drive, nothing = np.empty(total, np.float32), np.zeros(total, np.float32)
+        for b in range(share * batch // shares, (share + 1) * batch // shares):
+            s = states[b]
+            for step in range(steps):
+                _copy(sent[step], s)
+                _drive_fused(sizes, s, base[b], weights, scales, biases, drive)
+                slope = slopes[step]
+                for i in range(total):  # of rho
+                    slope[i] = np.float32(1) if 0 <= drive[i] <= 1 else np.float32(0)
+                start = 0
+                for k in range(len(sizes)):
+                    end = start + sizes[k]
+                    p, here = drive[start:end], s[start:end]
+                    residual[b, k] = _follow(p, here, np.float32(1), nothing[:0], False, False)
+                    start = end
+            back, output = drive, total - target.shape[1]
+            _copy(back, nothing)
+            for i in range(output, total):
+                back[i] = s[i] - target[b, i - output]
+            for step in range(steps - 1, -1, -1):
+                slope, before = slopes[step], sent[step]
+                for i in range(total):
+                    slope[i] *= back[i]
+                for i in range(first):
+                    base_gradient[b, i] += slope[i]
+                for i in range(first, total):
+                    bias_gradient[share, i - first] += slope[i]
+                start = at = 0
+                for k in range(1, len(sizes)):
+                    end = start + sizes[k - 1]
+                    after = end + sizes[k]
+                    rows = weight_gradient[share, at : at + sizes[k - 1] * sizes[k]]
+                    above, low = slope[end:after], slope[start:end]
+                    _correlate_rows(rows, above, before[end:after], low, before[start:end])
+                    start, at = end, at + len(rows)
+                _drive_fused(sizes, slope, nothing[:first], weights, scales, nothing[first:], back)
