@@ -260,13 +260,15 @@ class Lines:
             batch, conv, area = len(flat), self._is_conv(k), 0
             if isinstance(synapse, Conv) and conv:
                 area = synapse.output_shape[0] * synapse.map_shape[0] * synapse.map_shape[1]
+            # One digit holds states that are all the same, as at the start of a free phase.
+            uniform = bool((flat == flat[0, 0]).all())
             sums = layouts.flatten(base) if k == 0 else layouts.per_neuron(synapse.bias, synapse)
             sums = torch.zeros_like(flat) if conv else sums.expand_as(flat).clone()
             layer = Layer(
                 flat,
                 sums,
                 torch.zeros_like(flat),
-                self._digits(flat, 3),
+                self._digits(flat, 1 if uniform else 3),
                 torch.zeros(batch, area),
                 torch.zeros(batch, flat.shape[1] if conv else 0),
                 torch.zeros(batch, flat.shape[1] if conv else 0, dtype=torch.int32),
