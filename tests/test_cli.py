@@ -156,6 +156,12 @@ def test_a_file_gives_its_name_to_the_run(binep: Command, tmp_path: Path) -> Non
     (tmp_path / "mine.toml").write_text(start.to_toml())
     assert binep(f"train --config mine.toml {SMALL}").code == 0
     assert len(list((tmp_path / "runs" / "mine").iterdir())) == 1
+    # The run of a run's folder goes beside it, not into it.
+    assert binep(f"train quickstart {SMALL} --epochs 1 --run-dir runs/small").code == 0
+    before = sorted((tmp_path / "runs" / "small").iterdir())
+    assert binep("train --config runs/small").code == 0
+    assert sorted((tmp_path / "runs" / "small").iterdir()) == before
+    assert len(list((tmp_path / "runs" / "small-again").iterdir())) == 1
 
 
 def test_a_terminal_shows_a_bar(binep: Command, monkeypatch: pytest.MonkeyPatch) -> None:

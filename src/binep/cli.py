@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -174,7 +174,10 @@ def train_command(arguments: Sequence[str]) -> None:
     elif file is not None:
         path = Path(file) / "config.toml" if Path(file).is_dir() else Path(file)
         config = Config.load(path)
-        name = path.resolve().parent.name if path.name == "config.toml" else path.stem
+        folder = path.resolve().parent
+        name = folder.name if path.name == "config.toml" else path.stem
+        if folder == (Path("runs") / name).resolve():  # not into the run that it repeats
+            name = f"{name}-again"
     elif {"-h", "--help"} & set(flags):
         config = preset("quickstart")
     else:
@@ -477,14 +480,17 @@ def reproduce_command(arguments: Sequence[str]) -> None:
     finally:
         options.output.mkdir(parents=True, exist_ok=True)
         files.write(options.output / "README.md", reproduce.page(options.output).encode())
-        _print_rows(options.output)
+        _print_rows(options.output, {folder.parent.name for folder in jobs})
 
 
-def _print_rows(root: Path) -> None:
+def _print_rows(root: Path, wanted: Container[str]) -> None:
+    """The rows that were asked for, or have been run; all of them are in README.md."""
     table = Table("row", "test error (%)", "runs", "epochs", "reference (%)", "claimed")
     for name, row in claims.rows().items():
         found = reproduce.longest(reproduce.measured(root, name))
         beside = reproduce.longest(reproduce.measured(root, row.reference)) if row.reference else []
+        if not found and name not in wanted:
+            continue
         table.add_row(
             name,
             reproduce.mean_of(found) if found else "not run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,8 @@ def _weights(figure: SubFigure, layers: int, rows: Sequence[Traced]) -> None:
 def _cosines(figure: SubFigure, layers: int, rows: Sequence[Agreement], beta: float) -> None:
     """Cosine between the gradients of all weights after t steps."""
     styles = {min(row.beta for row in rows): "-", beta: ":"}
+    drawn = [row.cosine for row in rows if row.beta in styles and row.nudging == "one-sided"]
+    below = 1 - min([0.99, *(cosine for cosine in drawn if not math.isnan(cosine))])
     for layer, axes in enumerate(_panels(figure, layers), start=1):
         for pair, (_, colour, marker, size) in _PAIRS.items():
             for strength, style in styles.items():
@@ -111,7 +114,8 @@ def _cosines(figure: SubFigure, layers: int, rows: Sequence[Agreement], beta: fl
                     markersize=size,
                     markerfacecolor="white" if style == ":" else colour,
                 )
-        axes.set_ylim(top=1.03)
+        axes.set_ylim(1 - 1.05 * below, 1 + 0.05 * below)
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.set_xlabel("time step t", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle("All weights, after t steps: one-sided EP", fontsize=9)

@@ -37,8 +37,8 @@ class Speed:
     """Real activations: in the free phase move odd and even layers in turn, each from what the
     others have just become. A step is half the work."""
     over_relaxation: float = 1.2
-    """How far alternating layers move, as a multiple of the way to their update; at least 1 and
-    below 2. Around 1.2 they settle in the fewest steps."""
+    """With alternate alone: how far layers move, as a multiple of the way to their update; at
+    least 1 and below 2. Around 1.2 they settle in the fewest steps."""
     fused_flips: bool = True
     """On a CPU update momenta and flip weights in one pass over memory."""
     compile: bool = False
