@@ -318,7 +318,7 @@ def _bars(axes: Axes, timings: Sequence[Timing]) -> None:
         at, seconds = [i for i, _ in known], [value for _, value in known]
         left, right = ([i + side for i in at] for side in (-0.43, 0.43))
         axes.hlines(seconds, left, right, COLOURS[6], label="the paper's program, two quiet cores")
-        axes.legend()
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
     axes.set_xticks(range(len(shapes)), [shape.removesuffix("-ep") for shape in shapes])
     axes.set_yscale("log")
     axes.set_ylabel("seconds per batch of 64")
