@@ -10,7 +10,6 @@ import torch
 
 from binep.config import Config, Dynamics, Layer, Learning
 from binep.experiment import Experiment, build_network
-from binep.optim import PositiveSGD
 
 
 def small(**settings: Any) -> Config:
@@ -54,11 +53,10 @@ def test_the_rate_of_the_scaling_factors_decays() -> None:
     layers = {n: dataclasses.replace(layer, scale_lr=0.08) for n, layer in small().layers.items()}
     learning = Learning(scale_lr_decay=10, scale_lr_decay_epochs=2)
     experiment = Experiment(small(layers=layers, learning=learning, max_batches=1))
-    (scales,) = (o for o in experiment.optimizers if isinstance(o, PositiveSGD))
     rates = []
     for _ in range(5):
         experiment.train_epoch()
-        rates.append(scales.param_groups[0]["lr"])
+        rates.append(experiment.descent.param_groups[-1]["lr"])
     assert rates == pytest.approx([0.08, 0.08, 0.008, 0.008, 0.0008])
 
 

@@ -1,6 +1,9 @@
-"""BinaryFlip against the oracle, and PositiveSGD's floor."""
+"""BinaryFlip against the oracle, and GradientDescent against SGD."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import numpy as np
 import oracle
@@ -10,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import array
 
-from binep.optim import _PART, SCALE_FLOOR, BinaryFlip, PositiveSGD
+from binep.optim import _PART, SCALE_FLOOR, BinaryFlip, GradientDescent
 
 
 @given(
@@ -148,5 +151,32 @@ def test_a_negative_threshold_is_refused(threshold: float) -> None:
 def test_scaling_factors_stay_positive(gradient: float, rate: float) -> None:
     scale = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     scale.grad = torch.tensor(gradient, dtype=torch.float64)
-    PositiveSGD([scale], lr=rate).step()
+    GradientDescent([scale], lr=rate, floor=SCALE_FLOOR).step()
     assert float(scale.detach()) == pytest.approx(max(0.5 - rate * gradient, SCALE_FLOOR))
+
+
+@given(st.floats(-10, 10), st.floats(0, 10))
+def test_descent_takes_the_steps_of_sgd(gradient: float, rate: float) -> None:
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2))
+    for parameter, optimizer in (
+        (ours, GradientDescent([ours], lr=rate)),
+        (theirs, torch.optim.SGD([theirs], lr=rate)),
+    ):
+        for _ in range(2):
+            parameter.grad = gradient * parameter.detach()
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+
+
+def test_training_does_not_load_the_compiler() -> None:
+    """It would take 70 MB."""
+    code = (
+        "import sys, torch\n"
+        "from binep.optim import BinaryFlip, GradientDescent\n"
+        "p = torch.nn.Parameter(torch.ones(3))\n"
+        "p.grad = p.detach()\n"
+        "for kind in BinaryFlip, GradientDescent: kind([p]).step()\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

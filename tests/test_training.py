@@ -14,7 +14,7 @@ from torch.optim import SGD
 from binep.gradients import EquilibriumPropagation
 from binep.network import Network
 from binep.neurons import Binary, Real
-from binep.optim import BinaryFlip, PositiveSGD
+from binep.optim import SCALE_FLOOR, BinaryFlip, GradientDescent
 from binep.synapses import Dense
 from binep.training import Meter, evaluate, layer_changes, train_epoch
 
@@ -43,7 +43,7 @@ def test_batches_of_training_equal_the_oracle(
     )
     scales = [s.scale for s in network.synapses if learn_scale and s.scale is not None]
     optimizers = [flip, SGD([s.bias for s in network.synapses], lr=RATES["bias"])]
-    optimizers += [PositiveSGD(scales, lr=RATES["scale"])] if scales else []
+    optimizers += [GradientDescent(scales, lr=RATES["scale"], floor=SCALE_FLOOR)] if scales else []
     synapses, count = t.synapses, len(t.synapses)
     momenta = [np.zeros_like(s.sign) for s in synapses]
     flips = [0] * count

@@ -6,7 +6,7 @@ from binep.experiment import Experiment
 from binep.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
 from binep.network import Equilibrium, Network
 from binep.neurons import Binary, Neurons, Real
-from binep.optim import BinaryFlip, PositiveSGD
+from binep.optim import BinaryFlip, GradientDescent
 from binep.synapses import Conv, Dense, Synapse
 from binep.training import evaluate, train_epoch
 
@@ -22,11 +22,11 @@ __all__ = [
     "Equilibrium",
     "EquilibriumPropagation",
     "Experiment",
+    "GradientDescent",
     "GradientEstimator",
     "Layer",
     "Network",
     "Neurons",
-    "PositiveSGD",
     "Real",
     "SquaredError",
     "Synapse",

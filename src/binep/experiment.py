@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from binep import data, training
 from binep.config import Config, Layer
@@ -18,7 +18,7 @@ from binep.costs import Cost, CrossEntropy, SquaredError
 from binep.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
 from binep.network import Network
 from binep.neurons import Binary, Neurons, Real
-from binep.optim import BinaryFlip, PositiveSGD
+from binep.optim import SCALE_FLOOR, BinaryFlip, GradientDescent
 from binep.synapses import Conv, Dense, Synapse
 from binep.training import LayerChange, Meter, Scores
 
@@ -73,8 +73,8 @@ class Experiment:
             sizes = " ".join(str(layer.size) for layer in config.layers.values())
             raise MemoryError(f"layers of sizes {sizes} do not fit") from None
         self.estimator = build_estimator(config, self.network, self.nudge)
-        self.flip, descents = build_optimizers(config, self.network, init)
-        self.optimizers: list[Optimizer] = [*([self.flip] if self.flip else []), *descents]
+        self.flip, self.descent = build_optimizers(config, self.network, init)
+        self.optimizers: list[Optimizer] = [*([self.flip] if self.flip else []), self.descent]
         self.epoch = self.batch = 0
         self.meter = Meter(self.network)
 
@@ -128,10 +128,9 @@ class Experiment:
         """Divide the rates of the scaling factors once every so many epochs."""
         learning = self.config.learning
         decay = (1 / learning.scale_lr_decay) ** (self.epoch // learning.scale_lr_decay_epochs)
-        for optimizer in self.optimizers:
-            if isinstance(optimizer, PositiveSGD):
-                for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * decay
+        for group in self.descent.param_groups:
+            if "initial_lr" in group:
+                group["lr"] = group["initial_lr"] * decay
 
     def state(self) -> dict[str, Tensor]:
         """All that training goes on from, by name; between two batches."""
@@ -322,11 +321,11 @@ def build_estimator(
 
 def build_optimizers(
     config: Config, network: Network, generator: torch.Generator | None = None
-) -> tuple[BinaryFlip | None, list[Optimizer]]:
+) -> tuple[BinaryFlip | None, GradientDescent]:
     """The optimizers of a checked configuration, in the order of their steps.
 
-    Flips, then biases and real weights, then scaling factors; a parameter group per layer. The
-    generator draws the momenta's initial noise.
+    Flips, if there are binary weights, then descent for biases, real weights and scaling factors.
+    The generator draws the momenta's initial noise.
     """
     layers = list(zip(config.layers.values(), network.learning_synapses(), strict=True))
     flips = [
@@ -343,8 +342,13 @@ def build_optimizers(
         for layer, synapse in layers
         if synapse.scale is None
     ]
-    scales = [
-        {"params": [synapse.scale], "lr": layer.scale_lr, "initial_lr": layer.scale_lr}
+    descent += [
+        {
+            "params": [synapse.scale],
+            "lr": layer.scale_lr,
+            "initial_lr": layer.scale_lr,
+            "floor": SCALE_FLOOR,
+        }
         for layer, synapse in layers
         if synapse.scale is not None and layer.scale_lr > 0
     ]
@@ -358,7 +362,4 @@ def build_optimizers(
         if flips
         else None
     )
-    descents: list[Optimizer] = [SGD(descent)]
-    if scales:
-        descents.append(PositiveSGD(scales))
-    return flip, descents
+    return flip, GradientDescent(descent)

@@ -1,14 +1,15 @@
-"""Optimizers: flips for binary weights, descent that keeps scaling factors positive."""
+"""Optimizers: flips for binary weights, plain descent for the rest."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from binep import kernels
 
@@ -22,7 +23,14 @@ SCALE_FLOOR = 1e-6
 """Scaling factors stay at least this large."""
 
 
-class BinaryFlip(Optimizer):
+class _Eager(Optimizer):
+    """An optimizer that does without torch.compile, whose import takes 70 MB and a second."""
+
+    # PyTorch wraps this one so that it is not compiled, for which it imports the compiler.
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+
+
+class BinaryFlip(_Eager):
     """Flips a weight when its gradient's moving average passes a threshold (paper, section 3.1).
 
     Per batch, with g the gradient in ``.grad`` (the direction to go against, so m = −m of the
@@ -186,17 +194,36 @@ def _flip_fused(
     return flips
 
 
-class PositiveSGD(SGD):
-    """Gradient descent, after which no parameter is below a small positive floor.
+class GradientDescent(_Eager):
+    """p ← max(p − lr·g, floor), for biases, real weights and scaling factors.
 
     A scaling factor at or below zero would turn a layer's weights over or switch them off.
+
+    Args:
+        params: tensors, or parameter groups.
+        lr: learning rate; per group.
+        floor: what no element gets below, such as `SCALE_FLOOR`; per group.
     """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        floor: float | None = None,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "floor": floor})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of SGD, then the floor."""
-        loss: float | None = super().step(closure)
+        """Update the parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
-                parameter.clamp_(min=SCALE_FLOOR)
+                if parameter.grad is not None:
+                    parameter.add_(parameter.grad, alpha=-group["lr"])
+                    if group["floor"] is not None:
+                        parameter.clamp_(min=group["floor"])
         return loss
