@@ -80,14 +80,16 @@ Digits = tuple[Tensor, Tensor]
 """Digits (digits, batch, neurons), int8, and what a step of each is worth, (digits, batch)."""
 
 
-_PARTS = 8
-"""Samples that have settled are left behind an eighth of the batch at a time: oneDNN compiles its
+_EIGHTHS = 8
+"""Samples that have settled are left behind an eighth of them all at a time: oneDNN compiles its
 convolutions for each size."""
 
+_AT_ONCE = 2**23
+"""Numbers that layers hold while they settle: samples beyond these settle after the others."""
 
-def _rounded(going: Tensor, parts: int) -> Tensor:
-    """The same mask with some more samples, in as many whole parts of the batch as it needs."""
-    part = -(-len(going) // parts)
+
+def _rounded(going: Tensor, part: int) -> Tensor:
+    """The same mask with some more samples, in as many whole parts as it needs."""
     wanted = -(-int(going.sum()) // part) * part
     return going | (going.logical_not().cumsum(0) <= wanted - going.sum())
 
@@ -133,39 +135,76 @@ class Layer:
     route: Tensor
     unpooled: Tensor
 
-    def copy(self) -> Layer:
-        """Arrays of its own."""
-        return replace(self, **{name: part.clone() for name, part in self._arrays().items()})
-
-    def _arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, Any]:
+        """By name, a row per sample; without the news."""
         return {name: part for name, part in vars(self).items() if isinstance(part, Tensor)}
 
-    def take(self, rows: Tensor) -> Layer:
-        """Some samples."""
-        digits, units = self.news
-        some = {name: part[rows] for name, part in self._arrays().items()}
-        has_news = len(digits) > 0
-        return replace(
-            self, **some, news=(digits[:, rows], units[:, rows]) if has_news else self.news
-        )
+    def copy(self) -> Layer:
+        """Arrays of its own."""
+        return replace(self, **{name: part.clone() for name, part in self.arrays().items()})
 
-    @staticmethod
-    def join(parts: Sequence[Layer], rows: Tensor) -> Layer:
-        """Samples that were taken apart, each back in its row."""
-        order = rows.argsort()
-        arrays = [part._arrays() for part in parts]
-        whole = {name: torch.cat([a[name] for a in arrays])[order] for name in arrays[0]}
-        count = max(len(part.news[0]) for part in parts)
-        digits = torch.zeros(count, *whole["states"].shape, dtype=torch.int8)
-        units = torch.zeros(count, len(order))  # a digit that is worth nothing tells nothing
-        start = 0
-        for part in parts:
-            stop = start + len(part.states)
-            if len(part.news[0]):
-                for to, news in zip((digits, units), part.news, strict=True):
-                    to[: len(news), start:stop] = news
-            start = stop
-        return Layer(**whole, news=(digits[:, order], units[:, order]))
+    def first(self, count: int) -> Layer:
+        """Some samples, in the same arrays."""
+        digits, units = self.news
+        news = (digits[:, :count], units[:, :count]) if units[:, :count].any() else _nothing(count)
+        return replace(self, news=news, **{k: v[:count] for k, v in self.arrays().items()})
+
+
+class Group:
+    """Samples that settle together; those that still move come first.
+
+    Args:
+        layers: of all samples.
+    """
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self.layers = self.moving = layers
+        self.rows = torch.arange(len(layers[0].states))
+        self.part = -(-len(self.rows) // _EIGHTHS)
+
+    def leave(self, settled: Tensor) -> None:
+        """Leave samples behind, as many as make whole eighths.
+
+        Args:
+            settled: which of those that move.
+        """
+        stays = _rounded(~settled, self.part)
+        count = int(stays.sum())
+        if count == len(stays):
+            return
+        self._collect_news()
+        out, back = (~stays[:count]).nonzero()[:, 0], count + stays[count:].nonzero()[:, 0]
+        self._put(torch.cat([out, back]), torch.cat([back, out]))
+        self.moving = [layer.first(count) for layer in self.layers]
+
+    def join(self) -> None:
+        """Every sample back in its row."""
+        if self.moving is not self.layers:
+            self._collect_news()
+            self.moving = self.layers
+            self._put(self.rows.clone(), torch.arange(len(self.rows)))
+
+    def _put(self, to: Tensor, of: Tensor) -> None:
+        """Samples to other rows."""
+        self.rows[to] = self.rows[of]
+        for layer in self.layers:
+            for array in layer.arrays().values():
+                array[to] = array[of]
+            for array in layer.news:
+                array[:, to] = array[:, of]
+
+    def _collect_news(self) -> None:
+        """From arrays of those that move into arrays of all."""
+        for layer, moving in zip(self.layers, self.moving, strict=True):
+            count, size = moving.states.shape
+            news = moving.news
+            if not len(news[0]):
+                news = torch.zeros(1, count, size, dtype=torch.int8), torch.zeros(1, count)
+            if layer is moving:
+                layer.news = news
+            else:
+                for whole, part in zip(layer.news, news, strict=True):
+                    whole[:, :count] = part
 
 
 class Lines:
@@ -180,6 +219,7 @@ class Lines:
         self.shape = layouts.table(network.synapses)
         self.shape[:, [kernels.START, kernels.MAP]] = 0  # every layer has arrays of its own
         self._made: list[tuple[tuple[int, int], Line] | None] = [None] * len(network)
+        self.at_once = max(1, _AT_ONCE // sum(self._numbers(k) for k in range(len(network))))
 
     def relax(self, task: Task, trace: object) -> Settled:
         """Take a phase's steps; `Network.relax` says what for.
@@ -188,50 +228,77 @@ class Lines:
             task: what to do.
             trace: of the samples to go on from; else their states are sent anew.
         """
-        count = len(self.shape)
-        self.parameters = [self._parameters(k) for k in range(count)]
-        if isinstance(trace, list):
-            layers = [layer.copy() for layer in trace]
+        self.parameters = [self._parameters(k) for k in range(len(self.shape))]
+        batch, size = len(task.clamped.drive), self.at_once
+        parts = [slice(i, i + size) for i in range(0, batch, size)]
+        before = trace if isinstance(trace, list) else [None] * len(parts)
+        states: list[list[Tensor]] = []
+        after: list[list[Layer]] = []
+        taken = 0
+        moved = torch.zeros(len(self.shape), dtype=torch.int64)
+        residual = torch.zeros(len(self.shape))
+        for some, layers in zip(parts, before, strict=True):
+            settled = self._settle(task, some, layers)
+            taken = max(taken, settled[0])
+            moved, residual = moved.maximum(settled[1]), residual.maximum(settled[2])
+            states.append([layer.states for layer in settled[3]])
+            if task.target is None:  # nobody goes on from the end of a nudged phase
+                after.append(settled[3])
+        shapes = [state.shape[1:] for state in task.states]
+        whole = [
+            layouts.unflatten(torch.cat(layer) if len(layer) > 1 else layer[0], shape)
+            for layer, shape in zip(zip(*states, strict=True), shapes, strict=True)
+        ]
+        return whole, taken, moved, residual, after or None
+
+    def _settle(
+        self, task: Task, some: slice, trace: Sequence[Layer] | None
+    ) -> tuple[int, Tensor, Tensor, list[Layer]]:
+        """Take a phase's steps with some samples.
+
+        Returns:
+            Steps, moved, residual and the layers.
+        """
+        if trace is None:
+            drive = task.clamped.drive[some]
+            group = Group(self.begin([state[some] for state in task.states], drive))
         else:
-            layers = self.begin(task.states, task.clamped.drive)
-        shapes = [synapse.output_shape for synapse in self.network.synapses]
+            group = Group([layer.copy() for layer in trace])
+        free, count = task.target is None, len(self.shape)
         # An equilibrium does not depend on how it was reached; a nudged phase is cut short.
-        one = task.target is None or self.network.speed.precision == "fast"
-        way = Way(1 if one else 2, task.relaxation)
-        rows, residual = (
-            torch.arange(len(layers[0].states)),
-            torch.zeros(count, len(layers[0].states)),
-        )
+        way = Way(1 if free or self.network.speed.precision == "fast" else 2, task.relaxation)
+        residual = torch.zeros(count, len(group.rows))
         moved, taken = torch.zeros(count, dtype=torch.int64), 0
-        parts: list[tuple[Tensor, Tensor, list[Layer]]] = []  # of samples that have settled
         while taken < task.steps:
             which = list(range(taken % 2, count, 2) if task.alternate else range(count))
-            nudge = task.nudge(layouts.unflatten(layers[-1].states, shapes[-1]))
+            output = layouts.unflatten(group.moving[-1].states, task.states[-1].shape[1:])
+            change = self.step(group.moving, which, way, task.nudge(output, some))
             taken += 1
-            change = self.step(layers, which, way, nudge)
-            residual[which] = change[which]
-            moving = ~(residual <= task.tolerance)  # a NaN has not settled
+            here = group.rows[: change.shape[1]]
+            for k in which:
+                residual[k, here] = change[k]
+            moving = ~(residual[:, here] <= task.tolerance)  # a NaN has not settled
             moved[[k for k in which if moving[k].any()]] = taken
             if not task.tolerance > 0 or taken < min(2, count):
                 continue
             if not moving.any():
                 break
-            going = _rounded(moving.any(dim=0), _PARTS)
-            if task.target is None and not going.all():
-                settled = (~going).nonzero().flatten()
-                parts.append(
-                    (rows[settled], residual[:, settled], [a.take(settled) for a in layers])
-                )
-                going = going.nonzero().flatten()
-                rows, residual = rows[going], residual[:, going]
-                layers = [layer.take(going) for layer in layers]
-        if parts:
-            parts.append((rows, residual, layers))
-            found, residuals, pieces = zip(*parts, strict=True)
-            rows, residual = torch.cat(found), torch.cat(residuals, dim=1)
-            layers = [Layer.join(piece, rows) for piece in zip(*pieces, strict=True)]
-        states = [layouts.unflatten(a.states, s) for a, s in zip(layers, shapes, strict=True)]
-        return states, taken, moved, residual.amax(dim=1), layers
+            if free:
+                group.leave(~moving.any(dim=0))
+        group.join()
+        return taken, moved, residual.amax(dim=1), group.layers
+
+    def _numbers(self, k: int) -> int:
+        """How many a sample of layer k holds: see `Layer`."""
+        each = 5 if self._is_conv(k) else 3
+        return each * int(self.shape[k, kernels.SIZE]) + 2 * self._area(k)
+
+    def _area(self, k: int) -> int:
+        """Neurons of the map of layer k before pooling; 0 if what leads to it is dense."""
+        synapse = self.network.synapses[k]
+        if not isinstance(synapse, Conv) or not self._is_conv(k):
+            return 0
+        return synapse.output_shape[0] * synapse.map_shape[0] * synapse.map_shape[1]
 
     def _line(self, k: int) -> Line:
         """The synapse that leads to layer k, made anew when its signs have changed."""
@@ -257,9 +324,7 @@ class Lines:
         layers = []
         for k, (state, synapse) in enumerate(zip(states, self.network.synapses, strict=True)):
             flat = layouts.flatten(state).clone(memory_format=torch.contiguous_format)
-            batch, conv, area = len(flat), self._is_conv(k), 0
-            if isinstance(synapse, Conv) and conv:
-                area = synapse.output_shape[0] * synapse.map_shape[0] * synapse.map_shape[1]
+            batch, conv, area = len(flat), self._is_conv(k), self._area(k)
             # One digit holds states that are all the same, as at the start of a free phase.
             uniform = bool((flat == flat[0, 0]).all())
             sums = layouts.flatten(base) if k == 0 else layouts.per_neuron(synapse.bias, synapse)

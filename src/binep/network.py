@@ -69,7 +69,7 @@ class Equilibrium:
         moved: per layer the last step that moved a real state by more than the tolerance, or
             changed a bit, (L,): the steps that it took to settle.
         residual: per layer max|Δs| in the last step, (L,).
-        trace: the same as a shortcut keeps it, to go on from.
+        trace: the same as a shortcut keeps it, if it needs more than the states to go on from.
     """
 
     clamped: Clamped
@@ -96,7 +96,7 @@ class Task:
         target: what the output is nudged towards, or None.
         beta: of the nudge.
         held: a nudge that stays the same, or None.
-        nudge: the nudge of an output, or None.
+        nudge: of the output of some samples: their nudge, or None.
         tolerance: see `Network.relax`.
         alternate: whether odd and even layers move in turn.
         relaxation: see `Network.step`.
@@ -108,7 +108,7 @@ class Task:
     target: Tensor | None
     beta: float
     held: Tensor | None
-    nudge: Callable[[Tensor], Tensor | None]
+    nudge: Callable[[Tensor, slice], Tensor | None]
     tolerance: float
     alternate: bool
     relaxation: float
@@ -253,8 +253,10 @@ class Network(nn.Module):
         states = self.initial_states(clamped.x) if start is None else start.states
         held = self._nudge(states[-1], target, beta) if self.neurons[-1].hold_nudge else None
 
-        def nudge(output: Tensor) -> Tensor | None:
-            return self._nudge(output, target, beta) if held is None else held
+        def nudge(output: Tensor, some: slice = slice(None)) -> Tensor | None:
+            if held is not None:
+                return held[some]
+            return self._nudge(output, None if target is None else target[some], beta)
 
         real = not any(neurons.settle_exactly for neurons in self.neurons)
         alternate = self.speed.alternate and real and target is None

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
+
+_AT_ONCE = 2**20
+"""Elements of a convolution's maps before pooling."""
 
 Weights = Literal["binary", "real"]
 Route = Tensor | None
@@ -344,6 +347,18 @@ class Conv(Synapse):
         drive = pooled if self.scale is None else pooled * self._per_channel(self.scale)
         return drive, indices
 
+    def _in_parts(self, *batches: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """On a CPU some samples at a time, so that their maps before pooling stay in cache."""
+        size = len(batches[0])
+        if batches[0].device.type == "cpu":
+            size = max(1, _AT_ONCE // (len(self.values) * math.prod(self.map_shape)))
+        return zip(*(torch.split(batch, size) for batch in batches), strict=True)
+
+    def up_input(self, x: Tensor) -> tuple[Tensor, Route]:
+        """`up`, a part of the batch at a time."""
+        drives, routes = zip(*(self.up(some) for (some,) in self._in_parts(x)), strict=True)
+        return torch.cat(drives), torch.cat(routes) if self.has_route else None
+
     def _unpool(self, above: Tensor, route: Route) -> Tensor:
         """The transpose of pooling: each value back to where it came from."""
         if self.pool == 1:
@@ -365,11 +380,12 @@ class Conv(Synapse):
 
     def correlate(self, above: Tensor, below: Tensor) -> Tensor:
         """Unpool(s_above) correlated with s_below, the indices taken afresh at s_below."""
-        route = self.up(below)[1] if self.has_route else None
-        below, shape = below.to(above.dtype), list(self.values.shape)
-        gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
-            below, shape, self._unpool(above, route), padding=self.padding
-        )
+        gradient, shape = torch.zeros_like(self.values), list(self.values.shape)
+        for some, under in self._in_parts(above, below):
+            route = self.up(under)[1] if self.has_route else None
+            gradient += conv2d_weight(  # type: ignore[no-untyped-call]
+                under.to(some.dtype), shape, self._unpool(some, route), padding=self.padding
+            )
         return gradient
 
     def correlate_bias(self, above: Tensor) -> Tensor:
