@@ -8,13 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from binep import files
-from binep.plots import COLOURS, rendered
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 
@@ -67,6 +67,8 @@ def write_report(folder: Path) -> None:
     page += _roofline_table(timings, read(folder, "roofline"), read(folder, "rates"))
     page += _scaling_table(scaling)
     files.write(folder / "README.md", ("\n".join(page).rstrip() + "\n").encode())
+    from binep.plots import rendered  # matplotlib's memory is not to count among binep's
+
     files.write(folder / "speed.svg", rendered(_figure(timings, scaling), "svg"))
 
 
@@ -262,6 +264,10 @@ def _curves(scaling: Sequence[Row]) -> dict[str, list[tuple[float, float, str]]]
 
 
 def _figure(timings: Sequence[Timing], scaling: Sequence[Row]) -> Figure:
+    from matplotlib.figure import Figure
+
+    from binep.plots import COLOURS
+
     figure = Figure(figsize=(11, 9), layout="constrained")
     grid = figure.add_gridspec(2, 1)
     above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
@@ -296,6 +302,8 @@ def _base(sweep: str) -> dict[str, int]:
 
 def _bars(axes: Axes, timings: Sequence[Timing]) -> None:
     """Plain beside binep on a log scale, at the first and the last stage of training."""
+    from binep.plots import COLOURS
+
     shapes = list(dict.fromkeys(t.shape for t in timings))
     looks: dict[str, dict[str, Any]] = {
         "plain": {"color": COLOURS[1]},

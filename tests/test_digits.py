@@ -172,3 +172,28 @@ def test_what_has_a_gradient_is_not_cut_into_digits() -> None:
     end = network.relax(x, 3)
     network.cost.loss(end.output, target).sum().backward()
     assert network.synapses[0].values.grad is not None
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+@pytest.mark.parametrize("make", [dense, conv])
+def test_a_batch_may_settle_a_few_samples_at_a_time(
+    make: Callable[[int], Network], alternate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = []
+    for at_once, tolerance in ((2**30, 0.0), (1, 0.0), (2**30, 1e-6), (1, 1e-6)):
+        monkeypatch.setattr(digits, "_AT_ONCE", at_once)
+        network = make(2)
+        network.speed = Speed(fused_steps=False, alternate=alternate)
+        x, target = batch(network, 2)
+        with torch.no_grad():
+            free = network.relax(x, 60, tolerance=tolerance)
+            nudged = network.relax(x, 5, start=free, target=target, beta=0.4, tolerance=tolerance)
+        ends.append((free, nudged))
+    for one, other in zip(ends[0], ends[1], strict=True):
+        assert all(map(torch.equal, one.states, other.states))
+        assert torch.equal(one.residual, other.residual)
+    for one, other in zip(ends[2], ends[3], strict=True):  # one that has settled may go on or not
+        assert one.steps == other.steps
+        assert torch.equal(one.moved, other.moved)
+        for a, b in zip(one.states, other.states, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=2e-5)

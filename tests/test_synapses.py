@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import networks
 import numpy as np
@@ -126,3 +127,28 @@ def test_initial_values_are_pytorchs_binarised(build: Any) -> None:
 def test_impossible_shapes_are_refused(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("pooling", ["max", "average"])
+def test_parts_of_a_batch_make_the_whole(
+    pool: int, pooling: Literal["max", "average"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    synapse = Conv((2, 6, 6), 3, kernel=3, pool=pool, pooling=pooling, generator=generator)
+    x = torch.rand(5, 2, 6, 6, generator=generator)
+    above = torch.rand(5, *synapse.output_shape, generator=generator)
+    found = []
+    for at_once in (2**30, 2 * 3 * math.prod(synapse.map_shape)):  # all; two samples
+        monkeypatch.setattr("binep.synapses._AT_ONCE", at_once)
+        drive, route = synapse.up_input(x)
+        found.append((drive, route, synapse.correlate(above, x)))
+    (drive, route, gradient), (drive_, route_, gradient_) = found
+    assert torch.equal(drive, drive_)
+    assert torch.equal(drive, synapse.up(x)[0])
+    torch.testing.assert_close(gradient, gradient_)
+    if synapse.has_route:
+        assert torch.equal(route, route_)
+    else:
+        assert route is None
+        assert route_ is None

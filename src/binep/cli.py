@@ -1,4 +1,7 @@
-"""The `binep` command."""
+"""The `binep` command.
+
+What draws is imported where it is used: matplotlib takes a while, and 25 MB.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,10 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast
 
 import torch
 import tyro
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
@@ -31,11 +33,7 @@ from binep import (
     data,
     files,
     gradient_check,
-    gradient_plots,
     inspection,
-    inspection_plots,
-    plots,
-    report,
     reproduce,
     runs,
 )
@@ -47,6 +45,9 @@ from binep.files import RunError
 from binep.guards import Guards
 from binep.synapses import Weights
 from binep.training import Meter, Scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 T = TypeVar("T")
 
@@ -419,6 +420,8 @@ def plot_command(arguments: Sequence[str]) -> None:
     for folder, rows in zip(options.runs, metrics, strict=True):
         if len(rows) != min(map(len, metrics)):
             print(f"{folder}: drawn as far as the shortest run goes, not to epoch {len(rows)}")
+    from binep import plots
+
     files.write(options.output, plots.rendered(plots.curves(metrics), kind))
     print(options.output)
 
@@ -535,6 +538,8 @@ def report_command(arguments: Sequence[str]) -> None:
     if not options.runs:
         raise ConfigError("report what? Name one run folder or more")
     chosen = {"data_dir": options.data_dir, "device": options.device}
+    from binep import report
+
     found = report.gather(options.runs, **{k: v for k, v in chosen.items() if v is not None})
     for reason in found.missing:
         print(f"binep: warning: {reason}", file=sys.stderr)
@@ -592,6 +597,8 @@ def inspect_command(arguments: Sequence[str]) -> None:
         beta=config.learning.beta,
         tolerance=config.dynamics.settle_tol,
     )
+    from binep import inspection_plots, plots
+
     phases = inspection_plots.phases(
         found,
         image.numpy(),
@@ -626,6 +633,8 @@ def _drawings(
     experiment: Experiment, found: inspection.Phases, whole: bool
 ) -> dict[str, Figure | str]:
     """The figures besides the phases by name, or why there is none."""
+    from binep import inspection_plots
+
     drawn: dict[str, Figure | str] = {}
     network, flip = experiment.network, experiment.flip
     drawn["bits"] = inspection_plots.bits(found) if found.bits else "its neurons fire no bits"
@@ -710,6 +719,8 @@ def check_command(arguments: Sequence[str]) -> None:
         agreements += found.agreements
         traced += found.traced
     learning = experiments[0].config.learning
+    from binep import gradient_plots, plots
+
     own = gradient_plots.Setting(learning.synapses, abs(learning.beta))
     figure = gradient_plots.drawn(agreements, traced, own)
     files.write(options.output / "gradients.csv", gradient_check.table(agreements).encode())
@@ -779,8 +790,10 @@ def _checked(experiment: Experiment, options: CheckOptions) -> gradient_check.Ch
 
 def _print_agreements(rows: Sequence[gradient_check.Agreement]) -> None:
     """The layer of the least agreement, after all steps: cosine and relative error."""
+    from binep.gradient_plots import power
+
     last = [row for row in rows if row.step == rows[-1].step and row.parameter == "weight"]
-    betas = [gradient_plots.power(b) for b in dict.fromkeys(row.beta for row in last)]
+    betas = [power(b) for b in dict.fromkeys(row.beta for row in last)]
     table = Table("weights", "nudge", "nudging", "BPTT", *(f"β = {beta}" for beta in betas))
     found: dict[tuple[str, ...], dict[float, list[gradient_check.Agreement]]] = {}
     for row in last:

@@ -84,7 +84,7 @@ _EIGHTHS = 8
 """Samples that have settled are left behind an eighth of them all at a time: oneDNN compiles its
 convolutions for each size."""
 
-_AT_ONCE = 2**23
+_AT_ONCE = 2**22
 """Numbers that layers hold while they settle: samples beyond these settle after the others."""
 
 
@@ -135,76 +135,16 @@ class Layer:
     route: Tensor
     unpooled: Tensor
 
-    def arrays(self) -> dict[str, Any]:
-        """By name, a row per sample; without the news."""
-        return {name: part for name, part in vars(self).items() if isinstance(part, Tensor)}
-
-    def copy(self) -> Layer:
-        """Arrays of its own."""
-        return replace(self, **{name: part.clone() for name, part in self.arrays().items()})
-
-    def first(self, count: int) -> Layer:
-        """Some samples, in the same arrays."""
+    def keep(self, count: int, to: Tensor, of: Tensor) -> Layer:
+        """So many samples, in the same arrays, after some have taken the rows of others."""
+        arrays = {name: part for name, part in vars(self).items() if isinstance(part, Tensor)}
         digits, units = self.news
-        news = (digits[:, :count], units[:, :count]) if units[:, :count].any() else _nothing(count)
-        return replace(self, news=news, **{k: v[:count] for k, v in self.arrays().items()})
-
-
-class Group:
-    """Samples that settle together; those that still move come first.
-
-    Args:
-        layers: of all samples.
-    """
-
-    def __init__(self, layers: list[Layer]) -> None:
-        self.layers = self.moving = layers
-        self.rows = torch.arange(len(layers[0].states))
-        self.part = -(-len(self.rows) // _EIGHTHS)
-
-    def leave(self, settled: Tensor) -> None:
-        """Leave samples behind, as many as make whole eighths.
-
-        Args:
-            settled: which of those that move.
-        """
-        stays = _rounded(~settled, self.part)
-        count = int(stays.sum())
-        if count == len(stays):
-            return
-        self._collect_news()
-        out, back = (~stays[:count]).nonzero()[:, 0], count + stays[count:].nonzero()[:, 0]
-        self._put(torch.cat([out, back]), torch.cat([back, out]))
-        self.moving = [layer.first(count) for layer in self.layers]
-
-    def join(self) -> None:
-        """Every sample back in its row."""
-        if self.moving is not self.layers:
-            self._collect_news()
-            self.moving = self.layers
-            self._put(self.rows.clone(), torch.arange(len(self.rows)))
-
-    def _put(self, to: Tensor, of: Tensor) -> None:
-        """Samples to other rows."""
-        self.rows[to] = self.rows[of]
-        for layer in self.layers:
-            for array in layer.arrays().values():
-                array[to] = array[of]
-            for array in layer.news:
-                array[:, to] = array[:, of]
-
-    def _collect_news(self) -> None:
-        """From arrays of those that move into arrays of all."""
-        for layer, moving in zip(self.layers, self.moving, strict=True):
-            count, size = moving.states.shape
-            news = moving.news
-            if not len(news[0]):
-                news = torch.zeros(1, count, size, dtype=torch.int8), torch.zeros(1, count)
-            if layer is moving:
-                layer.news = news
-            else:
-                for whole, part in zip(layer.news, news, strict=True):
-                    whole[:, :count] = part
+        for array in arrays.values():
+            array[to] = array[of]
+        for array in (digits, units):
+            array[:, to] = array[:, of]
+        some: dict[str, Any] = {name: array[:count] for name, array in arrays.items()}
+        return replace(self, **some, news=(digits[:, :count], units[:, :count]))
 
 
 class Lines:
@@ -226,67 +166,71 @@ class Lines:
 
         Args:
             task: what to do.
-            trace: of the samples to go on from; else their states are sent anew.
+            trace: not needed to go on: the states say all.
         """
-        self.parameters = [self._parameters(k) for k in range(len(self.shape))]
-        batch, size = len(task.clamped.drive), self.at_once
-        parts = [slice(i, i + size) for i in range(0, batch, size)]
-        before = trace if isinstance(trace, list) else [None] * len(parts)
-        states: list[list[Tensor]] = []
-        after: list[list[Layer]] = []
-        taken = 0
-        moved = torch.zeros(len(self.shape), dtype=torch.int64)
-        residual = torch.zeros(len(self.shape))
-        for some, layers in zip(parts, before, strict=True):
-            settled = self._settle(task, some, layers)
-            taken = max(taken, settled[0])
-            moved, residual = moved.maximum(settled[1]), residual.maximum(settled[2])
-            states.append([layer.states for layer in settled[3]])
-            if task.target is None:  # nobody goes on from the end of a nudged phase
-                after.append(settled[3])
-        shapes = [state.shape[1:] for state in task.states]
-        whole = [
-            layouts.unflatten(torch.cat(layer) if len(layer) > 1 else layer[0], shape)
-            for layer, shape in zip(zip(*states, strict=True), shapes, strict=True)
-        ]
-        return whole, taken, moved, residual, after or None
+        kernels.use_threads()
+        count, batch = len(self.shape), len(task.clamped.drive)
+        self.parameters = [self._parameters(k) for k in range(count)]
+        ends = [torch.empty(batch, size) for size in self.shape[:, kernels.SIZE]]
+        taken, residual = 0, torch.zeros(count)
+        moved = torch.zeros(count, dtype=torch.int64)
+        for start in range(0, batch, self.at_once):
+            some = slice(start, start + self.at_once)
+            steps, last, change = self._settle(task, some, [end[some] for end in ends])
+            taken = max(taken, steps)
+            moved, residual = moved.maximum(last), residual.maximum(change)
+        shapes = [synapse.output_shape for synapse in self.network.synapses]
+        states = [layouts.unflatten(end, shape) for end, shape in zip(ends, shapes, strict=True)]
+        return states, taken, moved, residual, None
 
     def _settle(
-        self, task: Task, some: slice, trace: Sequence[Layer] | None
-    ) -> tuple[int, Tensor, Tensor, list[Layer]]:
-        """Take a phase's steps with some samples.
+        self, task: Task, some: slice, ends: Sequence[Tensor]
+    ) -> tuple[int, Tensor, Tensor]:
+        """Take a phase's steps with some samples of the batch.
+
+        Args:
+            task: what to do.
+            some: the samples.
+            ends: per layer where their states are to go in the end.
 
         Returns:
-            Steps, moved, residual and the layers.
+            Steps, and per layer the last step that moved it and max|Δs|.
         """
-        if trace is None:
-            drive = task.clamped.drive[some]
-            group = Group(self.begin([state[some] for state in task.states], drive))
-        else:
-            group = Group([layer.copy() for layer in trace])
-        free, count = task.target is None, len(self.shape)
-        # An equilibrium does not depend on how it was reached; a nudged phase is cut short.
+        layers = self.begin([state[some] for state in task.states], task.clamped.drive[some])
+        free, count, rows = task.target is None, len(layers), torch.arange(len(ends[0]))
+        part = -(-len(rows) // _EIGHTHS)
+        # An equilibrium does not depend on how it was reached; a nudged phase is cut short, and
+        # starts from what the free phase has told the neighbours to the last bit.
         way = Way(1 if free or self.network.speed.precision == "fast" else 2, task.relaxation)
-        residual = torch.zeros(count, len(group.rows))
+        first = way if free else Way(3)
+        residual, settled = torch.zeros(count, len(rows)), torch.zeros(count)
         moved, taken = torch.zeros(count, dtype=torch.int64), 0
         while taken < task.steps:
             which = list(range(taken % 2, count, 2) if task.alternate else range(count))
-            output = layouts.unflatten(group.moving[-1].states, task.states[-1].shape[1:])
-            change = self.step(group.moving, which, way, task.nudge(output, some))
+            output = layouts.unflatten(layers[-1].states, task.states[-1].shape[1:])
+            nudge = task.nudge(output, some)
+            change = self.step(layers, which, way if taken else first, nudge)
             taken += 1
-            here = group.rows[: change.shape[1]]
-            for k in which:
-                residual[k, here] = change[k]
-            moving = ~(residual[:, here] <= task.tolerance)  # a NaN has not settled
+            residual[which] = change[which]
+            moving = ~(residual <= task.tolerance)  # a NaN has not settled
             moved[[k for k in which if moving[k].any()]] = taken
             if not task.tolerance > 0 or taken < min(2, count):
                 continue
             if not moving.any():
                 break
-            if free:
-                group.leave(~moving.any(dim=0))
-        group.join()
-        return taken, moved, residual.amax(dim=1), group.layers
+            stays = _rounded(moving.any(dim=0), part)
+            if free and not stays.all():
+                for end, layer in zip(ends, layers, strict=True):
+                    end[rows[~stays]] = layer.states[~stays]
+                settled = settled.maximum(residual[:, ~stays].amax(dim=1))
+                left = int(stays.sum())
+                to, of = (~stays[:left]).nonzero()[:, 0], left + stays[left:].nonzero()[:, 0]
+                rows[to], residual[:, to] = rows[of], residual[:, of]
+                rows, residual = rows[:left], residual[:, :left]
+                layers = [layer.keep(left, to, of) for layer in layers]
+        for end, layer in zip(ends, layers, strict=True):
+            end[rows] = layer.states
+        return taken, moved, settled.maximum(residual.amax(dim=1))
 
     def _numbers(self, k: int) -> int:
         """How many a sample of layer k holds: see `Layer`."""

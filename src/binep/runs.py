@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binep import plots
 from binep.config import Config, ConfigError
 from binep.experiment import EpochResult, Experiment, check_fit, stored
 from binep.files import RunError, load_tensors, locked, remove_leftovers, save_tensors, write
@@ -141,7 +140,7 @@ def train(
             save_network(experiment.network, folder / "model.safetensors")
             if result.test.error <= min(row["test_error"] or 0 for row in rows):
                 save_network(experiment.network, folder / "best.safetensors")
-            write(folder / "curves.png", plots.rendered(plots.curves([rows])))
+            write(folder / "curves.png", _curves(rows))
             save()
             saved = time.monotonic()
             if after_epoch is not None:
@@ -344,6 +343,13 @@ def load_checkpoint(folder: Path, **overrides: Any) -> Experiment:
     config = _config_of(folder)
     state, _ = _read_checkpoint(folder, config)
     return _restored(folder, config.replace(**overrides), state)
+
+
+def _curves(rows: Sequence[Row]) -> bytes:
+    """Of curves.png."""
+    from binep import plots  # an experiment that is not recorded does without matplotlib
+
+    return plots.rendered(plots.curves([rows]))
 
 
 def setting(folder: Path) -> Config:
