@@ -19,7 +19,7 @@ from torch import Tensor
 
 from binep import kernels, layouts
 from binep.neurons import Real
-from binep.synapses import Conv, Synapse
+from binep.synapses import Conv, Synapse, Version, version_of
 
 if TYPE_CHECKING:
     from binep.events import Settled
@@ -158,7 +158,7 @@ class Lines:
         self.network = network
         self.shape = layouts.table(network.synapses)
         self.shape[:, [kernels.START, kernels.MAP]] = 0  # every layer has arrays of its own
-        self._made: list[tuple[tuple[int, int], Line] | None] = [None] * len(network)
+        self._made: list[tuple[Version, Line] | None] = [None] * len(network)
         self.at_once = max(1, _AT_ONCE // sum(self._numbers(k) for k in range(len(network))))
 
     def relax(self, task: Task, trace: object) -> Settled:
@@ -247,7 +247,7 @@ class Lines:
     def _line(self, k: int) -> Line:
         """The synapse that leads to layer k, made anew when its signs have changed."""
         synapse = self.network.synapses[k]
-        version = (synapse.values.data_ptr(), synapse.values._version)
+        version = version_of(synapse.values)
         made = self._made[k]
         if made is None or made[0] != version:
             order = layouts.column_order(synapse, self.network.synapses[k - 1])

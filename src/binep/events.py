@@ -21,7 +21,7 @@ from binep import kernels, layouts
 from binep.costs import SquaredError
 from binep.kernels import Array
 from binep.neurons import Binary
-from binep.synapses import Conv, Synapse
+from binep.synapses import Conv, Synapse, Version, changed_rows, version_of
 
 if TYPE_CHECKING:
     from binep.network import Clamped, Equilibrium, Network, Task
@@ -90,7 +90,7 @@ class Wiring:
         )
         self.signs_up = torch.zeros(signs, dtype=torch.int8)
         self.signs_down = torch.zeros(signs, dtype=torch.int8)
-        self._loaded: list[tuple[int, int]] = [(0, -1)] * len(network)
+        self._loaded: list[Version] = [(0, -1)] * len(network)
         additions = sum(  # of a dense synapse upward and downward, of a convolution upward
             synapse.values.numel() * (2 if area is None else area)
             for area, synapse in zip(areas, high, strict=True)
@@ -121,11 +121,14 @@ class Wiring:
                 self.fixed[where] = (scale.double() / unit).round().int()
             else:
                 self.feedback[k - 1] = float(scale[0])
-            version = (synapse.values.data_ptr(), synapse.values._version)
+            version = version_of(synapse.values)
             if version != self._loaded[k]:
-                up, down = self._signs(k)
+                rows = changed_rows(synapse.values, self._loaded[k])
+                if rows is None:
+                    rows = torch.arange(len(synapse.values))
                 values = synapse.values.detach().flatten(1).numpy()
-                kernels.load_signs(values, self.orders[k - 1], up.numpy(), down.numpy())
+                signs = [signs.numpy() for signs in self._signs(k)]
+                kernels.load_signs(rows.numpy(), values, self.orders[k - 1], *signs)
                 self._loaded[k] = version
 
     def _signs(self, k: int) -> tuple[Tensor, Tensor]:
@@ -151,10 +154,11 @@ class Wiring:
 
     def begin(self, states: Sequence[Tensor]) -> Trace:
         """Samples at these states, with all their sums."""
+        batch = len(states[0])
+        uniform = all(state.stride(0) == 0 for state in states)
+        if uniform:  # as at the start of the free phase: one sample serves for all
+            states = [state[:1] for state in states]
         flat = self.flatten(states).float()
-        batch, uniform = len(flat), bool((flat == flat[0]).all())
-        if uniform:  # such as at the start of the free phase: one sample serves for all
-            flat = flat[:1]
         network = self.network
         fired = [n.fire(self.layer(flat, k)) for k, n in enumerate(network.neurons)]
         conv = any(isinstance(synapse, Conv) for synapse in network.synapses[1:])
@@ -192,7 +196,8 @@ class Wiring:
                     (trace.up, slice(here, here + size), below, up),
                     (trace.down, slice(low, low + low_size), above, down),
                 ):
-                    sums[chosen, place] = _product(sent, signs).to(sums.dtype)
+                    product = _product(sent, signs)
+                    sums[chosen, place] = product if every else product.to(sums.dtype)
         if self.places:
             kernels.resend(
                 samples.numpy(),
@@ -305,33 +310,32 @@ def correlate(network: Network, first: Equilibrium, second: Equilibrium, factor:
     if not isinstance(then, Trace) or not isinstance(now, Trace):
         return False
     wiring = network.wiring
+    bits = [
+        [wiring.part(trace.bits, k).contiguous() for trace in (then, now)]
+        for k in range(len(network))
+    ]
     for k, synapse in enumerate(wiring.network.synapses):
-        before, after = (wiring.part(trace.bits, k) for trace in (then, now))
-        change = after - before
-        if isinstance(synapse, Conv):
-            channels = synapse.output_shape[0]
-            change = change.view(len(change), -1, channels)
-            sums = change.sum(dim=(0, 1))
-        else:
-            sums = change.sum(dim=0)
-        synapse.bias.grad = factor * sums.float()
+        above, below = bits[k], bits[k - 1] if k else [bits[0][0][:, :0]] * 2
+        sums, touched = torch.empty(2, above[0].shape[1], dtype=torch.int32)
+        kernels.compare(*(t.numpy() for t in (*below, *above, sums, touched)))
+        synapse.bias.grad = factor * sums.view(-1, len(synapse.bias)).sum(dim=0).float()
+        rows = touched.nonzero().flatten()
         if k == 0:
-            gradient = _correlate_input(synapse, first.clamped, change, factor)
+            gradient = _correlate_input(synapse, first.clamped, above, rows, factor)
+        elif isinstance(synapse, Conv):
+            sent = [wiring.part(trace.sent, k).contiguous() for trace in (then, now)]
+            gradient = _correlate_conv(synapse, wiring.shape[k], sent, below, factor)
         else:
-            below = [wiring.part(trace.bits, k - 1).contiguous() for trace in (then, now)]
-            if isinstance(synapse, Conv):
-                sent = [wiring.part(trace.sent, k).contiguous() for trace in (then, now)]
-                gradient = _correlate_conv(synapse, wiring.shape[k], sent, below, factor)
-            else:
-                order = wiring.orders[k - 1]
-                gradient = _correlate_dense(synapse, (before, after), below, order, factor)
+            gradient = _correlate_dense(synapse, above, below, rows, wiring.orders[k - 1], factor)
         synapse.values.grad = gradient
         if synapse.scale is not None and synapse.scale.requires_grad:
             synapse.scale.grad = synapse.scale.detach() * synapse.per_scale(gradient)
     return True
 
 
-def _correlate_input(synapse: Synapse, clamped: Clamped, change: Tensor, factor: float) -> Tensor:
+def _correlate_input(
+    synapse: Synapse, clamped: Clamped, above: list[Tensor], rows: Tensor, factor: float
+) -> Tensor:
     x = clamped.x.float()
     if isinstance(synapse, Conv):
         pad, (_, columns) = synapse.padding, synapse.map_shape
@@ -342,7 +346,7 @@ def _correlate_input(synapse: Synapse, clamped: Clamped, change: Tensor, factor:
         places = route.movedim(1, 3).flatten(1, 2).contiguous()
         gradient = torch.empty_like(synapse.values)
         kernels.correlate_input_conv(
-            change.contiguous().numpy(),
+            (above[1] - above[0]).view(places.shape).numpy(),
             places.numpy(),
             columns,
             F.pad(x, (pad, pad, pad, pad)).numpy(),
@@ -350,26 +354,25 @@ def _correlate_input(synapse: Synapse, clamped: Clamped, change: Tensor, factor:
             gradient.numpy(),
         )
         return gradient
-    rows = change.any(dim=0).nonzero().flatten()
     gradient = torch.empty(len(rows), synapse.values.shape[1])
     x = x.flatten(1).contiguous()
     kernels.correlate_input(
-        rows.numpy(), change.numpy(), x.numpy(), np.float32(factor), gradient.numpy()
+        *(t.numpy() for t in (rows, *above, x)), np.float32(factor), gradient.numpy()
     )
     return _rows(rows, gradient, synapse)
 
 
 def _correlate_dense(
-    synapse: Synapse, above: tuple[Tensor, Tensor], below: list[Tensor], order: Array, factor: float
+    synapse: Synapse,
+    above: list[Tensor],
+    below: list[Tensor],
+    rows: Tensor,
+    order: Array,
+    factor: float,
 ) -> Tensor:
-    before, after = above
-    moved = (below[0] != below[1]).any(dim=1)
-    touched = (before != after).any(dim=0) | before[moved].any(dim=0)
-    rows = touched.nonzero().flatten()
     gradient = torch.empty(len(rows), synapse.values.shape[1])
     kernels.correlate_dense(
-        rows.numpy(),
-        *(t.numpy() for t in (before, after, *below)),
+        *(t.numpy() for t in (rows, *above, *below)),
         order,
         np.float32(factor),
         gradient.numpy(),

@@ -501,16 +501,18 @@ def patches(images, kernel, found):
 
 
 @_parallel
-def load_signs(values, order, up, down):
+def load_signs(rows, values, order, up, down):
     """Copy the signs that differ from float ``values`` (above, below) into both orders of int8.
 
     Args:
+        rows: of ``values`` in which signs may differ.
         values: one row per neuron or channel above.
         order: where each column of ``values`` lies among the inputs of ``up`` and ``down``.
         up: (below, above).
         down: (above, below).
     """
-    for above in numba.prange(len(values)):
+    for n in numba.prange(len(rows)):
+        above = rows[n]
         for column in range(values.shape[1]):
             sign = np.int8(values[above, column])
             below = order[column]
@@ -523,12 +525,53 @@ def load_signs(values, order, up, down):
 
 
 @_parallel
-def correlate_input(rows, change, x, factor, gradient):
-    """Gradient[n] = factor·Σ_b change[b, rows[n]]·x[b], with bits that changed and real x."""
+def compare(below, below_now, above, above_now, sums, touched):
+    """Compare the bits of two equilibria, (batch, neurons).
+
+    Args:
+        sums: per neuron above, Σ_b (above_now − above).
+        touched: whether it changed, or fired in a sample in which something below changed.
+    """
+    moved = np.zeros(len(below), np.bool_)
+    for b in numba.prange(len(below)):
+        moved[b] = _count(below_now[b], below[b]) > 0
+    for part in numba.prange((len(sums) + 255) // 256):
+        total, any_ = sums[part * 256 : part * 256 + 256], touched[part * 256 : part * 256 + 256]
+        total[:] = 0
+        any_[:] = 0
+        for b in range(len(above)):
+            old = above[b, part * 256 : part * 256 + 256]
+            new = above_now[b, part * 256 : part * 256 + 256]
+            ever = np.int8(moved[b])
+            for i in range(len(total)):
+                total[i] += np.int32(new[i]) - np.int32(old[i])
+                any_[i] |= np.int32((new[i] ^ old[i]) | (old[i] & ever))
+
+
+@_inline
+def _places(bits, now):
+    """Where bits (batch, neurons) changed, and where each sample's part of that list begins."""
+    starts, places = np.zeros(len(bits) + 1, np.int64), np.empty(bits.size, np.int32)
+    for b in range(len(bits)):
+        count = starts[b]
+        for block in range(0, bits.shape[1], 256):
+            old, new = bits[b, block : block + 256], now[b, block : block + 256]
+            if _count(new, old):
+                for i in range(len(new)):
+                    if new[i] != old[i]:
+                        places[count] = block + i
+                        count += 1
+        starts[b + 1] = count
+    return starts, places
+
+
+@_parallel
+def correlate_input(rows, above, above_now, x, factor, gradient):
+    """Gradient[n] = factor·Σ_b (above_now − above)[b, rows[n]]·x[b], with bits and real x."""
     for n in numba.prange(len(rows)):
         gradient[n] = 0
         for b in range(len(x)):
-            c = np.float32(change[b, rows[n]])
+            c = np.float32(above_now[b, rows[n]] - above[b, rows[n]])
             if c != 0:
                 for i in range(x.shape[1]):
                     gradient[n, i] += c * x[b, i]
@@ -540,14 +583,7 @@ def correlate_input(rows, change, x, factor, gradient):
 def correlate_dense(rows, above, above_now, below, below_now, order, factor, gradient):
     """Gradient[n] = factor·Σ_b (above_now·below_now − above·below), in bits, at row rows[n]."""
     size = below.shape[1]
-    changed = np.zeros(len(below) + 1, np.int64)
-    places = np.empty(below.size, np.int32)
-    for b in range(len(below)):
-        changed[b + 1] = changed[b]
-        for i in range(size):
-            if below[b, i] != below_now[b, i]:
-                places[changed[b + 1]] = i
-                changed[b + 1] += 1
+    changed, places = _places(below, below_now)
     for n in numba.prange(len(rows)):
         row = rows[n]
         total = np.zeros(size, np.int16)
@@ -599,15 +635,8 @@ def correlate_conv(layer, sent, sent_now, below, below_now, factor, gradient):
         gradient: (channels, kernel, kernel, input channels).
     """
     kernel, low, wide = layer[KERNEL], layer[LOW_CHANNELS], below.shape[2]
-    changed = np.zeros(len(below) + 1, np.int64)
-    places = np.empty(below.size, np.int32)
     flat, flat_now = below.reshape(len(below), -1), below_now.reshape(len(below), -1)
-    for b in range(len(below)):
-        changed[b + 1] = changed[b]
-        for i in range(flat.shape[1]):
-            if flat[b, i] != flat_now[b, i]:
-                places[changed[b + 1]] = i
-                changed[b + 1] += 1
+    changed, places = _places(flat, flat_now)
     for c in numba.prange(len(gradient)):
         total = np.zeros(kernel * kernel * low, np.int32)
         for b in range(len(below)):
@@ -642,22 +671,21 @@ def correlate_conv(layer, sent, sent_now, below, below_now, factor, gradient):
 
 
 @_parallel
-def flip(signs, momentum, rows, gradient, rate, threshold):
+def flip(signs, momentum, rows, gradient, rate, threshold, flips):
     """``momentum`` += rate·gradient in some rows, then flip where sign·momentum > threshold.
 
-    Returns:
-        How many flipped.
+    Args:
+        flips: how many flipped in each of the rows.
     """
-    flips = 0
     for n in numba.prange(len(rows)):
-        row = rows[n]
+        row, count = rows[n], 0
         for i in range(signs.shape[1]):
             m = momentum[row, i] + rate * gradient[n, i]
             momentum[row, i] = m
             if signs[row, i] * m > threshold:
                 signs[row, i] = -signs[row, i]
-                flips += 1
-    return flips
+                count += 1
+        flips[n] = count
 
 
 # Digits ------------------------------------------------------------------------------------------

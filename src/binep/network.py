@@ -172,9 +172,11 @@ class Network(nn.Module):
         return Clamped(x, first.biased(drive), route)
 
     def initial_states(self, x: Tensor) -> list[Tensor]:
-        """The states at the start of the free phase."""
+        """The states at the start of the free phase: those of one sample, seen as a batch."""
         return [
-            x.new_full((len(x), *synapse.output_shape), neurons.initial)
+            x.new_full((1, *synapse.output_shape), neurons.initial).expand(
+                len(x), *synapse.output_shape
+            )
             for synapse, neurons in zip(self.synapses, self.neurons, strict=True)
         ]
 

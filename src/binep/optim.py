@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from binep import kernels
+from binep.synapses import note_changed_rows
 
 _PART = 2**18
 """Weights visited at a time: small enough that a part stays in cache for all of its update."""
@@ -181,17 +182,20 @@ def _flip_fused(
     kernels.use_threads()
     if rows is None:
         rows = torch.arange(len(signs))
-    flips: int = kernels.flip(
+    flips = torch.empty(len(rows), dtype=torch.int64)
+    kernels.flip(
         signs.detach().view(len(signs), -1).numpy(),
         momentum.view(len(signs), -1).numpy(),
         rows.numpy(),
         grad.reshape(len(rows), signs[0].numel()).contiguous().numpy(),
         np.float32(rate),
         np.float32(threshold),
+        flips.numpy(),
     )
-    if flips:
-        torch.autograd.graph.increment_version(signs)
-    return flips
+    changed = rows[flips > 0]
+    if len(changed):
+        note_changed_rows(signs, changed)
+    return int(flips.sum())
 
 
 class GradientDescent(_Eager):

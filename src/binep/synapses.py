@@ -28,6 +28,28 @@ Route = Tensor | None
 """Indices of the maxima that `Conv.up` pooled; None where nothing was max-pooled."""
 
 
+Version = tuple[int, int]
+"""Of a tensor's contents: where they lie, and how often they have changed."""
+
+
+def version_of(values: Tensor) -> Version:
+    """The contents' version now."""
+    return values.data_ptr(), values._version
+
+
+def note_changed_rows(values: Tensor, rows: Tensor) -> None:
+    """Count a change that PyTorch has not seen, for those who keep a copy in another form."""
+    before = version_of(values)
+    torch.autograd.graph.increment_version(values)
+    values.last_change = (before, version_of(values), rows)  # type: ignore[attr-defined]
+
+
+def changed_rows(values: Tensor, since: Version | None) -> Tensor | None:
+    """The rows that may have changed since a version, or None if nobody knows."""
+    before, after, rows = getattr(values, "last_change", (None, None, None))
+    return rows if (before, after) == (since, version_of(values)) else None
+
+
 class Synapse(nn.Module, ABC):
     """What joins a layer below to a layer above.
 
@@ -189,7 +211,7 @@ class Dense(Synapse):
         self.output_shape = (outputs,)
         if min(*self.input_shape, outputs) < 1:
             raise ValueError(f"Dense({inputs}, {outputs}): sizes must be at least 1")
-        self._int8: dict[bool, tuple[tuple[int, int], Tensor]] = {}
+        self._int8: dict[bool, tuple[Version, Tensor]] = {}
         shape = (outputs, math.prod(self.input_shape))
         self._initialise(shape, False, weights, zero_bias, generator)
 
@@ -239,11 +261,16 @@ class Dense(Synapse):
 
     def _signs(self, transposed: bool) -> Tensor:
         """The signs as int8, (outputs, inputs) or transposed; made anew when ``values`` change."""
-        version = (self.values.data_ptr(), self.values._version)
+        version = version_of(self.values)
         made_of, signs = self._int8.get(transposed, (None, None))
         if signs is None or made_of != version:
-            signs = self.values.detach().to(torch.int8)
-            signs = signs.t().contiguous() if transposed else signs
+            rows = None if signs is None else changed_rows(self.values, made_of)
+            values = self.values.detach()
+            if signs is None or rows is None:
+                signs = values.to(torch.int8)
+                signs = signs.t().contiguous() if transposed else signs
+            else:
+                (signs.t() if transposed else signs)[rows] = values[rows].to(torch.int8)
             self._int8[transposed] = (version, signs)
         return signs
 
