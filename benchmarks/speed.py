@@ -53,6 +53,7 @@ SHAPES = (
 
 OPTIONS = {
     "alternate": Speed(alternate=True),
+    "alternate, ω = 1.4": Speed(alternate=True, over_relaxation=1.4),
     "alternate, fast": Speed(alternate=True, precision="fast"),
 }
 """Programs beside "binep" as it is set by default, which networks of real activations are timed
@@ -195,9 +196,8 @@ def compare(experiment: Experiment, stream: Iterator[Batch], options: Options) -
     network, default = experiment.network, experiment.network.speed
     real = network.neurons[0].differentiable
     programs = {"binep": default, **(OPTIONS if real else {})}
-    if options.repeats > 1:  # the first time, oneDNN compiles its convolutions
-        for network.speed in programs.values():
-            train(experiment, *next(stream))
+    for network.speed in programs.values():  # the first time, oneDNN compiles its convolutions
+        train(experiment, *next(stream))
     rows: list[Row] = []
     for turn in range(options.repeats):
         batch = next(stream)
