@@ -91,7 +91,7 @@ def test_both_programs_are_timed_in_turn() -> None:
     experiment = Experiment(small("dense", "real"))
     stream = batches_of(experiment)
     rows = compare(experiment, stream, Options(repeats=3))
-    ours = ["binep", "alternate", "alternate, fast"]
+    ours = ["binep", "alternate", "alternate, ω = 1.4", "alternate, fast"]
     assert [row["program"] for row in rows] == ["plain", *ours] * 3
     assert experiment.network.speed == Speed()
     # A plain program far slower than it has time for runs once, binep as often as asked.
