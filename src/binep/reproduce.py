@@ -11,6 +11,7 @@ from typing import Any
 from binep import claims, runs
 from binep.config import Config, preset
 from binep.files import RunError
+from binep.network import Speed
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class Measured:
 
     @property
     def machine(self) -> str:
-        """Processor, and threads or device."""
+        """Processor, threads or device, and shortcuts that are not the usual ones."""
         if not self.about:
             return "not recorded"
         threads = self.about.get("threads", 1)
         on = self.about.get("device_name") or f"{threads} thread{'s' * (threads != 1)}"
-        return f"{self.about.get('processor')}, {on}"
+        usual, chosen = vars(Speed()), vars(self.config.speed)
+        shortcuts = [f"{name} = {chosen[name]}" for name in usual if chosen[name] != usual[name]]
+        return ", ".join([str(self.about.get("processor")), on, *shortcuts])
 
     @property
     def epochs(self) -> int:
