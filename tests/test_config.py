@@ -120,7 +120,9 @@ def configs(draw: st.DrawFn) -> Config:
         "dynamics": st.just(dynamics),
         "learning": st.just(learning),
         # Every shape would start a C++ compiler: tests/test_network.py has a test of its own.
-        "speed": some(Speed, "speed.", compile=st.just(False)),
+        "speed": some(Speed, "speed.", compile=st.just(False)).map(
+            lambda s: s if s.alternate else dataclasses.replace(s, over_relaxation=1.2)
+        ),
         "layers": st.just({str(i): x for i, x in enumerate([*layers, draw(output)], 1)}),
     }
     config: Config = draw(some(Config, "", **known))
@@ -146,6 +148,7 @@ BASE = Config(
     data_dir=Path("data"),
     max_batches=2,
     threads=1,
+    speed=Speed(alternate=True),
     layers={"1": Layer(4, "conv", weight_lr=0.1), "2": Layer(6), "3": Layer(10)},
 )
 """A valid configuration without `None`, but for layers 2 and 3."""
@@ -167,6 +170,12 @@ def problems(config: Config) -> list[str]:
     except ConfigError as error:
         return str(error).split("\n")
     return []
+
+
+def test_over_relaxation_alone_does_nothing_and_is_refused() -> None:
+    config = dataclasses.replace(BASE, speed=Speed(over_relaxation=1.4))
+    assert problems(config) == ["over_relaxation = 1.4: must be 1.2 unless layers alternate too"]
+    assert not problems(dataclasses.replace(BASE, speed=Speed(alternate=True, over_relaxation=1.4)))
 
 
 def refusal(text: str) -> str:

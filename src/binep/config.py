@@ -298,6 +298,9 @@ def _problems(config: Config) -> list[str]:
     at_least("output_copies", learning.output_copies, 1)
     factor = config.speed.over_relaxation
     need(1 <= factor < 2, "over_relaxation", factor, "at least 1 and below 2")
+    if not config.speed.alternate:
+        usual = Speed().over_relaxation
+        need(factor == usual, "over_relaxation", factor, f"{usual} unless layers alternate too")
     decay = learning.scale_lr_decay
     need(1 <= decay < math.inf, "scale_lr_decay", decay, "a finite number from 1")
     at_least("scale_lr_decay_epochs", learning.scale_lr_decay_epochs, 1)

@@ -275,6 +275,7 @@ class Network(nn.Module):
         allowed = x.new_tensor([0.0 if n.settle_exactly else tolerance for n in self.neurons])
         taken, residual = 0, torch.zeros_like(allowed)
         step = self._fused_step if self.speed.compile else self.step
+        states = [state.contiguous() for state in states]  # torch.compile would start twice
         while taken < steps:
             which = range(taken % 2, len(self), 2) if alternate else range(len(self))
             following = step(clamped, states, nudge(states[-1]), which, relaxation)
