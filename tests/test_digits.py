@@ -197,3 +197,18 @@ def test_a_batch_may_settle_a_few_samples_at_a_time(
         assert torch.equal(one.moved, other.moved)
         for a, b in zip(one.states, other.states, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("make", [dense, conv])
+def test_phases_may_go_on_step_by_step(make: Callable[[int], Network]) -> None:
+    network = make(4)
+    network.speed = Speed(fused_steps=False)
+    x, _ = batch(network, 4)
+    with torch.no_grad():
+        settled = network.relax(x, 300)
+        end = settled
+        for _ in range(3):
+            end = network.relax(x, 1, start=end)
+            assert float(end.residual.max()) < 1e-5
+    for a, b in zip(settled.states, end.states, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)

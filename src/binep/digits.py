@@ -199,10 +199,11 @@ class Lines:
         layers = self.begin([state[some] for state in task.states], task.clamped.drive[some])
         free, count, rows = task.target is None, len(layers), torch.arange(len(ends[0]))
         part = -(-len(rows) // _EIGHTHS)
-        # An equilibrium does not depend on how it was reached; a nudged phase is cut short, and
-        # starts from what the free phase has told the neighbours to the last bit.
+        # An equilibrium does not depend on how it was reached; a nudged phase is cut short.
         way = Way(1 if free or self.network.speed.precision == "fast" else 2, task.relaxation)
-        first = way if free else Way(3)
+        # Whoever goes on from somewhere tells the neighbours all of it before the first step.
+        fresh = all(state.stride(0) == 0 for state in task.states)
+        first = way if fresh else replace(way, digits=3)
         residual, settled = torch.zeros(count, len(rows)), torch.zeros(count)
         moved, taken = torch.zeros(count, dtype=torch.int64), 0
         while taken < task.steps:
