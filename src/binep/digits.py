@@ -201,9 +201,9 @@ class Lines:
         part = -(-len(rows) // _EIGHTHS)
         # An equilibrium does not depend on how it was reached; a nudged phase is cut short.
         way = Way(1 if free or self.network.speed.precision == "fast" else 2, task.relaxation)
-        # Whoever goes on from somewhere tells the neighbours all of it before the first step.
-        fresh = all(state.stride(0) == 0 for state in task.states)
-        first = way if fresh else replace(way, digits=3)
+        # Neighbours that are to hear more than a digit holds hear all of it before the first step.
+        told = max(way.digits, *(len(layer.news[0]) for layer in layers))
+        first = replace(way, digits=told)
         residual, settled = torch.zeros(count, len(rows)), torch.zeros(count)
         moved, taken = torch.zeros(count, dtype=torch.int64), 0
         while taken < task.steps:

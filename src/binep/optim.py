@@ -30,6 +30,23 @@ class _Eager(Optimizer):
     # PyTorch wraps this one so that it is not compiled, for which it imports the compiler.
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
 
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update the parameters that have a gradient; the others are left alone."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for i, parameter in enumerate(group["params"]):
+                if parameter.grad is not None:
+                    self._update(group, i, parameter, parameter.grad)
+        return loss
+
+    def _update(self, group: dict[str, Any], i: int, parameter: Tensor, grad: Tensor) -> None:
+        """Update the i-th parameter of a group."""
+        raise NotImplementedError
+
 
 class BinaryFlip(_Eager):
     """Flips a weight when its gradient's moving average passes a threshold (paper, section 3.1).
@@ -37,7 +54,8 @@ class BinaryFlip(_Eager):
     Per batch, with g the gradient in ``.grad`` (the direction to go against, so m = −m of the
     paper): m ← (1 − gamma)·m + gamma·g, then every weight for which sign(w)·m > threshold flips.
     The momentum outlives a flip. It is kept as ``decay·momentum``, with the decay one number per
-    tensor: a weight without a gradient need not be visited, since decay alone flips nothing.
+    tensor: a weight without a gradient need not be visited, since decay alone flips nothing. A
+    sparse gradient is zero in the rows that it leaves out.
 
     Args:
         params: tensors of ±1, or parameter groups.
@@ -85,23 +103,7 @@ class BinaryFlip(_Eager):
         size: float = 2 * group["gamma"] * (1 - group["gamma"])
         return (size * normal).to(signs)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update the momenta and flip; parameters without a gradient are left alone.
-
-        A sparse gradient is taken as zero in the rows that it leaves out; they are not visited.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for i, signs in enumerate(group["params"]):
-                if signs.grad is not None:
-                    self._flip(group, i, signs, signs.grad)
-        return loss
-
-    def _flip(self, group: dict[str, Any], i: int, signs: Tensor, grad: Tensor) -> None:
+    def _update(self, group: dict[str, Any], i: int, signs: Tensor, grad: Tensor) -> None:
         momentum = self.state[signs]["momentum"]
         decay = group["decay"][i] * (1 - group["gamma"])
         if decay < _SMALLEST_DECAY:
@@ -217,17 +219,7 @@ class GradientDescent(_Eager):
     ) -> None:
         super().__init__(params, {"lr": lr, "floor": floor})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update the parameters that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.add_(parameter.grad, alpha=-group["lr"])
-                    if group["floor"] is not None:
-                        parameter.clamp_(min=group["floor"])
-        return loss
+    def _update(self, group: dict[str, Any], i: int, parameter: Tensor, grad: Tensor) -> None:
+        parameter.add_(grad, alpha=-group["lr"])
+        if group["floor"] is not None:
+            parameter.clamp_(min=group["floor"])
