@@ -225,20 +225,19 @@ def _count(fired, bits):
 
 
 @_inline
-def _collect(fired, bits, start, events, count):
-    """Take over the bits that have changed, and append their neurons to the events.
+def _changes(bits, now, start, places, count):
+    """Append the places of the bits that differ, counted from ``start``, behind so many others.
 
     Returns:
-        How many events there are.
+        How many places there are.
     """
-    for block in range(0, len(fired), 256):
-        new, old = fired[block : block + 256], bits[block : block + 256]
+    for block in range(0, len(bits), 256):
+        old, new = bits[block : block + 256], now[block : block + 256]
         if _count(new, old):
             for i in range(len(new)):
                 if new[i] != old[i]:
-                    events[count] = start + block + i
+                    places[count] = start + block + i
                     count += 1
-                    old[i] = new[i]
     return count
 
 
@@ -454,7 +453,8 @@ def settle(
             for k in range(layers):
                 if ends[k + 1] > ends[k]:
                     start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
-                    _collect(fired[start:end], bits[b, start:end], start, events, ends[k])
+                    _changes(bits[b, start:end], fired[start:end], start, events, ends[k])
+                    _copy(bits[b, start:end], fired[start:end])
                     stale[max(k - 1, 0)] = True
                     stale[min(k + 1, layers - 1)] = True
                 for change in (1, -1):
@@ -553,15 +553,7 @@ def _places(bits, now):
     """Where bits (batch, neurons) changed, and where each sample's part of that list begins."""
     starts, places = np.zeros(len(bits) + 1, np.int64), np.empty(bits.size, np.int32)
     for b in range(len(bits)):
-        count = starts[b]
-        for block in range(0, bits.shape[1], 256):
-            old, new = bits[b, block : block + 256], now[b, block : block + 256]
-            if _count(new, old):
-                for i in range(len(new)):
-                    if new[i] != old[i]:
-                        places[count] = block + i
-                        count += 1
-        starts[b + 1] = count
+        starts[b + 1] = _changes(bits[b], now[b], 0, places, starts[b])
     return starts, places
 
 
