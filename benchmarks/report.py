@@ -35,7 +35,7 @@ class Published(NamedTuple):
     memory: float
 
 
-PROGRAMS = ("binep", "alternate", "alternate, ω = 1.4", "alternate, fast")
+PROGRAMS = ("binep", "all at once", "fast")
 """Programs of `benchmarks.speed`, beside "plain"."""
 
 ORIGINAL = {
@@ -152,8 +152,7 @@ def _time_table(timings: Sequence[Timing], batches: Sequence[Row]) -> list[str]:
         "64 images. 'Plain' is the same step taken without any shortcut (`benchmarks/plain.py`), "
         "in the same process, in turn with binep. 'Original' is the paper's own program, measured "
         "once on two quiet cores. 'Times faster' is than the original, then than 'plain'. "
-        "'alternate', 'ω' and 'fast' are binep with `--alternate`, `--over-relaxation`, which is "
-        "1.2 if not told, and `--precision fast`.",
+        "'all at once' and 'fast' are binep with `--no-alternate` and with `--precision fast`.",
         names,
         rows,
     )

@@ -21,20 +21,21 @@ from binep.config import Config, preset
 from binep.experiment import Experiment
 from binep.network import Speed
 
-PLAIN = Speed(precision="exact", follow_events=False, fused_steps=False, fused_flips=False)
+PLAIN = Speed("exact", follow_events=False, fused_steps=False, alternate=False, fused_flips=False)
 REAL = {
     "plain": PLAIN,
     "split": replace(PLAIN, precision="split"),
     "fast": replace(PLAIN, precision="fast"),
-    "split, alternate": replace(PLAIN, precision="split", alternate=True),
-    "fast, alternate": replace(PLAIN, precision="fast", alternate=True),
+    "alternate": replace(PLAIN, alternate=True),
     "fused steps": replace(PLAIN, fused_steps=True),
     "fused flips": replace(PLAIN, fused_flips=True),
+    "all": Speed(),
+    "all, fast": Speed("fast"),
 }
 BITS = {
     "plain": PLAIN,
     "events": replace(PLAIN, follow_events=True),
-    "events, fused flips": replace(PLAIN, follow_events=True, fused_flips=True),
+    "all": Speed(),
 }
 
 

@@ -52,9 +52,8 @@ SHAPES = (
 """Presets, one for each shape of network in the paper."""
 
 OPTIONS = {
-    "alternate": Speed(alternate=True),
-    "alternate, ω = 1.4": Speed(alternate=True, over_relaxation=1.4),
-    "alternate, fast": Speed(alternate=True, precision="fast"),
+    "all at once": Speed(alternate=False),
+    "fast": Speed(precision="fast"),
 }
 """Programs beside "binep" as it is set by default, which networks of real activations are timed
 with."""

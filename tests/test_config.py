@@ -67,11 +67,6 @@ RANGES: dict[str, tuple[Values, Values, str]] = {
         "a finite number from 1",
     ),
     "learning.scale_lr_decay_epochs": COUNT,
-    "speed.over_relaxation": (
-        st.floats(1, 2, exclude_max=True),
-        st.sampled_from((0.9, 2.0, math.nan, math.inf, -math.inf)),
-        "at least 1 and below 2",
-    ),
     "layers.1.size": COUNT,
     "layers.1.kernel": (st.integers(1, 5), *COUNT[1:]),
     "layers.1.padding": (st.integers(0, 2), st.integers(max_value=-1), "a whole number from 0"),
@@ -120,9 +115,7 @@ def configs(draw: st.DrawFn) -> Config:
         "dynamics": st.just(dynamics),
         "learning": st.just(learning),
         # Every shape would start a C++ compiler: tests/test_network.py has a test of its own.
-        "speed": some(Speed, "speed.", compile=st.just(False)).map(
-            lambda s: s if s.alternate else dataclasses.replace(s, over_relaxation=1.2)
-        ),
+        "speed": some(Speed, "speed.", compile=st.just(False)),
         "layers": st.just({str(i): x for i, x in enumerate([*layers, draw(output)], 1)}),
     }
     config: Config = draw(some(Config, "", **known))
@@ -148,7 +141,7 @@ BASE = Config(
     data_dir=Path("data"),
     max_batches=2,
     threads=1,
-    speed=Speed(alternate=True),
+    speed=Speed(alternate=False),
     layers={"1": Layer(4, "conv", weight_lr=0.1), "2": Layer(6), "3": Layer(10)},
 )
 """A valid configuration without `None`, but for layers 2 and 3."""
@@ -170,12 +163,6 @@ def problems(config: Config) -> list[str]:
     except ConfigError as error:
         return str(error).split("\n")
     return []
-
-
-def test_over_relaxation_alone_does_nothing_and_is_refused() -> None:
-    config = dataclasses.replace(BASE, speed=Speed(over_relaxation=1.4))
-    assert problems(config) == ["over_relaxation = 1.4: must be 1.2 unless layers alternate too"]
-    assert not problems(dataclasses.replace(BASE, speed=Speed(alternate=True, over_relaxation=1.4)))
 
 
 def refusal(text: str) -> str:

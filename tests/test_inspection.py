@@ -123,6 +123,7 @@ def test_a_sample_takes_the_steps_of_the_oracle_and_stops_where_relax_does(
             np.testing.assert_allclose(state, wanted, atol=1e-9)
             assert found.residual[t, layer] == abs(state - path[t - 1][layer]).max()
 
+    network.speed = Speed(alternate=False)
     free = network.relax(one.x, free_steps, tolerance=tolerance)
     nudged = network.relax(
         one.x, nudged_steps, start=free, target=one.target, beta=beta, tolerance=tolerance

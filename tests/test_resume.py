@@ -211,7 +211,7 @@ def test_another_configuration_or_network_is_refused(tmp_path: Path) -> None:
 
 def test_a_setting_newer_than_the_checkpoint_is_no_other_configuration(tmp_path: Path) -> None:
     finished(tmp_path)
-    older = config().to_toml().replace("over_relaxation = 1.2\n", "")
+    older = config().to_toml().replace("fused_flips = true\n", "")
     assert older != config().to_toml()
     (tmp_path / "config.toml").write_text(older)
     state, about = files.load_tensors(tmp_path / runs.CHECKPOINT)

@@ -296,11 +296,6 @@ def _problems(config: Config) -> list[str]:
         "a finite number, at least 1e-6 away from 0: nothing is learnt without a nudge",
     )
     at_least("output_copies", learning.output_copies, 1)
-    factor = config.speed.over_relaxation
-    need(1 <= factor < 2, "over_relaxation", factor, "at least 1 and below 2")
-    if not config.speed.alternate:
-        usual = Speed().over_relaxation
-        need(factor == usual, "over_relaxation", factor, f"{usual} unless layers alternate too")
     decay = learning.scale_lr_decay
     need(1 <= decay < math.inf, "scale_lr_decay", decay, "a finite number from 1")
     at_least("scale_lr_decay_epochs", learning.scale_lr_decay_epochs, 1)

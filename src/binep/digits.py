@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from binep import kernels, layouts
+from binep import kernels, layouts, machine
 from binep.neurons import Real
-from binep.synapses import Conv, Synapse, Version, version_of
+from binep.relaxation import Relaxation
+from binep.synapses import Conv, Dense, Synapse, Version, version_of
 
 if TYPE_CHECKING:
     from binep.events import Settled
@@ -41,10 +43,13 @@ class Line:
         else:
             rows = torch.empty_like(signs)
             rows[:, order] = signs
-            self.rows, self.columns = rows, rows.t().contiguous()
+            self.packed = [self._pack(i, w) for i, w in enumerate((rows, rows.t().contiguous()))]
 
     def _pack(self, way: int, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ones, zeros = torch.ones(len(signs)), torch.zeros(len(signs), dtype=torch.int32)
+        if signs.dim() == 2:
+            packed = torch.ops.onednn.qlinear_prepack(signs, [64, signs.shape[1]])
+            return packed, ones, zeros
         pad = [self.paddings[way]] * 2
         shape = [1, *self.shapes[way]]
         packed = torch.ops.onednn.qconv_prepack(
@@ -52,12 +57,18 @@ class Line:
         )
         return packed, ones, zeros
 
-    def _convolve(self, way: int, digits: Tensor) -> Tensor:
-        channels, rows, columns = self.shapes[way]
-        images = digits.view(torch.uint8).view(-1, rows, columns, channels).movedim(3, 1)
+    def _multiply(self, way: int, digits: Tensor) -> Tensor:
         packed, ones, zeros = self.packed[way]
+        if not isinstance(self.synapse, Conv):
+            product: Tensor = torch.ops.onednn.qlinear_pointwise(
+                digits.flatten(0, 1), 1.0, 128, packed, ones, zeros, None, 1.0, 0,
+                torch.float32, "none", [], "",
+            )  # fmt: skip
+            return product.view(*digits.shape[:2], -1)
+        channels, rows, columns = self.shapes[way]
+        images = digits.view(-1, rows, columns, channels).movedim(3, 1)
         pad = [self.paddings[way]] * 2
-        product: Tensor = torch.ops.onednn.qconv2d_pointwise(
+        product = torch.ops.onednn.qconv2d_pointwise(
             images, 1.0, 128, packed, ones, zeros, None, [1, 1], pad, [1, 1], 1, 1.0, 0,
             torch.float32, "none", [], "",
         )  # fmt: skip
@@ -65,19 +76,16 @@ class Line:
 
     def up(self, digits: Tensor) -> Tensor:
         """Signs ⋆ digits, (digits, batch, neurons below) to the map above."""
-        if isinstance(self.synapse, Conv):
-            return self._convolve(0, digits)
-        return torch._int_mm(digits.flatten(0, 1), self.columns).view(*digits.shape[:2], -1)
+        return self._multiply(0, digits)
 
     def down(self, digits: Tensor) -> Tensor:
         """The reverse."""
-        if isinstance(self.synapse, Conv):
-            return self._convolve(1, digits)
-        return torch._int_mm(digits.flatten(0, 1), self.rows).view(*digits.shape[:2], -1)
+        return self._multiply(1, digits)
 
 
 Digits = tuple[Tensor, Tensor]
-"""Digits (digits, batch, neurons), int8, and what a step of each is worth, (digits, batch)."""
+"""Digits (digits, batch, neurons), uint8 around 128, and what a step of each is worth, (digits,
+batch)."""
 
 
 _EIGHTHS = 8
@@ -95,20 +103,7 @@ def _rounded(going: Tensor, part: int) -> Tensor:
 
 
 def _nothing(batch: int) -> Digits:
-    return torch.zeros(0, batch, 0, dtype=torch.int8), torch.zeros(0, batch)
-
-
-@dataclass(frozen=True)
-class Way:
-    """How layers move, and tell of it.
-
-    Attributes:
-        digits: in how many a state is sent.
-        relaxation: see `Network.step`.
-    """
-
-    digits: int
-    relaxation: float = 1.0
+    return torch.zeros(0, batch, 0, dtype=torch.uint8), torch.zeros(0, batch)
 
 
 @dataclass
@@ -200,22 +195,24 @@ class Lines:
         free, count, rows = task.target is None, len(layers), torch.arange(len(ends[0]))
         part = -(-len(rows) // _EIGHTHS)
         # An equilibrium does not depend on how it was reached; a nudged phase is cut short.
-        way = Way(1 if free or self.network.speed.precision == "fast" else 2, task.relaxation)
+        digits = 1 if free or self.network.speed.precision == "fast" else 2
         # Neighbours that are to hear more than a digit holds hear all of it before the first step.
-        told = max(way.digits, *(len(layer.news[0]) for layer in layers))
-        first = replace(way, digits=told)
-        residual, settled = torch.zeros(count, len(rows)), torch.zeros(count)
-        moved, taken = torch.zeros(count, dtype=torch.int64), 0
+        told = max(digits, *(len(layer.news[0]) for layer in layers))
+        relaxation = Relaxation.of(layers[0].states) if task.alternate else None
+        moved, settled = torch.zeros(count, dtype=torch.int64), torch.zeros(count)
+        taken = 0
         while taken < task.steps:
-            which = list(range(taken % 2, count, 2) if task.alternate else range(count))
-            output = layouts.unflatten(layers[-1].states, task.states[-1].shape[1:])
-            nudge = task.nudge(output, some)
-            change = self.step(layers, which, way if taken else first, nudge)
+            residual = torch.zeros(count, len(rows))
+            for which in task.turns:
+                output = layouts.unflatten(layers[-1].states, task.states[-1].shape[1:])
+                nudge, factor = task.nudge(output, some), relaxation.factor if relaxation else None
+                residual += self.step(layers, which, digits if taken else told, nudge, factor)
+            if relaxation is not None:
+                relaxation.follow(residual.amax(dim=0))
             taken += 1
-            residual[which] = change[which]
             moving = ~(residual <= task.tolerance)  # a NaN has not settled
-            moved[[k for k in which if moving[k].any()]] = taken
-            if not task.tolerance > 0 or taken < min(2, count):
+            moved[moving.any(dim=1)] = taken
+            if not task.tolerance > 0:
                 continue
             if not moving.any():
                 break
@@ -229,6 +226,8 @@ class Lines:
                 rows[to], residual[:, to] = rows[of], residual[:, of]
                 rows, residual = rows[:left], residual[:, :left]
                 layers = [layer.keep(left, to, of) for layer in layers]
+                if relaxation is not None:
+                    relaxation.keep(left, to, of)
         for end, layer in zip(ends, layers, strict=True):
             end[rows] = layer.states
         return taken, moved, settled.maximum(residual.amax(dim=1))
@@ -284,15 +283,14 @@ class Lines:
                 torch.zeros(batch, flat.shape[1] if conv else 0, dtype=torch.int32),
                 torch.zeros(batch, area),
             )
-            flip = np.int8(-128 if self._is_conv(k + 1) else 0)
-            kernels.send(*_numpy(layer.states, layer.sent, *layer.news), flip)
+            kernels.send(*_numpy(layer.states, layer.sent, *layer.news))
             layers.append(layer)
         return layers
 
     @staticmethod
     def _digits(like: Tensor, count: int) -> Digits:
         return (
-            torch.empty(count, *like.shape, dtype=torch.int8),
+            torch.empty(count, *like.shape, dtype=torch.uint8),
             torch.empty(count, len(like)),
         )
 
@@ -300,16 +298,18 @@ class Lines:
         self,
         layers: Sequence[Layer],
         which: Sequence[int],
-        way: Way,
+        digits: int,
         nudge: Tensor | None = None,
+        relaxation: Tensor | None = None,
     ) -> Tensor:
         """Move some layers at once, from what the others have sent.
 
         Args:
             layers: changed in place.
             which: their numbers, from 0.
-            way: how they move.
+            digits: in how many a state is sent.
             nudge: of the output.
+            relaxation: see `Network.step`.
 
         Returns:
             max|Δs| per layer and sample; 0 for the other layers.
@@ -333,12 +333,15 @@ class Lines:
                 ups[k] = nothing
         for k in which:
             if self._is_conv(k + 1):
-                downs[k] = self._unpool(layers[k + 1], k + 1, way)
-        residual = torch.zeros(len(layers), len(layers[0].states))
+                downs[k] = self._unpool(layers[k + 1], k + 1, digits)
+        batch = len(layers[0].states)
+        residual = torch.zeros(len(layers), batch)
+        relaxation = torch.ones(batch) if relaxation is None else relaxation
         for k, layer in enumerate(layers):
             moves = k in which
             if moves or len(ups[k][0]) or len(downs[k][0]):
-                self._follow(k, layer, ups[k], downs[k], way, moves, nudge, residual[k])
+                told, moved = digits if moves else 0, residual[k]
+                self._follow(k, layer, ups[k], downs[k], told, relaxation, nudge, moved)
         return residual
 
     def _follow(
@@ -347,12 +350,12 @@ class Lines:
         layer: Layer,
         up: Digits,
         down: Digits,
-        way: Way,
-        moves: bool,
+        digits: int,
+        relaxation: Tensor,
         nudge: Tensor | None,
         residual: Tensor,
     ) -> None:
-        """Let what has arrived add up; if it moves, let the states follow and send the news."""
+        """Let what has arrived add up; with digits, let the states follow and send the news."""
         synapses, conv = self.network.synapses, self._is_conv(k)
         neurons = self.network.neurons[k]
         assert isinstance(neurons, Real)
@@ -360,7 +363,7 @@ class Lines:
             down_scale = 1.0
         else:
             down_scale = float(_scale(synapses[k + 1]))
-        news = self._digits(layer.states, way.digits if moves else 0)
+        news = self._digits(layer.states, digits)
         nothing = torch.zeros(len(layer.states), 0)
         push = layouts.flatten(nudge) if nudge is not None and k + 1 == len(synapses) else nothing
         kernels.follow(
@@ -370,16 +373,13 @@ class Lines:
             np.float32(down_scale),
             *_numpy(layer.pooled),
             *_numpy(*self.parameters[k]),
-            *_numpy(layer.states),
-            np.float32(way.relaxation),
-            *_numpy(push),
+            *_numpy(layer.states, relaxation, push),
             neurons.nudge == "inside",
             neurons.clip_nudged,
             *_numpy(layer.sent, *news),
-            np.int8(-128 if self._is_conv(k + 1) else 0),
             *_numpy(residual),
         )
-        if moves:  # of what has not moved at all there is no news
+        if digits:  # of what has not moved at all there is no news
             layer.news = news if news[1].any() else _nothing(len(layer.states))
 
     def _parameters(self, k: int) -> tuple[Tensor, Tensor]:
@@ -389,10 +389,10 @@ class Lines:
             synapse.bias, synapse
         )
 
-    def _unpool(self, layer: Layer, k: int, way: Way) -> Digits:
+    def _unpool(self, layer: Layer, k: int, digits: int) -> Digits:
         """What a convolution sends down: arrives at once, at the places of this very step."""
         scale, _ = self.parameters[k]
-        sent, units = self._digits(layer.unpooled, way.digits)
+        sent, units = self._digits(layer.unpooled, digits)
         channels = self.shape[k, kernels.CHANNELS]
         arrays = _numpy(layer.route, scale, layer.states, layer.unpooled, sent, units)
         kernels.send_unpooled(channels, *arrays)
@@ -412,14 +412,34 @@ def _scale(synapse: Synapse) -> Tensor:
 
 def fits(network: Network) -> bool:
     """Whether digits can stand for this network's states."""
-    return all(type(neurons) is Real for neurons in network.neurons) and all(
-        layouts.is_compiled(synapse) and _convolves(synapse) for synapse in network.synapses
+    return (
+        all(type(neurons) is Real for neurons in network.neurons)
+        and all(layouts.is_compiled(synapse) for synapse in network.synapses)
+        and all(_is_quick(synapse) for synapse in network.synapses[1:])
     )
 
 
-def _convolves(synapse: Synapse) -> bool:
-    """Whether oneDNN has the integer convolution and its transpose."""
-    if not isinstance(synapse, Conv):
-        return True
-    has: bool = torch._C._has_mkldnn and hasattr(torch.ops.onednn, "qconv2d_pointwise")
-    return has and synapse.padding < synapse.values.shape[-1]
+def _is_quick(synapse: Synapse) -> bool:
+    """Whether oneDNN has the integer products of a synapse, and this machine is quick at them."""
+    if isinstance(synapse, Conv):
+        return synapse.padding < synapse.values.shape[-1] and _multiplies(Conv)
+    return _multiplies(Dense)
+
+
+@cache
+@torch.no_grad()
+def _multiplies(kind: type[Dense] | type[Conv]) -> bool:
+    """Whether digits are multiplied quicker than floats, tried with a synapse of this kind."""
+    random = torch.Generator()  # not the one that networks are drawn from
+    if kind is Dense:
+        synapse: Synapse = Dense(512, 512, generator=random)
+    else:
+        synapse = Conv((32, 8, 8), 32, generator=random)
+    size = torch.Size(synapse.input_shape).numel()
+    digits = torch.zeros(1, 32, size, dtype=torch.uint8)
+    below = torch.zeros(32, *synapse.input_shape)
+    try:
+        line = Line(synapse, torch.arange(synapse.values[0].numel()))
+        return machine.is_quicker(lambda: line.up(digits), lambda: synapse.up(below))
+    except (AttributeError, RuntimeError):  # a PyTorch without oneDNN, or without this product
+        return False

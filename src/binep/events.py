@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from binep import kernels, layouts
+from binep import kernels, layouts, machine
 from binep.costs import SquaredError
 from binep.kernels import Array
 from binep.neurons import Binary
@@ -95,7 +95,8 @@ class Wiring:
             synapse.values.numel() * (2 if area is None else area)
             for area, synapse in zip(areas, high, strict=True)
         )
-        self.budget = additions // _DENSE_ADVANTAGE
+        # A step asks for all of them at most.
+        self.budget = additions // (_DENSE_ADVANTAGE if machine.multiplies_integers() else 1)
         self.refresh()
 
     def refresh(self) -> None:
@@ -281,10 +282,13 @@ def fits(network: Network) -> bool:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Exact product of int8 matrices, in int32."""
-    if left.shape[1] == 1:  # torch._int_mm is wrong for sums of one term (torch 2.13)
-        return left.int() * right.int()
-    return torch._int_mm(left.contiguous(), right)
+    """Exact product of bits and signs, in int32."""
+    # torch._int_mm is wrong for sums of one term (torch 2.13)
+    if left.shape[1] > 1 and machine.multiplies_integers():
+        return torch._int_mm(left.contiguous(), right)
+    product = torch.zeros(len(left), right.shape[1], dtype=torch.int32)
+    kernels.multiply(left.contiguous().numpy(), right.flatten().numpy(), product.numpy())
+    return product
 
 
 def _patches(synapse: Conv, below: Tensor) -> Tensor:

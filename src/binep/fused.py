@@ -83,7 +83,6 @@ class Loop:
             task.steps,
             np.float32(task.tolerance),
             task.alternate,
-            np.float32(task.relaxation),
             taken.numpy(),
             moved.numpy(),
             residual.numpy(),

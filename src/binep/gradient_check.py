@@ -298,7 +298,7 @@ def _parameters(network: Network) -> Gradients:
 def _plain(network: Network) -> Network:
     """A copy in float64 without shortcuts, all of which is to learn."""
     network = copy.deepcopy(network).double()
-    network.speed = Speed(precision="exact", follow_events=False, fused_steps=False)
+    network.speed = Speed("exact", follow_events=False, fused_steps=False, alternate=False)
     for synapse in network.synapses:
         synapse.train_scale(True)
     return network

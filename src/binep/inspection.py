@@ -110,7 +110,7 @@ def follow(
 ) -> Phases:
     """Take one sample through both phases with `Network.step`, and keep everything.
 
-    A phase ends where that of `Network.relax` does.
+    All layers move at once, as in the paper; a phase ends where that of `Network.relax` then does.
 
     Args:
         network: the network, with one kind of neurons.
@@ -127,12 +127,11 @@ def follow(
     path, ends = [network.initial_states(clamped.x)], []
     for phase, most in enumerate((free_steps, nudged_steps)):
         start = path[-1][-1]
-        for taken in range(1, most + 1):
+        for _ in range(most):
             output = start if neurons[-1].hold_nudge else path[-1][-1]
             nudge = beta * cost.force(output, target) if phase == 1 else None
             path.append(network.step(clamped, path[-1], nudge))
-            looks = tolerance > 0 and taken >= min(2, len(network))
-            if looks and all(
+            if tolerance > 0 and all(
                 (new - old).abs().max() <= (0 if n.settle_exactly else tolerance)
                 for n, new, old in zip(neurons, path[-1], path[-2], strict=True)
             ):

@@ -12,6 +12,8 @@ import numba
 import numpy as np
 import torch
 
+from binep.relaxation import FIRST, MOST, STEADY
+
 Array = np.ndarray[Any, Any]
 
 _inline: Any = numba.njit(cache=True)
@@ -86,6 +88,13 @@ def _add_rows(to, signs, start, rows, change):
     for n in range(whole, len(rows)):
         at = start + rows[n] * count
         _add(to, 0, signs, at, count, change)
+
+
+@_parallel
+def multiply(bits, signs, product):
+    """Product += bits (batch, low) times signs, low rows of them one after the other."""
+    for b in numba.prange(len(bits)):
+        _add_rows(product[b], signs, 0, np.nonzero(bits[b])[0], 1)
 
 
 @_inline
@@ -724,15 +733,14 @@ def _follow(p, s, relaxation, nudge, inside, clip):
 
 
 @_inline
-def _write_digits(s, sent, digits, units, flip):
-    """Send the change since what was sent last, in signed digits of eight bits.
+def _write_digits(s, sent, digits, units):
+    """Send the change since what was sent last, in digits of eight bits, 128 of which stands for 0.
 
     Args:
         s: what is to be known at the other end.
         sent: what is known there; brought up to date.
         digits: (digits, neurons): the change, each digit a 254th of the one before.
         units: (digits,): what a step of each digit is worth.
-        flip: 0, or −128 for digits from 0 to 255 around 128.
     """
     change = np.empty(len(s), np.float32)
     for i in range(len(s)):
@@ -747,15 +755,15 @@ def _write_digits(s, sent, digits, units, flip):
             whole = (change[i] * inverse + to_whole) - to_whole
             change[i] -= whole * unit
             sent[i] += whole * unit
-            row[i] = np.int8(np.int32(whole)) ^ flip
+            row[i] = np.uint8(np.int32(whole) + 128)
         unit = unit / np.float32(254)
 
 
 @_parallel
-def send(states, sent, digits, units, flip):
+def send(states, sent, digits, units):
     """`_write_digits` for every sample: digits (digits, batch, neurons), units (digits, batch)."""
     for b in numba.prange(len(states)):
-        _write_digits(states[b], sent[b], digits[:, b], units[:, b], flip)
+        _write_digits(states[b], sent[b], digits[:, b], units[:, b])
 
 
 @_parallel
@@ -773,7 +781,7 @@ def send_unpooled(channels, route, scale, states, sent, digits, units):
         unpooled = np.zeros(sent.shape[1], np.float32)
         for i in range(states.shape[1]):
             unpooled[route[b, i] * channels + i % channels] = scale[i] * states[b, i]
-        _write_digits(unpooled, sent[b], digits[:, b], units[:, b], -128)
+        _write_digits(unpooled, sent[b], digits[:, b], units[:, b])
 
 
 @_parallel
@@ -796,7 +804,6 @@ def follow(
     sent,
     digits,
     units,
-    flip,
     residual,
 ):
     """A step of a layer, and the digits that it sends.
@@ -809,11 +816,11 @@ def follow(
         down, down_units, down_scale: the same from above.
         pooled: of a convolution, to be scaled and biased, (batch, neurons); or without neurons.
         scale, bias: of each neuron.
-        relaxation: see `Network.step`.
+        relaxation: (batch,), see `Network.step`.
         nudge: (batch, neurons), or without neurons.
         inside: whether the nudge stands inside rho.
         clip: whether a nudged state is clipped again.
-        sent, digits, units, flip: see `send`.
+        sent, digits, units: see `send`.
         residual: (batch,): max|Δs|.
     """
     for b in numba.prange(len(states)):
@@ -826,28 +833,38 @@ def follow(
             part = pooled[b]
             for i in range(len(p)):
                 p[i] += part[i] * scale[i] + bias[i]
-        residual[b] = _follow(p, states[b], relaxation, nudge[b], inside, clip)
-        _write_digits(states[b], sent[b], digits[:, b], units[:, b], flip)
+        residual[b] = _follow(p, states[b], relaxation[b], nudge[b], inside, clip)
+        _write_digits(states[b], sent[b], digits[:, b], units[:, b])
 
 
 # Fused steps -------------------------------------------------------------------------------------
 
 
 @numba.njit(cache=True, fastmath=_sums_in_any_order)
-def _join(rows, scale, low, above, low_drive, drive):
-    """What a dense synapse adds to the drives at both ends; a row of weights per neuron above."""
-    for i in range(len(above)):
-        row = rows[i * len(low) : (i + 1) * len(low)]
-        sent, arrived = scale * above[i], np.float32(0)
+def _up(rows, scale, low, drive):
+    """What a dense synapse sends up; a row of weights per neuron above."""
+    for i in range(len(drive)):
+        row, arrived = rows[i * len(low) : (i + 1) * len(low)], np.float32(0)
         for j in range(len(row)):
             arrived += row[j] * low[j]
-            low_drive[j] += row[j] * sent
         drive[i] += scale * arrived
 
 
 @_inline
-def _drive_fused(sizes, s, base, weights, scales, biases, drive):
-    """The drives of all layers of a sample: what is given, and what the synapses add."""
+def _down(rows, scale, above, drive):
+    """What it sends down."""
+    for i in range(len(above)):
+        row, sent = rows[i * len(drive) : (i + 1) * len(drive)], scale * above[i]
+        for j in range(len(row)):
+            drive[j] += row[j] * sent
+
+
+@_inline
+def _drive_fused(sizes, s, base, weights, scales, biases, drive, turns, turn):
+    """The drives of a sample's layers: what is given, and what the synapses add.
+
+    Of every layer, or with two turns of every second one: the even ones in turn 0.
+    """
     _copy(drive[: sizes[0]], base)
     _copy(drive[sizes[0] :], biases)
     start = at = 0
@@ -855,9 +872,21 @@ def _drive_fused(sizes, s, base, weights, scales, biases, drive):
         end = start + sizes[k - 1]
         after = end + sizes[k]
         rows = weights[at : at + sizes[k - 1] * sizes[k]]
-        low, above = s[start:end], s[end:after]
-        _join(rows, scales[k - 1], low, above, drive[start:end], drive[end:after])
+        if k % turns == turn:
+            _up(rows, scales[k - 1], s[start:end], drive[end:after])
+        if (k - 1) % turns == turn:
+            _down(rows, scales[k - 1], s[end:after], drive[start:end])
         start, at = end, at + len(rows)
+
+
+@_inline
+def further(factor, rate, before):
+    """What `Relaxation.follow` makes of ω, from two rates of a sample."""
+    seen = max(rate, factor - 1)
+    mu_squared = (seen + factor - 1) ** 2 / (seen * factor**2)
+    best = 2 / (1 + np.sqrt(max(0.0, 1 - mu_squared)))
+    steady = abs(rate - before) < STEADY * rate
+    return max(factor, min(best, MOST)) if steady and rate < 1 else factor
 
 
 @_parallel
@@ -875,7 +904,6 @@ def settle_fused(
     steps,
     tolerance,
     alternate,
-    relaxation,
     taken,
     moved,
     residual,
@@ -891,33 +919,39 @@ def settle_fused(
         biases: of the layers above the first.
         target: of the output, (batch, neurons of it), or without neurons.
         beta, inside, clip: of the nudge β·(target − s).
-        alternate: whether odd and even layers move in turn.
-        relaxation: see `Network.step`.
+        alternate: whether even and odd layers move in turn, and further: see `Relaxation`.
         taken: (batch,): steps taken.
         moved, residual: (batch, layers): last step that moved, and how far the last one did.
     """
-    layers, total = len(sizes), states.shape[1]
+    layers, total, turns = len(sizes), states.shape[1], 2 if alternate else 1
     for b in numba.prange(len(states)):
         s, drive = states[b], np.empty(total, np.float32)
         nudge = np.empty(target.shape[1], np.float32)
+        factor, change, rate = FIRST if alternate else 1.0, np.inf, 0.0
         for step in range(steps):
-            _drive_fused(sizes, s, base[b], weights, scales, biases, drive)
-            for i in range(len(nudge)):
-                nudge[i] = beta * (target[b, i] - s[total - len(nudge) + i])
-            taken[b] = step + 1
-            start, settled = 0, True
-            for k in range(layers):
-                end = start + sizes[k]
-                if not alternate or k % 2 == step % 2:
+            settled = True
+            for turn in range(turns):
+                _drive_fused(sizes, s, base[b], weights, scales, biases, drive, turns, turn)
+                for i in range(len(nudge)):
+                    nudge[i] = beta * (target[b, i] - s[total - len(nudge) + i])
+                end = 0
+                for k in range(layers):
+                    start, end = end, end + sizes[k]
+                    if k % turns != turn:
+                        continue
                     push = nudge if k + 1 == layers else nudge[:0]
                     p, states_k = drive[start:end], s[start:end]
-                    residual[b, k] = _follow(p, states_k, relaxation, push, inside, clip)
-                    if not residual[b, k] <= tolerance:  # a NaN has not settled
-                        moved[b, k] = step + 1
-                settled &= residual[b, k] <= tolerance
-                start = end
-            if settled and tolerance > 0 and step + 1 >= min(2, layers):
+                    moves = _follow(p, states_k, np.float32(factor), push, inside, clip)
+                    residual[b, k] = moves
+                    if not moves <= tolerance:  # a NaN has not settled
+                        moved[b, k], settled = step + 1, False
+            taken[b] = step + 1
+            if settled and tolerance > 0:
                 break
+            if alternate:
+                before, last, change = rate, change, np.float64(residual[b].max())
+                rate = change / last
+                factor = further(factor, rate, before)
 
 
 @_inline
@@ -966,7 +1000,7 @@ def backpropagate(
             s = states[b]
             for step in range(steps):
                 _copy(sent[step], s)
-                _drive_fused(sizes, s, base[b], weights, scales, biases, drive)
+                _drive_fused(sizes, s, base[b], weights, scales, biases, drive, 1, 0)
                 slope = slopes[step]
                 for i in range(total):  # of rho
                     slope[i] = np.float32(1) if 0 <= drive[i] <= 1 else np.float32(0)
@@ -996,4 +1030,7 @@ def backpropagate(
                     above, low = slope[end:after], slope[start:end]
                     _correlate_rows(rows, above, before[end:after], low, before[start:end])
                     start, at = end, at + len(rows)
-                _drive_fused(sizes, slope, nothing[:first], weights, scales, nothing[first:], back)
+                base_of_slopes, biases_of_slopes = nothing[:first], nothing[first:]
+                _drive_fused(
+                    sizes, slope, base_of_slopes, weights, scales, biases_of_slopes, back, 1, 0
+                )

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from binep import digits, events, fused
 from binep.costs import Cost, SquaredError
-from binep.neurons import Neurons
+from binep.neurons import Neurons, Real
+from binep.relaxation import Relaxation
 from binep.synapses import Route, Synapse
 
 
@@ -33,12 +34,10 @@ class Speed:
     """Binary activations on a CPU: work only where bits change."""
     fused_steps: bool = True
     """Real activations on a CPU: settle small dense networks sample by sample, in cache."""
-    alternate: bool = False
-    """Real activations: in the free phase move odd and even layers in turn, each from what the
-    others have just become. A step is half the work."""
-    over_relaxation: float = 1.2
-    """With alternate alone: how far layers move, as a multiple of the way to their update; at
-    least 1 and below 2. 1.2 suits a new network, 1.4 one that has trained and settles slowly."""
+    alternate: bool = True
+    """Real activations: while the free phase settles, a step moves every second layer, then the
+    others from what those have just become, and a little further than all at once would go. It
+    does not where all steps are taken whether or not they settle."""
     fused_flips: bool = True
     """On a CPU update momenta and flip weights in one pass over memory."""
     compile: bool = False
@@ -98,8 +97,7 @@ class Task:
         held: a nudge that stays the same, or None.
         nudge: of the output of some samples: their nudge, or None.
         tolerance: see `Network.relax`.
-        alternate: whether odd and even layers move in turn.
-        relaxation: see `Network.step`.
+        turns: layers that move at once, counted from 0, in the order of a step.
     """
 
     clamped: Clamped
@@ -110,8 +108,12 @@ class Task:
     held: Tensor | None
     nudge: Callable[[Tensor, slice], Tensor | None]
     tolerance: float
-    alternate: bool
-    relaxation: float
+    turns: Sequence[Sequence[int]]
+
+    @property
+    def alternate(self) -> bool:
+        """Whether layers move in turn."""
+        return len(self.turns) > 1
 
 
 class Network(nn.Module):
@@ -186,7 +188,7 @@ class Network(nn.Module):
         states: Sequence[Tensor],
         nudge: Tensor | None = None,
         which: Container[int] | None = None,
-        relaxation: float = 1.0,
+        relaxation: Tensor | None = None,
     ) -> list[Tensor]:
         """Move all layers at once, from the states of the previous step.
 
@@ -201,7 +203,7 @@ class Network(nn.Module):
             states: s_1 … s_L.
             nudge: β·(−∂C/∂s_L), or None in the free phase.
             which: the layers that move, counted from 0; all if None.
-            relaxation: ω; 1 in the paper.
+            relaxation: ω of each sample, (batch,); 1 if None, as in the paper.
         """
         which = range(len(self)) if which is None else which
         sent = [n.fire(s) for n, s in zip(self.neurons, states, strict=True)]
@@ -222,8 +224,9 @@ class Network(nn.Module):
             if not last:
                 feedback = self.synapses[i + 1].down(sent[i + 1], routes[i + 1])
                 drive = drive + feedback.view_as(drive)
-            if relaxation != 1:
-                drive = torch.lerp(state, drive, relaxation)
+            if relaxation is not None:
+                factor = relaxation.view(-1, *[1] * (state.dim() - 1))
+                drive = torch.lerp(state, drive, factor)
             moved.append(neurons.update(state, drive, nudge if last else None))
         return moved
 
@@ -260,14 +263,10 @@ class Network(nn.Module):
                 return held[some]
             return self._nudge(output, None if target is None else target[some], beta)
 
-        real = not any(neurons.settle_exactly for neurons in self.neurons)
-        alternate = self.speed.alternate and real and target is None
-        alternate = alternate and not torch.is_grad_enabled()
-        relaxation = self.speed.over_relaxation if alternate else 1.0
+        turns = self._turns(free=target is None, tolerance=tolerance)
         compiled = self._compiled()
         if compiled is not None:
-            rest = (held, nudge, tolerance, alternate, relaxation)
-            task = Task(clamped, states, steps, target, beta, *rest)
+            task = Task(clamped, states, steps, target, beta, held, nudge, tolerance, turns)
             return Equilibrium(clamped, *compiled.relax(task, start and start.trace))
         if check_every is None:
             check_every = 1 if x.device.type == "cpu" else 8
@@ -276,20 +275,33 @@ class Network(nn.Module):
         taken, residual = 0, torch.zeros_like(allowed)
         step = self._fused_step if self.speed.compile else self.step
         states = [state.contiguous() for state in states]  # torch.compile would start twice
+        relaxation = Relaxation.of(clamped.drive) if len(turns) > 1 else None
         while taken < steps:
-            which = range(taken % 2, len(self), 2) if alternate else range(len(self))
-            following = step(clamped, states, nudge(states[-1]), which, relaxation)
-            change = _residual(following, states)
-            chosen = _mask(which, change)
-            residual = torch.where(chosen, change, residual)
+            following = states
+            for which in turns:
+                factor = relaxation.factor if relaxation else None
+                following = step(clamped, following, nudge(following[-1]), which, factor)
+            change = _change(following, states)
+            if relaxation is not None:
+                relaxation.follow(change.amax(dim=0))
+            residual = change.amax(dim=1)
             taken += 1
             moving = ~(residual <= allowed)  # a NaN has not settled
-            moved.masked_fill_(self._changed(following, states, moving & chosen), taken)
+            moved.masked_fill_(self._changed(following, states, moving), taken)
             states = following
-            look = tolerance > 0 and taken % check_every == 0 and taken >= min(2, len(self))
-            if look and not moving.any():
+            if tolerance > 0 and taken % check_every == 0 and not moving.any():
                 break
         return Equilibrium(clamped, states, taken, moved, residual)
+
+    def _turns(self, *, free: bool, tolerance: float) -> list[range]:
+        """The layers that move at once, in the order of a step."""
+        count = len(self)
+        # Only of these is it known that they settle where s = rho(p).
+        real = all(type(neurons) is Real for neurons in self.neurons)
+        settles = free and tolerance > 0 and not torch.is_grad_enabled()
+        if self.speed.alternate and real and settles and count > 1:
+            return [range(0, count, 2), range(1, count, 2)]
+        return [range(count)]
 
     def _changed(self, new: Sequence[Tensor], old: Sequence[Tensor], moving: Tensor) -> Tensor:
         """Which layers have moved, or changed a bit where only bits are sent."""
@@ -330,14 +342,9 @@ class Network(nn.Module):
 
 
 @torch.no_grad()
-def _residual(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(n - o).abs_().max() for n, o in zip(new, old, strict=True)])
-
-
-def _mask(which: range, like: Tensor) -> Tensor:
-    mask = torch.zeros(len(like), dtype=torch.bool)
-    mask[which.start :: which.step] = True
-    return mask.to(like.device)
+def _change(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
+    """max|Δs| of each layer and sample, (L, batch)."""
+    return torch.stack([(n - o).abs_().flatten(1).amax(1) for n, o in zip(new, old, strict=True)])
 
 
 def _size(shape: Sequence[int]) -> int:

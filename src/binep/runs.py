@@ -406,4 +406,5 @@ def _processor() -> str:
         found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
         found = None
-    return f"{found.group(1) if found else platform.processor()}, {os.cpu_count()} cores"
+    name = found.group(1) if found else platform.processor()
+    return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"

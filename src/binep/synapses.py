@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from binep import machine
+
 _AT_ONCE = 2**20
 """Elements of a convolution's maps before pooling."""
 
@@ -229,15 +231,19 @@ class Dense(Synapse):
         if levels is None:
             return self.up(x)
         whole, unit = levels
-        # The signs as they are: no transposed copy is needed of synapses that only send up.
-        return self._scaled(torch._int_mm(whole, self._signs(transposed=False).t()) * unit), None
+        if machine.multiplies_integers():
+            # The signs as they are: no transposed copy is needed of synapses that only send up.
+            product = torch._int_mm(whole, self._signs(transposed=False).t())
+        else:
+            product = F.linear(whole.float(), self.values)  # as exact
+        return self._scaled(product * unit), None
 
     def down(self, above: Tensor, route: Route) -> Tensor:
         """Wᵀ·s."""
         if self._in_integers(above):
             product = self._scaled(torch._int_mm(above, self._signs(transposed=False)))
-        else:
-            product = self._scaled(above) @ self.values
+        else:  # scaled last, sums of bits and signs are exact
+            product = self._scaled(above.to(self.values.dtype) @ self.values)
         return product.view(-1, *self.input_shape)
 
     def correlate(self, above: Tensor, below: Tensor) -> Tensor:
@@ -251,10 +257,11 @@ class Dense(Synapse):
     def _in_integers(self, sent: Tensor) -> bool:
         """Whether to multiply bits by signs in int8, with exact 32-bit sums.
 
-        Floats are as exact here (sums stay far below 2²⁴) but several times slower on a CPU.
+        Floats are as exact here (sums stay far below 2²⁴) but several times slower on many CPUs.
         """
         # torch._int_mm is wrong for sums of one term (torch 2.13)
-        return sent.dtype == torch.int8 and self._has_int8() and sent.shape[1] > 1
+        fits = sent.dtype == torch.int8 and self._has_int8() and sent.shape[1] > 1
+        return fits and machine.multiplies_integers()
 
     def _has_int8(self) -> bool:
         return self.values.device.type == "cpu" and self.scale is not None
