@@ -278,7 +278,7 @@ BAD = {
     "evaluate other --device cuda:99": "device = cuda:99: this machine has ",
     "evaluate other --data-dir": "Missing value for argument '--data-dir'",
     "plot": "plot what? ",
-    "plot missing": "missing/metrics.csv: cannot be read: ",
+    "plot missing": "missing: not a run folder: ",
     "plot truncated other": "other: its settings are not those of truncated",
     "plot other --output curves.bmp": "--output curves.bmp: must end in ",
     "presets all": "Unrecognized options: all",

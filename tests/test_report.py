@@ -412,7 +412,7 @@ def test_bad_input_ends_with_one_line_before_any_work(
         ([first], tmp_path / "page.pdf", "page.pdf: must end in .html"),
         ([first], tmp_path / "no" / "page.html", "there is no folder"),
         ([first, str(other)], output, f"{other}: its settings are not those of {first}"),
-        ([str(tmp_path / "no")], output, "no/metrics.csv: cannot be read"),
+        ([str(tmp_path / "no")], output, "no: not a run folder"),
         ([str(damaged)], output, "environment.json: does not say what a run ran on"),
         ([first, "--device", "cuda:99"], output, "device = cuda:99: this machine has"),
     ]

@@ -257,10 +257,10 @@ def read_alike(folders: Sequence[Path]) -> list[list[Row]]:
         ConfigError: settings or columns that are not those of the first run.
         RunError: a file is missing or damaged.
     """
+    settings = [setting(folder) for folder in folders]
     metrics = [read_metrics(folder / "metrics.csv") for folder in folders]
-    first = setting(folders[0])
-    for folder, rows in zip(folders, metrics, strict=True):
-        if setting(folder) != first or rows[0].keys() != metrics[0][0].keys():
+    for folder, chosen, rows in zip(folders, settings, metrics, strict=True):
+        if chosen != settings[0] or rows[0].keys() != metrics[0][0].keys():
             raise ConfigError(f"{folder}: its settings are not those of {folders[0]}")
     return metrics
 

@@ -22,7 +22,7 @@ from torch.nn.grad import conv2d_weight
 
 from binep import machine
 
-_AT_ONCE = 2**20
+_AT_ONCE = 2**19
 """Elements of a convolution's maps before pooling."""
 
 Weights = Literal["binary", "real"]
