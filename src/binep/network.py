@@ -243,6 +243,9 @@ class Network(nn.Module):
     ) -> Equilibrium:
         """Let the network settle: the free phase, or with a target the nudged phase.
 
+        In a step all layers move at once, as in the paper, or where `Speed.alternate` says so in
+        turn.
+
         Args:
             x: input, (batch, *input_shape).
             steps: the most steps to take (T or Kmax), at least 1.
