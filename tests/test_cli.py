@@ -244,6 +244,7 @@ BAD = {
     "trian": "unknown command trian (did you mean train?): one of train, ",
     "train": "train what? ",
     "train mnst": "unknown preset 'mnst': binep presets lists",
+    "train good.toml": "unknown preset 'good.toml': --config good.toml reads it",
     "train quickstart --config good.toml": "both the preset quickstart and --config good.toml",
     "train --config good.toml quickstart": "Unrecognized options: quickstart",
     "train --config missing.toml": "missing.toml: cannot be read: ",
@@ -279,7 +280,7 @@ BAD = {
     "evaluate other --data-dir": "Missing value for argument '--data-dir'",
     "plot": "plot what? ",
     "plot missing": "missing: not a run folder: ",
-    "plot truncated other": "other: its settings are not those of truncated",
+    "plot truncated other": "other: its settings are not those of truncated: ",
     "plot other --output curves.bmp": "--output curves.bmp: must end in ",
     "presets all": "Unrecognized options: all",
 }

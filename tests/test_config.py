@@ -15,7 +15,16 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from binep.config import Config, ConfigError, Dynamics, Layer, Learning, preset, preset_names
+from binep.config import (
+    Config,
+    ConfigError,
+    Dynamics,
+    Layer,
+    Learning,
+    differing,
+    preset,
+    preset_names,
+)
 from binep.data import input_shape_of
 from binep.experiment import build_estimator, build_network, build_optimizers
 from binep.network import Speed
@@ -163,6 +172,25 @@ def problems(config: Config) -> list[str]:
     except ConfigError as error:
         return str(error).split("\n")
     return []
+
+
+@given(configs(), configs())
+def test_what_differs_is_named(one: Config, other: Config) -> None:
+    tables = [tomllib.loads(config.to_toml()) for config in (one, other)]
+    keys = list(differing(*tables))
+    assert (not keys) == (tables[0] == tables[1])
+    for key in keys:
+        ours, theirs = (at(table, key) for table in tables)
+        assert ours != theirs
+        assert not (isinstance(ours, dict) and isinstance(theirs, dict))
+    assert set(differing(tables[1], tables[0])) == set(keys)
+
+
+def at(table: Table, key: str) -> Any:
+    """The value at a dotted key, or None."""
+    for part in key.split("."):
+        table = table.get(part)  # type: ignore[assignment]
+    return table
 
 
 def refusal(text: str) -> str:

@@ -139,8 +139,18 @@ def finished(folder: Path) -> Path:
 def test_a_finished_run_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p.name: p.read_bytes() for p in finished(tmp_path).iterdir()}
     assert cli.main(["train", "--resume", str(tmp_path)]) == 0
-    assert "after epoch 2" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "has ended; nothing left to do" in said
+    assert "after epoch 2" in said
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_log_without_a_checkpoint_is_not_trained_over(tmp_path: Path) -> None:
+    log = (finished(tmp_path) / "metrics.csv").read_bytes()
+    (tmp_path / runs.CHECKPOINT).unlink()
+    with pytest.raises(RunError, match=r"holds a log, but no checkpoint.safetensors to go on from"):
+        runs.resume(tmp_path)
+    assert (tmp_path / "metrics.csv").read_bytes() == log
 
 
 def test_the_best_network_is_kept(tmp_path: Path) -> None:

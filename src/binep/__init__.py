@@ -1,5 +1,6 @@
 """Dynamical binary neural networks trained by equilibrium propagation."""
 
+import binep.openmp  # noqa: F401
 from binep.config import Config, Layer, preset
 from binep.costs import Cost, CrossEntropy, SquaredError
 from binep.experiment import Experiment

@@ -221,8 +221,10 @@ def run_training(
 def resume_training(folder: Path, board: Board | None = None) -> None:
     """Go on with a run, showing progress."""
     experiment, rows, guards = runs.resume(folder)
-    place = f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
-    what = f"{experiment.config.summary()}: going on at {place}"
+    place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
+    if experiment.epoch == experiment.config.epochs:
+        place = "has ended; nothing left to do"
+    what = f"{experiment.config.summary()}: {place}"
     _train(experiment, folder, rows, guards, what, board)
 
 

@@ -15,7 +15,7 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -239,10 +239,8 @@ def preset(name: str) -> Config:
         ConfigError: there is none of that name.
     """
     if name not in preset_names():
-        raise ConfigError(
-            f"unknown preset {name!r}{did_you_mean(name, preset_names())}: "
-            "binep presets lists them all"
-        )
+        where = f"--config {name} reads it" if Path(name).exists() else "binep presets lists them"
+        raise ConfigError(f"unknown preset {name!r}{did_you_mean(name, preset_names())}: {where}")
     file = importlib.resources.files("binep") / "presets" / f"{name}.toml"
     return Config.from_toml(file.read_text(encoding="utf-8"), file.name)
 
@@ -379,6 +377,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(v) for key, v in value.items()}
     return str(value) if isinstance(value, Path) else value
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of values that are not the same in both, inner ones dotted."""
+    for key in dict.fromkeys([*one, *other]):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from (f"{key}.{inner}" for inner in differing(a, b))
+        elif a != b:
+            yield key
 
 
 def _build(kind: Any, value: Any, key: str) -> Any:

@@ -35,9 +35,8 @@ class Speed:
     fused_steps: bool = True
     """Real activations on a CPU: settle small dense networks sample by sample, in cache."""
     alternate: bool = True
-    """Real activations: while the free phase settles, a step moves every second layer, then the
-    others from what those have just become, and a little further than all at once would go. It
-    does not where all steps are taken whether or not they settle."""
+    """Real activations: in the free phase a step moves layers 1, 3, …, then 2, 4, … from what those
+    have become, each further than it is told to. Off where all steps are taken (settle_tol 0)."""
     fused_flips: bool = True
     """On a CPU update momenta and flip weights in one pass over memory."""
     compile: bool = False

@@ -31,12 +31,14 @@ class Panel:
         columns: columns of metrics.csv by their names in the legend.
         label: of the axis, with its unit.
         scale: "linear" or "log".
+        span: of a linear axis at least.
     """
 
     quantity: str
     columns: dict[str, str]
     label: str
     scale: str = "linear"
+    span: float = 0.0
 
 
 def panels(columns: Collection[str]) -> list[Panel]:
@@ -54,7 +56,7 @@ def panels(columns: Collection[str]) -> list[Panel]:
         Panel("loss", both("loss"), "loss per sample"),
         Panel("flip_rate", per_layer("flip_rate"), "flips per weight and batch", "log"),
         Panel("alpha", per_layer("alpha"), "scaling factor α", "log"),
-        Panel("settle_steps", per_layer("settle_steps"), "steps to settle"),
+        Panel("settle_steps", per_layer("settle_steps"), "steps to settle", span=2.0),
         Panel("residual", per_layer("residual"), "residual at the end", "log"),
     ]
 
@@ -107,6 +109,10 @@ def _lines(axes: Axes, runs: Sequence[Rows], panel: Panel) -> None:
         low, high = axes.get_ylim()
         widen = max(1.0, (10 * low / high) ** 0.5)  # to a decade, lest rounding fill the axes
         axes.set_ylim(low / widen, high * widen)
+    elif panel.scale == "linear":
+        low, high = axes.get_ylim()
+        widen = max(0.0, (panel.span - (high - low)) / 2)
+        axes.set_ylim(low - widen, high + widen)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_ylabel(panel.label)
     axes.grid(alpha=0.3)

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binep.config import Config, ConfigError
+from binep.config import Config, ConfigError, differing
 from binep.experiment import EpochResult, Experiment, check_fit, stored
 from binep.files import RunError, load_tensors, locked, remove_leftovers, save_tensors, write
 from binep.guards import Guards
@@ -161,12 +162,17 @@ def resume(folder: Path) -> tuple[Experiment, list[Row], Guards]:
     """What `train` goes on from: the experiment as its checkpoint left it, rows and guards.
 
     Raises:
-        RunError: the checkpoint is damaged, or of another configuration.
+        RunError: the checkpoint is damaged, of another configuration, or gone.
         ConfigError: config.toml cannot be read.
     """
     config = _config_of(folder)
-    if not (folder / CHECKPOINT).exists():  # killed before the first one was there
-        return Experiment(config), [], Guards()
+    if not (folder / CHECKPOINT).exists():
+        if (folder / "metrics.csv").exists():
+            raise RunError(
+                f"{folder}: holds a log, but no {CHECKPOINT} to go on from; "
+                f"binep train --config {folder} runs it again elsewhere"
+            )
+        return Experiment(config), [], Guards()  # killed before the first one was there
     state, about = _read_checkpoint(folder, config)
     remove_leftovers(folder)
     experiment = _restored(folder, config, state)
@@ -261,7 +267,9 @@ def read_alike(folders: Sequence[Path]) -> list[list[Row]]:
     metrics = [read_metrics(folder / "metrics.csv") for folder in folders]
     for folder, chosen, rows in zip(folders, settings, metrics, strict=True):
         if chosen != settings[0] or rows[0].keys() != metrics[0][0].keys():
-            raise ConfigError(f"{folder}: its settings are not those of {folders[0]}")
+            tables = [tomllib.loads(config.to_toml()) for config in (chosen, settings[0])]
+            which = ", ".join(differing(*tables)) or "columns of metrics.csv"
+            raise ConfigError(f"{folder}: its settings are not those of {folders[0]}: {which}")
     return metrics
 
 
@@ -367,7 +375,8 @@ def without_machine(config: Config) -> Config:
 def _config_of(folder: Path) -> Config:
     path = folder / "config.toml"
     if not path.is_file():
-        raise RunError(f"{folder}: not a run folder: it holds no config.toml")
+        what = "it holds no config.toml" if folder.exists() else "there is none of this name"
+        raise RunError(f"{folder}: not a run folder: {what}")
     return Config.load(path)
 
 
