@@ -66,7 +66,7 @@ def test_rows_are_run_resumed_and_written(
     page = (output / "README.md").read_text()
     assert cells(page, "mnist-fc1-ep-alpha")[2] == "4 × 2 of 50"
     assert cells(page, "mnist-fc1-ep-alpha")[6] == "A, B"
-    assert re.search("^Machine B: .*, 1 thread, alternate = False\\.", page, re.M)
+    assert re.search("^Machine B: .*, 1 thread, `--no-alternate`\\.", page, re.M)
 
 
 def test_what_was_interrupted_goes_on(

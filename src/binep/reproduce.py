@@ -38,7 +38,7 @@ class Measured:
         threads = self.about.get("threads", 1)
         on = self.about.get("device_name") or f"{threads} thread{'s' * (threads != 1)}"
         usual, chosen = vars(Speed()), vars(self.config.speed)
-        shortcuts = [f"{name} = {chosen[name]}" for name in usual if chosen[name] != usual[name]]
+        shortcuts = [_flag(name, chosen[name]) for name in usual if chosen[name] != usual[name]]
         return ", ".join([str(self.about.get("processor")), on, *shortcuts])
 
     @property
@@ -55,6 +55,14 @@ class Measured:
     def last(self, column: str) -> float | None:
         """Of metrics.csv, after the last epoch."""
         return self.metrics[-1].get(column)
+
+
+def _flag(name: str, value: object) -> str:
+    """A setting as on the command line."""
+    flag = name.replace("_", "-")
+    return (
+        f"`--{'' if value else 'no-'}{flag}`" if isinstance(value, bool) else f"`--{flag} {value}`"
+    )
 
 
 def folder_of(root: Path, name: str, seed: int) -> Path:
