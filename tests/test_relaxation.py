@@ -65,13 +65,12 @@ def test_layers_in_turn_settle_in_the_same_place_in_fewer_steps(way: str, scale:
             torch.testing.assert_close(a, b, rtol=0, atol=1e-4 if scale > 1 else 2e-5)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["plain", "digits"])  # the third is compiled: not to be patched
 def test_what_settles_slowly_goes_further(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = network(1, 1.4)
     steps = relaxed(net, x, WAYS[way]).steps
     monkeypatch.setattr(Relaxation, "follow", lambda self, change: None)
-    if way != "sample by sample":  # compiled
-        assert steps < 0.9 * relaxed(net, x, WAYS[way]).steps
+    assert steps < 0.9 * relaxed(net, x, WAYS[way]).steps
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -379,12 +379,16 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
-    """Keys of values that are not the same in both, inner ones dotted."""
+def differing(one: Config, other: Config) -> list[str]:
+    """Settings that are not the same in both, by their dotted keys."""
+    return list(_differing(_plain(one), _plain(other)))
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
     for key in dict.fromkeys([*one, *other]):
         a, b = one.get(key), other.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from (f"{key}.{inner}" for inner in differing(a, b))
+            yield from (f"{key}.{inner}" for inner in _differing(a, b))
         elif a != b:
             yield key
 

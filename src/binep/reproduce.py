@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from binep import claims, runs
-from binep.config import Config, preset
+from binep.config import Config, differing, preset
 from binep.files import RunError
 from binep.network import Speed
 
@@ -103,8 +103,8 @@ def measured(root: Path, name: str) -> list[Measured]:
         root.glob(f"{name}/seed*/metrics.csv"), key=lambda p: int(p.parent.name[4:])
     ):
         folder = path.parent
-        if runs.setting(folder) != row:
-            raise RunError(f"{folder}: its settings are not those of {name}")
+        if others := differing(runs.setting(folder), row):
+            raise RunError(f"{folder}: its settings are not those of {name}: {', '.join(others)}")
         found.append(read(folder))
     return found
 

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -267,8 +266,7 @@ def read_alike(folders: Sequence[Path]) -> list[list[Row]]:
     metrics = [read_metrics(folder / "metrics.csv") for folder in folders]
     for folder, chosen, rows in zip(folders, settings, metrics, strict=True):
         if chosen != settings[0] or rows[0].keys() != metrics[0][0].keys():
-            tables = [tomllib.loads(config.to_toml()) for config in (chosen, settings[0])]
-            which = ", ".join(differing(*tables)) or "columns of metrics.csv"
+            which = ", ".join(differing(chosen, settings[0])) or "columns of metrics.csv"
             raise ConfigError(f"{folder}: its settings are not those of {folders[0]}: {which}")
     return metrics
 
