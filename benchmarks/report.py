@@ -211,11 +211,11 @@ def _roofline_table(
     return _section(
         "Roofline",
         "The least time in which the products of the steps taken (free + nudged, until settled) "
-        "and the update could be done at this machine's measured rates, with the inputs and real "
-        "states in float32 and bits in int8; `benchmarks/roofline.py` counts. A step can pass "
-        "under it by leaving out products of what has not changed, or by multiplying reals in "
-        f"parts of 16 bits. Rates, a second (medians over the shapes): {speeds}; products in "
-        "operations, memory in bytes.",
+        "and the update could be done at this machine's measured rates: inputs in float32, bits in "
+        "int8, real states in float32 or, where they travel as digits, in int8; "
+        "`benchmarks/roofline.py` counts. A step can pass under it by leaving out products: of "
+        "what has not changed, or of samples that settle before the last one. Rates, a second "
+        f"(medians over the shapes): {speeds}; products in operations, memory in bytes.",
         [*names, "bound (s)", "binep (s)", "binep / bound"],
         rows,
     )

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from binep import digits, fused
 from binep.network import Network
-from binep.synapses import Conv, Dense
+from binep.synapses import Conv, Dense, Synapse
 
 SIDE = 2048
 """Side of the square matrices that are multiplied to find a rate."""
@@ -48,17 +49,22 @@ def stages(network: Network, batch: int, free_steps: int, nudged_steps: int) -> 
     A product of one layer is 2·batch·weights operations (times the positions of a convolution) and
     reads every weight once. The input is real and clamped: one product in the batch, and one
     correlation, of the difference of the phases, in float32. Every other layer multiplies upward
-    and downward in every step and correlates once per phase: in int8 where neurons send bits (one
-    byte per sign), in float32 otherwise. The update reads the signs, and reads and writes the
-    float32 momenta. States, gradients, biases and pooling count as nothing: they are small or
-    need not leave the cache.
+    and downward in every step and correlates once per phase. Bits are multiplied in int8 (one byte
+    per sign), reals in float32, or where they travel as digits in int8: one digit in the free phase
+    and two in the nudged one. The update reads the signs, and reads and writes the float32
+    momenta. States, gradients, biases and pooling count as nothing: they are small or need not
+    leave the cache.
 
     A step can be faster than its bound only by leaving out some of these products or momenta, such
-    as those of bits that did not change or of the zeros that unpooling puts in, or by multiplying
-    reals in parts of 16 bits.
+    as those of bits that did not change, of samples that have settled before the last one, or of
+    the zeros that unpooling puts in.
     """
     bits = not network.neurons[0].differentiable
-    unit, width = ("int8", 1) if bits else ("float32", 4)
+    by_digits = not bits and not fused.fits(network) and digits.fits(network)
+    per_step = 2 * (free_steps + nudged_steps)
+    products = 2 * (free_steps + 2 * nudged_steps) if by_digits else per_step
+    real, width = ("int8", 1) if bits else ("float32", 4)
+    settling = "int8" if by_digits else real
     (input_ops, input_weights), *others = [
         (2.0 * batch * weights * positions, weights)
         for weights, positions in (_size(synapse) for synapse in network.synapses)
@@ -66,11 +72,11 @@ def stages(network: Network, batch: int, free_steps: int, nudged_steps: int) -> 
     ops, weights = (
         (float(sum(column)) for column in zip(*others, strict=True)) if others else (0, 0)
     )
-    products = 2 * (free_steps + nudged_steps)
+    read = per_step * (1 if by_digits else width) * weights
     return [
         Stage("input", "float32", 2 * input_ops, 4 * input_weights),
-        Stage("settling", unit, products * ops, products * width * weights),
-        Stage("correlation", unit, 2 * ops, 0),
+        Stage("settling", settling, products * ops, read),
+        Stage("correlation", real, 2 * ops, 0),
         Stage("update", "float32", 0, (width + 8) * (input_weights + weights)),
     ]
 
@@ -85,26 +91,40 @@ def _size(synapse: Any) -> tuple[int, int]:
 def measured_rates(repeats: int = 5) -> dict[str, float]:
     """The best of a few: operations a second of products, bytes a second of memory.
 
-    "float32" is the faster of a matrix product and a convolution, which come from two libraries.
+    "float32" is the faster of a matrix product and a convolution, which come from two libraries;
+    "int8" the fastest of the products that binep has.
     """
     real, bits = torch.rand(SIDE, SIDE), torch.randint(-1, 2, (SIDE, SIDE), dtype=torch.int8)
     half = real.bfloat16()
     maps, kernels = torch.rand(64, 32, 14, 14), torch.rand(64, 32, 5, 5)
     source, copy = torch.ones(2, BUFFER // 4)
     square, some = 2 * SIDE**3, SIDE // 8  # fewer rows of what some machines take minutes for
+    convolution = 2 * maps[:, 0].numel() * kernels.numel()
     work: dict[str, tuple[float, Callable[[], object]]] = {
         "float32 product": (square, lambda: real @ real),
-        "float32 convolution": (
-            2 * maps[:, 0].numel() * kernels.numel(),
-            lambda: F.conv2d(maps, kernels, padding=2),
-        ),
+        "float32 convolution": (convolution, lambda: F.conv2d(maps, kernels, padding=2)),
         "bfloat16": (square // 8, lambda: half[:some] @ half),
-        "int8": (square // 8, lambda: torch._int_mm(bits[:some], bits)),
+        "int8 product": (square // 8, lambda: torch._int_mm(bits[:some], bits)),
         "read": (BUFFER, lambda: source.sum()),
         "copy": (2 * BUFFER, lambda: copy.copy_(source)),
     }
+    for name, amount, rows, synapse in (
+        ("int8 digits", square, SIDE, Dense(SIDE, SIDE)),
+        ("int8 digits, convolution", convolution, 64, Conv((32, 14, 14), 64, padding=2)),
+    ):
+        if digits.multiplies(synapse):
+            work[name] = (amount, _digits(synapse, rows))
     rates = {name: amount / _best(act, repeats) for name, (amount, act) in work.items()}
-    return rates | {"float32": max(rates["float32 product"], rates["float32 convolution"])}
+    for unit in ("float32", "int8"):
+        rates[unit] = max(rate for name, rate in rates.items() if name.startswith(unit))
+    return rates
+
+
+def _digits(synapse: Synapse, rows: int) -> Callable[[], object]:
+    """Multiply so many rows of digits by a synapse's signs."""
+    below = torch.zeros(1, rows, math.prod(synapse.input_shape), dtype=torch.uint8)
+    line = digits.Line(synapse, torch.arange(synapse.values[0].numel()))
+    return lambda: line.up(below)
 
 
 def _best(act: Callable[[], object], repeats: int) -> float:

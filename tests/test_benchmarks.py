@@ -13,6 +13,7 @@ from benchmarks.plain import Plain, momentum_of
 from benchmarks.report import read, write_report
 from benchmarks.roofline import stages
 from benchmarks.speed import Options, batches_of, compare, keep, settling
+from binep import digits
 from binep.config import Config, Dynamics, Layer, Learning
 from binep.experiment import Experiment
 from binep.network import Speed
@@ -119,6 +120,20 @@ def test_operations_and_bytes_are_those_counted_by_hand() -> None:
     assert conv["settling"].operations == 2 * 2 * 8 * (6 * 6 * 25 * 4 * 6 + 24 * 20) * (5 + 3)
     assert conv["settling"].unit == "int8"
     assert conv["update"].bytes == (1 + 8) * (25 * 4 + 25 * 4 * 6 + 24 * 20)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_states_that_travel_as_digits_are_counted_as_such(
+    monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    monkeypatch.setattr(digits, "_multiplies", lambda kind: quick)
+    network = Experiment(small("conv", "real")).network
+    settling = {stage.name: stage for stage in stages(network, 8, 5, 3)}["settling"]
+    product = 2 * 8 * (6 * 6 * 25 * 4 * 6 + 24 * 20)
+    weights = 25 * 4 * 6 + 24 * 20
+    assert settling.unit == ("int8" if quick else "float32")
+    assert settling.operations == 2 * product * ((5 + 2 * 3) if quick else (5 + 3))
+    assert settling.bytes == 2 * (5 + 3) * weights * (1 if quick else 4)
 
 
 def batch(program: str, seconds: float, shape: str = "mnist-fc1-ep") -> dict[str, Any]:

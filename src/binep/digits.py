@@ -415,11 +415,11 @@ def fits(network: Network) -> bool:
     return (
         all(type(neurons) is Real for neurons in network.neurons)
         and all(layouts.is_compiled(synapse) for synapse in network.synapses)
-        and all(_is_quick(synapse) for synapse in network.synapses[1:])
+        and all(multiplies(synapse) for synapse in network.synapses[1:])
     )
 
 
-def _is_quick(synapse: Synapse) -> bool:
+def multiplies(synapse: Synapse) -> bool:
     """Whether oneDNN has the integer products of a synapse, and this machine is quick at them."""
     if isinstance(synapse, Conv):
         return synapse.padding < synapse.values.shape[-1] and _multiplies(Conv)
