@@ -414,13 +414,14 @@ class Conv(Synapse):
 
     def correlate(self, above: Tensor, below: Tensor) -> Tensor:
         """Unpool(s_above) correlated with s_below, the indices taken afresh at s_below."""
-        gradient, shape = torch.zeros_like(self.values), list(self.values.shape)
+        gradient, shape = None, list(self.values.shape)
         for some, under in self._in_parts(above, below):
             route = self.up(under)[1] if self.has_route else None
-            gradient += conv2d_weight(  # type: ignore[no-untyped-call]
+            part: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
                 under.to(some.dtype), shape, self._unpool(some, route), padding=self.padding
             )
-        return gradient
+            gradient = part if gradient is None else gradient.add_(part)
+        return torch.zeros_like(self.values) if gradient is None else gradient
 
     def correlate_bias(self, above: Tensor) -> Tensor:
         """Σ s_above over the batch and over positions."""
