@@ -114,10 +114,10 @@ def configs(draw: st.DrawFn) -> Config:
     kinds = ["conv"] * draw(st.integers(0, 2)) + ["dense"] * draw(st.integers(0, 2))
     if learning.cost == "cross-entropy" and not kinds:
         kinds = ["dense"]
-    layers = [draw(some(Layer, "layers.1.", kind=st.just(kind))) for kind in kinds]
-    output = some(
-        Layer, "layers.1.", kind=st.just("dense"), size=st.just(10 * learning.output_copies)
-    )
+    rates = {} if learning.synapses == "real" else {"weight_lr": st.none()}
+    layers = [draw(some(Layer, "layers.1.", kind=st.just(kind), **rates)) for kind in kinds]
+    size = st.just(10 * learning.output_copies)
+    output = some(Layer, "layers.1.", kind=st.just("dense"), size=size, **rates)
     known: dict[str, Values] = {
         "device": st.just("cpu"),
         "data_dir": st.none() | st.builds(Path, st.text()),
@@ -150,6 +150,7 @@ BASE = Config(
     data_dir=Path("data"),
     max_batches=2,
     threads=1,
+    learning=Learning(synapses="real"),
     speed=Speed(alternate=False),
     layers={"1": Layer(4, "conv", weight_lr=0.1), "2": Layer(6), "3": Layer(10)},
 )
@@ -379,6 +380,7 @@ BITS = {"dynamics.activation": "heaviside"}
         ({"layers.2": Layer(4, "conv", 19)}, "layers.2: kernel = 19 is larger than its map of 18"),
         ({"layers.1.kind": "dense", "layers.2.kind": "conv"}, "layers.2: a convolution needs"),
         ({"layers": {"1": Layer(10, "conv")}}, "layers.1.kind = conv: must be dense, it is the"),
+        ({"learning.synapses": "binary"}, "layers.1.weight_lr = 0.1: must be left out: binary"),
         ({**BITS, "learning.estimator": "bptt"}, "estimator = bptt: must be ep with heaviside"),
         (
             {"learning.estimator": "bptt", "dynamics.free_steps": 3},

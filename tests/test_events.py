@@ -14,7 +14,8 @@ from binep.config import Config, Dynamics, Layer, Learning
 from binep.experiment import Experiment
 from binep.gradients import EquilibriumPropagation
 from binep.network import Equilibrium, Network, Speed
-from binep.synapses import Conv, _round
+from binep.neurons import Binary
+from binep.synapses import Conv, Dense, _round
 
 OFF = Speed(precision="exact", follow_events=False, fused_flips=False)
 
@@ -72,6 +73,22 @@ def test_no_bit_differs_from_the_plain_steps(
         assert torch.equal(expected.residual, phase.residual)
     for a, b in zip(plain[2], followed[2], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_more_samples_than_16_bits_count_are_counted() -> None:
+    network = Network([Dense(2, 6), Dense(6, 2)], Binary(threshold=0.5))
+    x = torch.rand(1, 2).expand(2**15 + 9, 2)
+    estimator = EquilibriumPropagation(network, beta=2.0, free_steps=9, nudged_steps=9)
+
+    def run() -> list[torch.Tensor]:
+        estimator.nudging = "one-sided"
+        estimator(x, network.cost.target(torch.ones(len(x), dtype=torch.int64)))
+        return gradients(network)
+
+    plain, followed = both(network, Speed(), run)
+    assert any(g.any() for g in plain)
+    for a, b in zip(plain, followed, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def config(kind: str, **learning: Any) -> Config:

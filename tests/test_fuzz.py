@@ -131,5 +131,5 @@ def test_damaged_data_are_refused_or_images(
         assert "\n" not in str(error)
         return
     for split in (loaded.train, loaded.test):  # a pixel or a label was changed for another
-        assert split.images.shape == (len(split), *loaded.input_shape)
+        assert split.images.shape == (len(split), *data.input_shape_of(loaded.name)[0])
         assert 0 <= int(split.labels.min()) <= int(split.labels.max()) < len(loaded.classes)

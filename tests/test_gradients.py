@@ -53,6 +53,9 @@ def test_one_sided_equals_the_oracle(t: Twins, beta: float, free: int, nudged: i
         assert readout.values.grad is not None
         np.testing.assert_allclose(-array(readout.values.grad), g["weight"], atol=1e-9)
         np.testing.assert_allclose(-array(readout.bias.grad), g["bias"], atol=1e-9)
+        if readout.scale is not None:
+            moved = (g["weight"] * array(readout.weight)).sum()  # α·∂/∂α
+            np.testing.assert_allclose(-array(readout.scale.grad), moved, atol=1e-9)
     np.testing.assert_allclose(array(settled.output), low[-1], atol=1e-11)
 
 

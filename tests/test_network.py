@@ -49,6 +49,24 @@ def test_stopping_early_changes_nothing_beyond_the_tolerance(t: Twins) -> None:
             torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 
 
+@given(twins(), st.integers(1, 30), st.integers(1, 5))
+def test_going_on_with_another_input_takes_the_states_alone(
+    t: Twins, first: int, then: int
+) -> None:
+    network, given = t.network, t.x
+    if not network.neurons[0].differentiable:
+        network, given = network.float(), given.float()  # as events can be followed
+    x = given.flip(0) / 2
+    start = network.relax(given, first, tolerance=0)
+    result = network.relax(x, then, start=start, tolerance=0)
+    states = start.states
+    for _ in range(then):
+        states = network.step(network.clamp(x), states)
+    assert result.clamped.x is x
+    for a, b in zip(result.states, states, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
 @given(twins(activation="binary"), st.integers(1, 3))
 def test_binary_neurons_stop_only_when_nothing_moves_any_more(t: Twins, every: int) -> None:
     early = t.network.relax(t.x, 60, tolerance=1e-6, check_every=every)

@@ -127,10 +127,14 @@ def test_a_run_of_other_settings_or_without_a_checkpoint_is_refused(
     assert "holds a run of 1 epochs, not 2: name another --output" in capsys.readouterr().err
     folder = reproduce.folder_of(output, "mnist-fc1-ep-alpha", 0)
     text = (folder / "config.toml").read_text()
-    (folder / "config.toml").write_text(text.replace("epochs = 1\n", "epochs = 3\n"))
+    (folder / "config.toml").write_text(text.replace("\nepochs = 1\n", "\nepochs = 3\n"))
     (folder / runs.CHECKPOINT).unlink()
     assert cli.main([*command, "--epochs", "3"]) == 2
     assert "the log of 1 of 3 epochs, and no checkpoint" in capsys.readouterr().err
     (folder / "config.toml").write_text(text.replace("size = 100", "size = 101"))
+    assert cli.main([*command, "--epochs", "1"]) == 2
+    assert "holds a run of other settings: layers.1.size" in capsys.readouterr().err
     assert cli.main(["reproduce", "--output", str(output)]) == 2
     assert "its settings are not those of mnist-fc1-ep-alpha" in capsys.readouterr().err
+    folder.rename(folder.with_name("seed0-old"))  # no run of the row any more
+    assert cli.main(["reproduce", "--output", str(output)]) == 0

@@ -231,7 +231,21 @@ def test_a_setting_newer_than_the_checkpoint_is_no_other_configuration(tmp_path:
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
-    with files.locked(tmp_path), pytest.raises(RunError, match="another process trains here"):
+    finished(tmp_path)
+    half_written = tmp_path / ".checkpoint.safetensors.1.tmp"
+    half_written.touch()
+    with files.locked(tmp_path):
+        experiment, rows, _ = runs.resume(tmp_path)
+        with pytest.raises(RunError, match="another process trains here"):
+            runs.train(experiment, tmp_path, rows=rows)
+        assert half_written.exists()
+    runs.train(experiment, tmp_path, rows=rows)
+    assert not half_written.exists()
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(RunError, match=f"^{tmp_path}: cannot be written"):
         runs.train(Experiment(config()), tmp_path)
 
 
@@ -262,7 +276,15 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
 
 @pytest.mark.parametrize(
-    "flags", ["--resume", "--resume x --epochs 3", "quickstart --resume x", "--resume=x --seed 1"]
+    "flags",
+    [
+        "--resume",
+        "--resume x --epochs 3",
+        "quickstart --resume x",
+        "--resume=x --seed 1",
+        "quickstart --epochs 3 --resume x",
+        "--config y --resume=x",
+    ],
 )
 def test_resume_takes_a_folder_alone(flags: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", *flags.split()]) == 2

@@ -56,7 +56,14 @@ KINDS = {
         ),
         f",{SINGLE},{BITS}",
     ),
-    "real": (replace(DENSE, learning=Learning(synapses="real", cost="cross-entropy")), ""),
+    "real": (
+        replace(
+            DENSE,
+            layers={"1": Layer(12, **FAST), "2": Layer(10, **FAST)},
+            learning=Learning(synapses="real", cost="cross-entropy"),
+        ),
+        "",
+    ),
 }
 
 

@@ -165,7 +165,7 @@ def train_command(arguments: Sequence[str]) -> None:
     flags = list(arguments[1:] if name else arguments)
     file = _value_of("--config", flags)
     others = [flag for flag in flags if flag != "--tensorboard"]
-    if others and others[0].split("=")[0] == "--resume":
+    if any(flag.split("=")[0] == "--resume" for flag in others):
         resume_training(_resumed(others, name), Board() if others != flags else None)
         return
     if name is not None and file is not None:
@@ -195,7 +195,7 @@ def train_command(arguments: Sequence[str]) -> None:
 
 def _resumed(flags: Sequence[str], name: str | None) -> Path:
     folder = _value_of("--resume", flags)
-    if name is not None or folder is None or len(flags) != (1 if "=" in flags[0] else 2):
+    if name is not None or folder is None or len(flags) != 1 + (flags[0] == "--resume"):
         raise ConfigError("--resume takes one run folder and no other setting: they are the run's")
     return Path(folder)
 
@@ -476,6 +476,11 @@ def reproduce_command(arguments: Sequence[str]) -> None:
             config.check()
             jobs[reproduce.folder_of(options.output, name, seed)] = config
     unfinished = {f: c for f, c in jobs.items() if reproduce.is_unfinished(f, c)}
+    reproduce.table(options.output)  # what cannot be read is said before any work
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{options.output}: cannot be made: {error.strerror}") from error
     try:
         for folder, config in unfinished.items():
             if (folder / "config.toml").exists():
@@ -483,7 +488,6 @@ def reproduce_command(arguments: Sequence[str]) -> None:
             else:
                 run_training(config, folder.parent.name, folder)
     finally:
-        options.output.mkdir(parents=True, exist_ok=True)
         files.write(options.output / "README.md", reproduce.page(options.output).encode())
         _print_rows(options.output, {folder.parent.name for folder in jobs})
 

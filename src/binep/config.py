@@ -319,6 +319,12 @@ def _problems(config: Config) -> list[str]:
             not_negative(at + key, getattr(layer, key))
         if layer.weight_lr is not None:
             not_negative(at + "weight_lr", layer.weight_lr)
+            need(
+                learning.synapses == "real",
+                at + "weight_lr",
+                layer.weight_lr,
+                "left out: binary weights have no learning rate (real ones: synapses = real)",
+            )
     return found or _shape_problems(config)
 
 

@@ -19,9 +19,11 @@ class Cost(nn.Module, ABC):
 
     Attributes:
         classes: number of classes.
+        copies: output neurons per class that can be read apart.
     """
 
     classes: int
+    copies: int = 1
 
     @abstractmethod
     def target(self, labels: Tensor) -> Tensor:

@@ -67,12 +67,6 @@ class Dataset:
     std: tuple[float, ...] | None
     augmented: bool
 
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
-
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set on `device`."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))

@@ -308,10 +308,11 @@ def correlate(network: Network, first: Equilibrium, second: Equilibrium, factor:
     Gradients of dense synapses are sparse in the neurons above: those left out are zero.
 
     Returns:
-        False, and nothing is done, if these equilibria were not reached by events.
+        False, and nothing is done, if these equilibria were not reached by events, or are of more
+        samples than 16 bits count.
     """
     then, now = first.trace, second.trace
-    if not isinstance(then, Trace) or not isinstance(now, Trace):
+    if not isinstance(then, Trace) or not isinstance(now, Trace) or len(first.clamped.x) >= 2**15:
         return False
     wiring = network.wiring
     bits = [

@@ -55,9 +55,13 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from training in the same folder.
 
     Raises:
-        RunError: one does already.
+        RunError: one does already, or the folder cannot be written.
     """
-    with (folder / ".lock").open("w") as file:
+    try:
+        opened = (folder / ".lock").open("w")
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
+    with opened as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -122,6 +122,8 @@ class EquilibriumPropagation(GradientEstimator):
             for module in cost.modules():
                 if isinstance(module, Synapse):
                     _per_weight(module)
+                    if module.scale is not None and module.scale.grad is not None:
+                        module.scale.grad *= module.scale.detach()  # g_α = α·∂/∂α here, too
 
     def _nudged(self, free: Equilibrium, target: Tensor, beta: float) -> Equilibrium:
         return self.network.relax(

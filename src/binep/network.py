@@ -24,19 +24,24 @@ from binep.synapses import Route, Synapse
 
 @dataclass(frozen=True)
 class Speed:
-    """Shortcuts, each of which can be switched off; what is learned stays the same."""
+    """Shortcuts, each of which can be switched off.
+
+    What is learned stays the same, to rounding and, where layers move in turn, to their path to
+    an equilibrium.
+    """
 
     precision: Literal["exact", "split", "fast"] = "split"
-    """How real states are multiplied with binary weights. On a CPU: in float32; as changes in
-    digits of 8 bits, two of them where a phase is not meant to settle; or in one digit always. On
-    a GPU: in float32, unless it is fast: TF32."""
+    """How real states are multiplied with binary weights. On a CPU exact: in float32; split: as
+    changes in digits of 8 bits, one in the free phase and two in the nudged; fast: in one digit
+    always. On a GPU exact and split: in float32; fast: in TF32."""
     follow_events: bool = True
     """Binary activations on a CPU: work only where bits change."""
     fused_steps: bool = True
     """Real activations on a CPU: settle small dense networks sample by sample, in cache."""
     alternate: bool = True
     """Real activations: in the free phase a step moves layers 1, 3, …, then 2, 4, … from what those
-    have become, each further than it is told to. Off where all steps are taken (settle_tol 0)."""
+    have become, with over-relaxation ω of 1.2 to 1.5. Off where all steps are taken (settle_tol
+    0)."""
     fused_flips: bool = True
     """On a CPU update momenta and flip weights in one pass over memory."""
     compile: bool = False
@@ -248,7 +253,8 @@ class Network(nn.Module):
         Args:
             x: input, (batch, *input_shape).
             steps: the most steps to take (T or Kmax), at least 1.
-            start: where to go on from; the neurons' initial states if None.
+            start: where this network, as it is now, came to from this very tensor x, to go on from
+                there; of another input the states alone count. The neurons' initial states if None.
             target: what the output is nudged towards, from `Cost.target`.
             beta: strength and sign of the nudge.
             tolerance: stop once no state moves by more than this in a step. Binary neurons stop
@@ -256,7 +262,9 @@ class Network(nn.Module):
             check_every: steps between two looks at whether all has settled, at each of which the
                 host waits for the device; by default 1 on a CPU and 8 on a GPU.
         """
-        clamped = self.clamp(x) if start is None else start.clamped
+        again = start is not None and x is start.clamped.x
+        clamped = start.clamped if start is not None and again else self.clamp(x)
+        trace = start.trace if start is not None and again else None
         states = self.initial_states(clamped.x) if start is None else start.states
         held = self._nudge(states[-1], target, beta) if self.neurons[-1].hold_nudge else None
 
@@ -269,7 +277,7 @@ class Network(nn.Module):
         compiled = self._compiled()
         if compiled is not None:
             task = Task(clamped, states, steps, target, beta, held, nudge, tolerance, turns)
-            return Equilibrium(clamped, *compiled.relax(task, start and start.trace))
+            return Equilibrium(clamped, *compiled.relax(task, trace))
         if check_every is None:
             check_every = 1 if x.device.type == "cpu" else 8
         moved = torch.zeros(len(self), dtype=torch.int64, device=x.device)

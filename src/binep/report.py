@@ -25,8 +25,8 @@ from torch import Tensor
 
 from binep import claims, plots, reproduce, runs
 from binep.config import Config, Layer, preset, preset_names
-from binep.data import DataError, input_shape_of
-from binep.experiment import build_network
+from binep.data import DataError
+from binep.experiment import initial_network
 from binep.reproduce import Measured
 from binep.synapses import Dense, Synapse
 
@@ -156,7 +156,7 @@ def gather(folders: Sequence[Path], **overrides: Any) -> Report:
 
 def _first_layer(config: Config, model: Path) -> Synapse:
     """Needs no data set, unlike an experiment."""
-    network = build_network(config, *input_shape_of(config.dataset))
+    network = initial_network(config)
     runs.load_network(network, model)
     return network.synapses[0]
 

@@ -82,7 +82,9 @@ def is_unfinished(folder: Path, config: Config) -> bool:
     done = 0
     if (folder / "metrics.csv").exists():
         done = len(runs.read_metrics(folder / "metrics.csv"))
-    if held.epochs != config.epochs:
+    if others := differing(runs.without_machine(held), runs.without_machine(config)):
+        problem = f"a run of other settings: {', '.join(others)}"
+    elif held.epochs != config.epochs:
         problem = f"a run of {held.epochs} epochs, not {config.epochs}"
     elif 0 < done < held.epochs and not (folder / runs.CHECKPOINT).exists():
         problem = f"the log of {done} of {held.epochs} epochs, and no checkpoint to go on from"
@@ -99,10 +101,9 @@ def measured(root: Path, name: str) -> list[Measured]:
     """
     row = runs.without_machine(preset(name))
     found = []
-    for path in sorted(
-        root.glob(f"{name}/seed*/metrics.csv"), key=lambda p: int(p.parent.name[4:])
-    ):
-        folder = path.parent
+    folders = [path.parent for path in root.glob(f"{name}/seed*/metrics.csv")]
+    numbered = [folder for folder in folders if folder.name[4:].isdecimal()]
+    for folder in sorted(numbered, key=lambda f: int(f.name[4:])):
         if others := differing(runs.setting(folder), row):
             raise RunError(f"{folder}: its settings are not those of {name}: {', '.join(others)}")
         found.append(read(folder))

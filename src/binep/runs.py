@@ -24,7 +24,7 @@ from binep.config import Config, ConfigError, differing
 from binep.experiment import EpochResult, Experiment, check_fit, stored
 from binep.files import RunError, load_tensors, locked, remove_leftovers, save_tensors, write
 from binep.guards import Guards
-from binep.network import Network, Speed
+from binep.network import Network
 from binep.training import Meter
 
 Row = dict[str, float | None]
@@ -121,6 +121,7 @@ def train(
             saved = time.monotonic()
 
     with locked(folder):
+        remove_leftovers(folder)
         if not (folder / "config.toml").exists():
             write(folder / "config.toml", config.encode())
         place = f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
@@ -173,7 +174,6 @@ def resume(folder: Path) -> tuple[Experiment, list[Row], Guards]:
             )
         return Experiment(config), [], Guards()  # killed before the first one was there
     state, about = _read_checkpoint(folder, config)
-    remove_leftovers(folder)
     experiment = _restored(folder, config, state)
     return experiment, about["rows"], Guards(about["warned"])
 
@@ -365,9 +365,12 @@ def setting(folder: Path) -> Config:
 
 def without_machine(config: Config) -> Config:
     """A configuration but for what does not change what is learned, its seed and its length."""
-    return config.replace(
-        title="", seed=0, epochs=1, data_dir=None, device="cpu", threads=None, speed=Speed()
+    usual = Config()
+    apart = (
+        *("title", "seed", "epochs", "test_batch_size", "data_dir", "device", "deterministic"),
+        *("warn_flip_rate", "checkpoint_minutes", "threads", "speed"),
     )
+    return config.replace(**{name: getattr(usual, name) for name in apart})
 
 
 def _config_of(folder: Path) -> Config:

@@ -179,10 +179,10 @@ def _grey_levels(x: Tensor) -> tuple[Tensor, Tensor] | None:
     return whole.to(torch.uint8), unit
 
 
-def _round(positive: Tensor, bits: int = 12) -> Tensor:
-    """Numbers rounded to so many significant bits."""
+def _round(positive: Tensor) -> Tensor:
+    """Numbers rounded to twelve significant bits."""
     mantissa, exponent = torch.frexp(positive)
-    return torch.ldexp((mantissa * 2**bits).round() / 2**bits, exponent)
+    return torch.ldexp((mantissa * 2**12).round() / 2**12, exponent)
 
 
 class Dense(Synapse):

@@ -76,18 +76,17 @@ class Meter:
         self.steps = self.steps + free.moved
         last = free.residual
         self.residual = last if self.residual is None else torch.maximum(self.residual, last)
-        for name in self._readouts(free):
+        for name in self._readouts():
             readout, bits = READOUTS[name]
             output = network.neurons[-1].fire(free.output) if bits else free.output
             output = output.to(free.output.dtype)
             wrong = network.cost.scores(output, readout).argmax(dim=1) != labels
             self.wrong[name] = wrong.sum() + self.wrong.get(name, 0)
 
-    def _readouts(self, free: Equilibrium) -> Iterator[str]:
-        several = free.output[0].numel() > self.network.cost.classes
+    def _readouts(self) -> Iterator[str]:
         binary = not self.network.neurons[-1].differentiable
         for name, (readout, bits) in READOUTS.items():
-            if (several or readout == "averaged") and (binary or not bits):
+            if (self.network.cost.copies > 1 or readout == "averaged") and (binary or not bits):
                 yield name
 
     def state(self) -> dict[str, Tensor]:
