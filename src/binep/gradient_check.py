@@ -135,7 +135,7 @@ def check(
 ) -> Check:
     """Compare both gradients of one batch, in float64 and without a shortcut.
 
-    Memory: about fifteen copies of the parameters in float64, and ``steps`` of the states.
+    Memory: about twenty copies of the parameters in float64, and ``steps`` of the states.
 
     Args:
         network: of real neurons; it stays as it is.

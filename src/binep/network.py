@@ -68,7 +68,8 @@ class Equilibrium:
     Attributes:
         clamped: the input.
         states: s_1 … s_L, each (batch, *shape).
-        steps: steps taken; fewer than asked for if everything had settled.
+        steps: steps taken; fewer than asked for if everything had settled. Where shortcuts follow
+            bits, steps without a change are counted among them.
         moved: per layer the last step that moved a real state by more than the tolerance, or
             changed a bit, (L,): the steps that it took to settle.
         residual: per layer max|Δs| in the last step, (L,).

@@ -79,7 +79,7 @@ def train(
     """Run an experiment to its last epoch and keep its folder up to date after each.
 
     The checkpoint is what counts, and is written last: whatever a killed run leaves, `resume`
-    goes on from the checkpoint and writes the other files again.
+    goes on from the checkpoint, and the next epoch's end writes the files that follow from it.
 
     Args:
         experiment: the experiment, new or restored.

@@ -57,7 +57,9 @@ class Synapse(nn.Module, ABC):
 
     Attributes:
         values: the signs ±1 of binary weights, or real weights themselves; ``values.grad`` is the
-            gradient with respect to the weight W, for binary weights too.
+            gradient with respect to the weight W, for binary weights too; sparse where shortcuts
+            follow bits. To be changed in place, not through ``.data``: shortcuts keep them in other
+            forms, and PyTorch's count of changes tells when to make these anew.
         scale: the scaling factor α > 0: shape () for a dense layer, (channels,) for a
             convolution; None with real weights.
         bias: one value per neuron (dense) or per channel (convolution).
