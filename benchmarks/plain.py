@@ -107,7 +107,8 @@ class Plain:
         settings = list(config.layers.values())
         learnt = any(setting.scale_lr for setting in settings)
         average = any(setting.kind == "conv" and setting.pooling != "max" for setting in settings)
-        if given != wanted or self.learning.nudging == "centred" or learnt or average:
+        apart = any(setting.firing_threshold is not None for setting in settings)
+        if given != wanted or self.learning.nudging == "centred" or learnt or average or apart:
             raise ValueError(f"the plain program does not cover {config.summary()} as it is set")
         flip = experiment.flip
         assert flip is not None  # its synapses are binary

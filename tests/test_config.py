@@ -85,6 +85,7 @@ RANGES: dict[str, tuple[Values, Values, str]] = {
     "layers.1.weight_lr": (st.none() | RATE[0], *RATE[1:]),
     "layers.1.bias_lr": RATE,
     "layers.1.scale_lr": RATE,
+    "layers.1.firing_threshold": (st.none() | SHARE[0], *SHARE[1:]),
 }
 DEVICES = ("cpu", "tpu", "gpu", "cuda:9", "cuda", "cpu:1", "CPU", "", "meta", "mkldnn", "cuda:256")
 
@@ -152,7 +153,11 @@ BASE = Config(
     threads=1,
     learning=Learning(synapses="real"),
     speed=Speed(alternate=False),
-    layers={"1": Layer(4, "conv", weight_lr=0.1), "2": Layer(6), "3": Layer(10)},
+    layers={
+        "1": Layer(4, "conv", weight_lr=0.1, firing_threshold=0.3),
+        "2": Layer(6),
+        "3": Layer(10),
+    },
 )
 """A valid configuration without `None`, but for layers 2 and 3."""
 TABLE = tomllib.loads(BASE.to_toml())

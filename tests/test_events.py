@@ -39,11 +39,20 @@ def gradients(network: Network) -> list[torch.Tensor]:
     nudged_steps=st.integers(1, 40),
     beta=st.sampled_from((-2.0, -0.3, 0.5, 2.0)),
     tolerance=st.sampled_from((0.0, 1e-6)),
+    thresholds=st.lists(st.sampled_from((0.2, 0.5)), min_size=9, max_size=9) | st.none(),
 )
 def test_no_bit_differs_from_the_plain_steps(
-    t: Twins, free_steps: int, nudged_steps: int, beta: float, tolerance: float
+    t: Twins,
+    free_steps: int,
+    nudged_steps: int,
+    beta: float,
+    tolerance: float,
+    thresholds: list[float] | None,
 ) -> None:
     network, x = t.network.float(), t.x.float()
+    if thresholds is not None:
+        own = zip(network.neurons, thresholds, strict=False)
+        network.neurons = [replace(n, threshold=v) for n, v in own if isinstance(n, Binary)]
     for synapse in network.synapses:
         if isinstance(synapse, Conv) and synapse.scale is not None:
             synapse.scale.data = _round(synapse.scale.data)  # as it is at the start of training

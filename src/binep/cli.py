@@ -43,6 +43,7 @@ from binep.data import DataError
 from binep.experiment import EpochResult, Experiment, initial_network
 from binep.files import RunError
 from binep.guards import Guards
+from binep.neurons import Binary
 from binep.synapses import Weights
 from binep.training import Meter, Scores
 
@@ -611,7 +612,7 @@ def inspect_command(arguments: Sequence[str]) -> None:
         data.classes,
         label,
         neurons=options.neurons,
-        threshold=config.dynamics.firing_threshold if found.bits else None,
+        thresholds=[n.threshold for n in experiment.network.neurons if isinstance(n, Binary)],
     )
     drawn = {"phases": phases} | _drawings(experiment, found, whole)
     output = options.output or options.run / "inspect"

@@ -60,6 +60,8 @@ class Layer:
     """Learning rate of the biases."""
     scale_lr: float = 0.0
     """Learning rate of the scaling factor α of binary weights; 0 leaves it fixed."""
+    firing_threshold: float | None = None
+    """Binary activations: the state from which the layer's neurons fire; that of all if None."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,9 @@ def _problems(config: Config) -> list[str]:
     def between(key: str, value: float, low: float, high: float) -> None:
         need(low <= value <= high, key, value, f"from {low:g} to {high:g}")
 
+    def share(key: str, value: float) -> None:
+        need(0 < value <= 1, key, value, "above 0 and at most 1")
+
     def not_negative(key: str, value: float) -> None:
         need(math.isfinite(value) and value >= 0, key, value, "a finite number from 0")
 
@@ -285,8 +290,7 @@ def _problems(config: Config) -> list[str]:
     between("initial_state", dynamics.initial_state, 0, 1)
     not_negative("settle_tol", dynamics.settle_tol)
     for key in ("firing_threshold", "neuron_filter"):
-        value = getattr(dynamics, key)
-        need(0 < value <= 1, key, value, "above 0 and at most 1")
+        share(key, getattr(dynamics, key))
     need(
         math.isfinite(learning.beta) and abs(learning.beta) >= 1e-6,
         "beta",
@@ -314,7 +318,9 @@ def _problems(config: Config) -> list[str]:
         at = f"layers.{number}."
         for key, low in (("size", 1), ("kernel", 1), ("padding", 0), ("pool", 1)):
             at_least(at + key, getattr(layer, key), low)
-        need(0 < layer.gamma <= 1, at + "gamma", layer.gamma, "above 0 and at most 1")
+        share(at + "gamma", layer.gamma)
+        if layer.firing_threshold is not None:
+            share(at + "firing_threshold", layer.firing_threshold)
         for key in ("threshold", "bias_lr", "scale_lr"):
             not_negative(at + key, getattr(layer, key))
         if layer.weight_lr is not None:

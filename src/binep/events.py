@@ -9,7 +9,7 @@ what `Network.step` computes, to the last bit, step by step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -231,8 +231,7 @@ class Wiring:
 
     def _run(self, trace: Trace, task: Task, push: Tensor | None) -> tuple[Tensor, Tensor]:
         """Per sample and layer the last step in which a bit changed, and max|Δs| of the last."""
-        neurons = self.network.neurons[0]
-        assert isinstance(neurons, Binary)
+        neurons = [n for n in self.network.neurons if isinstance(n, Binary)]
         batch = len(trace.states)
         moved = torch.zeros(batch, len(self.sizes), dtype=torch.int64)
         residual = torch.zeros(batch, len(self.sizes))
@@ -251,8 +250,8 @@ class Wiring:
                 self.scale,
                 self.bias,
                 self.feedback,
-                np.float32(neurons.threshold),
-                neurons.filter,
+                np.array([n.threshold for n in neurons], np.float32),
+                neurons[0].filter,
                 layouts.flatten(push.float()).contiguous().numpy(),
                 np.float32(task.beta),
                 task.held is not None,
@@ -272,10 +271,11 @@ class Wiring:
 
 def fits(network: Network) -> bool:
     """Whether events can follow this network: bits, signs, a CPU, and pooling by the maximum."""
-    first = network.neurons[0]
+    if not all(type(neurons) is Binary for neurons in network.neurons):  # a subclass may differ
+        return False
+    first, *others = [neurons for neurons in network.neurons if isinstance(neurons, Binary)]
     return (
-        type(first) is Binary
-        and all(neurons == first for neurons in network.neurons)
+        all(replace(neurons, threshold=first.threshold) == first for neurons in others)
         and (first.hold_nudge or type(network.cost) is SquaredError)
         and all(layouts.is_compiled(synapse) for synapse in network.synapses)
     )

@@ -237,13 +237,13 @@ def initial_network(config: Config, generator: torch.Generator | None = None) ->
     return build_network(config, shape, classes, generator or _generators(config.seed, 3)[0])
 
 
-def build_neurons(config: Config) -> Neurons:
-    """The neurons that every layer of a configuration shares."""
-    dynamics, learning = config.dynamics, config.learning
+def build_neurons(config: Config, layer: Layer) -> Neurons:
+    """The neurons of a layer."""
+    dynamics, learning, threshold = config.dynamics, config.learning, layer.firing_threshold
     if dynamics.activation == "hard-sigmoid":
         return Real(dynamics.initial_state, learning.nudge, learning.clip_nudged)
     return Binary(
-        dynamics.firing_threshold,
+        dynamics.firing_threshold if threshold is None else threshold,
         dynamics.neuron_filter,
         dynamics.initial_state,
         learning.hold_nudge,
@@ -279,7 +279,9 @@ def build_network(
         readout = synapses.pop()
         assert isinstance(readout, Dense)
         cost = CrossEntropy(readout)
-    return Network(synapses, build_neurons(config), cost, speed=config.speed)
+    layers = list(config.layers.values())[: len(synapses)]  # a readout has no neurons
+    neurons = [build_neurons(config, layer) for layer in layers]
+    return Network(synapses, neurons, cost, speed=config.speed)
 
 
 def _build_synapse(layer: Layer, shape: tuple[int, ...], options: dict[str, Any]) -> Synapse:

@@ -66,7 +66,7 @@ def phases(
     label: int,
     *,
     neurons: int,
-    threshold: float | None,
+    thresholds: Sequence[float] = (),
 ) -> Figure:
     """A sample's way through both phases: scores, states, residuals, energy and cost over time.
 
@@ -76,7 +76,7 @@ def phases(
         classes: names of the classes.
         label: the sample's class.
         neurons: how many of each layer are drawn, evenly spaced.
-        threshold: from which binary neurons fire; None of real ones.
+        thresholds: per layer from which state binary neurons fire; none of real ones.
     """
     # An output of one neuron per class is drawn as the scores, which are its states.
     shown = len(found.states) - np.array_equal(found.scores, found.states[-1])
@@ -89,8 +89,8 @@ def phases(
         states = found.states[layer - 1]
         picked = _evenly(states.shape[1], neurons)
         axes.plot(states[:, picked], color=_colour(layer), alpha=0.7, linewidth=0.8)
-        if threshold is not None:
-            axes.axhline(threshold, color="black", linestyle=":", linewidth=0.8)
+        if thresholds:
+            axes.axhline(thresholds[layer - 1], color="black", linestyle=":", linewidth=0.8)
         axes.set_ylabel(f"layer {layer}\nstate $s$")
         axes.set_ylim(min(-0.05, states.min()), max(1.05, states.max()))
     below = figure.add_subplot(rows[-1])

@@ -316,7 +316,7 @@ def _forward(drive, nudge, pull, states, ends, fired, steps, threshold, gamma):
 
 
 @_inline
-def _skip(free, shape, drive, push, pull, states, ends, fired, steps, threshold, gamma, residual):
+def _skip(free, shape, drive, push, pull, states, ends, fired, steps, thresholds, gamma, residual):
     """Take so many steps at once, if no bit will change in them; returns whether it was so.
 
     Args:
@@ -325,7 +325,8 @@ def _skip(free, shape, drive, push, pull, states, ends, fired, steps, threshold,
     layers = len(shape)
     for k in range(free):
         start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
-        if not _decided(drive[start:end], fired[start:end], threshold, np.float32(1e-6 / gamma)):
+        margin = np.float32(1e-6 / gamma)
+        if not _decided(drive[start:end], fired[start:end], thresholds[k], margin):
             return False
     for k in range(layers - 1, -1, -1):  # the output first, where a bit may change after all
         start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
@@ -337,7 +338,7 @@ def _skip(free, shape, drive, push, pull, states, ends, fired, steps, threshold,
             ends[start:end],
             fired[start:end],
             steps,
-            threshold,
+            thresholds[k],
             gamma,
         )
         if residual[k] < 0:
@@ -362,7 +363,7 @@ def settle(
     scale,
     bias,
     feedback,
-    threshold,
+    thresholds,
     gamma,
     push,
     beta,
@@ -413,7 +414,7 @@ def settle(
                     else:
                         for i in range(len(p)):
                             p[i] += beta * (nudge[i] - s[i])
-                _move(p, s, a, threshold, gamma)
+                _move(p, s, a, thresholds[k], gamma)
                 changes = _count(a, bits[b, start:end])
                 ends[k + 1] = ends[k] + changes
                 if changes:
@@ -448,7 +449,7 @@ def settle(
                     before,
                     fired,
                     left,
-                    threshold,
+                    thresholds,
                     gamma,
                     residual[b],
                 ):
