@@ -85,12 +85,15 @@ def test_no_bit_differs_from_the_plain_steps(
 
 
 def test_more_samples_than_16_bits_count_are_counted() -> None:
-    network = Network([Dense(2, 6), Dense(6, 2)], Binary(threshold=0.5))
-    x = torch.rand(1, 2).expand(2**15 + 9, 2)
-    estimator = EquilibriumPropagation(network, beta=2.0, free_steps=9, nudged_steps=9)
+    generator = torch.Generator().manual_seed(2)  # enough pairs change alike
+    synapses = [Dense(2, 6, generator=generator), Dense(6, 2, generator=generator)]
+    network = Network(synapses, Binary())
+    x = torch.rand(1, 2, generator=generator).expand(2**15 + 9, 2)
+    estimator = EquilibriumPropagation(
+        network, beta=2.0, free_steps=9, nudged_steps=9, nudging="one-sided"
+    )
 
     def run() -> list[torch.Tensor]:
-        estimator.nudging = "one-sided"
         estimator(x, network.cost.target(torch.ones(len(x), dtype=torch.int64)))
         return gradients(network)
 

@@ -478,10 +478,7 @@ def reproduce_command(arguments: Sequence[str]) -> None:
             jobs[reproduce.folder_of(options.output, name, seed)] = config
     unfinished = {f: c for f, c in jobs.items() if reproduce.is_unfinished(f, c)}
     reproduce.table(options.output)  # what cannot be read is said before any work
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{options.output}: cannot be made: {error.strerror}") from error
+    files.make_folder(options.output)
     try:
         for folder, config in unfinished.items():
             if (folder / "config.toml").exists():
@@ -616,10 +613,7 @@ def inspect_command(arguments: Sequence[str]) -> None:
     )
     drawn = {"phases": phases} | _drawings(experiment, found, whole)
     output = options.output or options.run / "inspect"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{output}: cannot be made: {error.strerror}") from error
+    files.make_folder(output)
     read = data.classes[int(found.scores[found.free_steps].argmax())]
     print(
         f"test image {options.index} of {data.name}: label {data.classes[label]}, read as {read}; "
@@ -715,10 +709,7 @@ def check_command(arguments: Sequence[str]) -> None:
                 f"--samples {options.samples}: must be at most {len(experiment.data.train)}, the "
                 f"training samples of {experiment.config.dataset}"
             )
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{options.output}: cannot be made: {error.strerror}") from error
+    files.make_folder(options.output)
     agreements: list[gradient_check.Agreement] = []
     traced: list[gradient_check.Traced] = []
     for experiment in experiments:

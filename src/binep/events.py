@@ -271,12 +271,11 @@ class Wiring:
 
 def fits(network: Network) -> bool:
     """Whether events can follow this network: bits, signs, a CPU, and pooling by the maximum."""
-    if not all(type(neurons) is Binary for neurons in network.neurons):  # a subclass may differ
-        return False
-    first, *others = [neurons for neurons in network.neurons if isinstance(neurons, Binary)]
+    binary = [neurons for neurons in network.neurons if type(neurons) is Binary]  # no subclass
     return (
-        all(replace(neurons, threshold=first.threshold) == first for neurons in others)
-        and (first.hold_nudge or type(network.cost) is SquaredError)
+        len(binary) == len(network)
+        and all(replace(n, threshold=binary[0].threshold) == binary[0] for n in binary)
+        and (binary[0].hold_nudge or type(network.cost) is SquaredError)
         and all(layouts.is_compiled(synapse) for synapse in network.synapses)
     )
 

@@ -44,6 +44,18 @@ def write(path: Path, content: bytes) -> None:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where there is none.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed process had begun to write."""
     for leftover in folder.glob(".*.tmp"):

@@ -263,9 +263,10 @@ class Network(nn.Module):
             check_every: steps between two looks at whether all has settled, at each of which the
                 host waits for the device; by default 1 on a CPU and 8 on a GPU.
         """
-        again = start is not None and x is start.clamped.x
-        clamped = start.clamped if start is not None and again else self.clamp(x)
-        trace = start.trace if start is not None and again else None
+        if start is not None and start.clamped.x is x:
+            clamped, trace = start.clamped, start.trace
+        else:
+            clamped, trace = self.clamp(x), None
         states = self.initial_states(clamped.x) if start is None else start.states
         held = self._nudge(states[-1], target, beta) if self.neurons[-1].hold_nudge else None
 

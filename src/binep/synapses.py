@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from itertools import starmap
 from typing import Literal
 
 import torch
@@ -416,14 +418,17 @@ class Conv(Synapse):
 
     def correlate(self, above: Tensor, below: Tensor) -> Tensor:
         """Unpool(s_above) correlated with s_below, the indices taken afresh at s_below."""
-        gradient, shape = None, list(self.values.shape)
-        for some, under in self._in_parts(above, below):
-            route = self.up(under)[1] if self.has_route else None
-            part: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
-                under.to(some.dtype), shape, self._unpool(some, route), padding=self.padding
-            )
-            gradient = part if gradient is None else gradient.add_(part)
-        return torch.zeros_like(self.values) if gradient is None else gradient
+        return reduce(Tensor.add_, starmap(self._correlate, self._in_parts(above, below)))
+
+    def _correlate(self, above: Tensor, below: Tensor) -> Tensor:
+        route = self.up(below)[1] if self.has_route else None
+        product: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
+            below.to(above.dtype),
+            list(self.values.shape),
+            self._unpool(above, route),
+            padding=self.padding,
+        )
+        return product
 
     def correlate_bias(self, above: Tensor) -> Tensor:
         """Σ s_above over the batch and over positions."""
