@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +154,23 @@ def test_a_sample_takes_the_steps_of_the_oracle_and_stops_where_relax_does(
         assert rows[-1][f"layer{layer + 1}_changed"] == abs(now - before).sum()
 
 
+@given(twins(), st.integers(1, 20), st.integers(1, 3))
+def test_activity_counts_the_neurons_that_send_something(
+    twins: Twins, free_steps: int, batch_size: int
+) -> None:
+    network = twins.network
+    network.speed = replace(PLAIN, alternate=False)
+    options = {"free_steps": free_steps, "tolerance": 0.0}
+    often, ever = inspection.activity(network, twins.x, batch_size=batch_size, **options)
+    ends = [inspection.follow(network, x, 0, nudged_steps=1, beta=0.0, **options) for x in twins.x]
+    for layer in range(len(network)):
+        sends = np.stack(
+            [oracle.fire(twins.dynamics, e.states[layer][e.free_steps]) != 0 for e in ends]
+        )
+        assert often[layer] == pytest.approx(sends.mean())
+        assert ever[layer] == pytest.approx(sends.any(axis=0).mean())
+
+
 # ---- weights
 
 
@@ -281,6 +299,12 @@ def test_every_kind_of_network_is_inspected(
     said = capsys.readouterr().out.splitlines()
     label = int(Experiment(SMALL).data.test.labels[3])
     assert said[0].startswith(f"test image 3 of mnist5k: label {label}, read as ")
+    layers = len(KINDS[kind].layers) - (kind == "real weights")
+    share = r"(\d+\.\d )" + f"{{{layers}}}%"
+    told = (
+        rf"of 500 test images, one activates {share} of the layers' neurons, all together {share}"
+    )
+    assert re.fullmatch(told, said.pop(1))
     paths = [output / "phases.csv", *(output / f"{name}.svg" for name in names)]
     assert [line for line in said[1:] if not line.startswith("no ")] == [str(p) for p in paths]
     assert {path.name for path in output.iterdir()} == {path.name for path in paths}
@@ -296,7 +320,6 @@ def test_every_kind_of_network_is_inspected(
     lines = (output / "phases.csv").read_text().splitlines()
     phases = drawn[0]
     assert any(len(line.get_xdata()) == len(lines) - 1 for line in phases.axes[0].lines)
-    layers = len(KINDS[kind].layers) - (kind == "real weights")
     assert f"layer{layers}_residual" in lines[0].split(",")
     assert (f"layer{layers}_fired" in lines[0].split(",")) == ("bits" in kind)
 

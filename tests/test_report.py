@@ -288,7 +288,7 @@ def test_a_log_alone_gives_a_page_that_says_what_it_lacks(
 
 def test_without_the_data_set_the_weights_are_still_shown(tmp_path: Path) -> None:
     data = write_mnist(tmp_path / "data")
-    layers = {"1": Layer(4, kind="conv"), "2": Layer(20)}
+    layers = {"1": Layer(4, kind="conv", firing_threshold=0.25), "2": Layer(20)}
     bits = Config(
         dataset="mnist",
         epochs=1,
@@ -303,6 +303,7 @@ def test_without_the_data_set_the_weights_are_still_shown(tmp_path: Path) -> Non
     row = runs.read_metrics(tmp_path / "run" / "metrics.csv")[-1]
     for label, column in report.READOUTS.items():
         assert page.column(column) == [f"{row[label]:.2f}"]
+    assert page.column("fires from", "layer") == ["0.25", "0.5"]
     assert f"{row['test_error']:.2f}; from fired bits {row['test_error_bits']:.2f}" in page.said
 
     page = written([tmp_path / "run"], tmp_path / "page.html", "--data-dir", str(tmp_path / "no"))

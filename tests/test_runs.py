@@ -339,6 +339,13 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(DENSE.to_toml())
     with refused(tmp_path, "no epoch has ended yet"):
         runs.load(tmp_path)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small/config.toml").write_text(DENSE.to_toml())
+    for name, hint in (("smal", " (did you mean small?)"), ("other", "")):
+        missing = tmp_path / name
+        with pytest.raises(RunError) as error:
+            runs.load(missing)
+        assert str(error.value) == f"{missing}: not a run folder: there is none of this name{hint}"
 
 
 @pytest.mark.usefixtures("undrawn")

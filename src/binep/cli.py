@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -553,6 +553,9 @@ def report_command(arguments: Sequence[str]) -> None:
 
 # inspect -----------------------------------------------------------------------------------------
 
+ACTIVITY = 500
+"""Test images over which it is counted which neurons ever fire."""
+
 
 @dataclass(frozen=True)
 class InspectOptions:
@@ -619,6 +622,17 @@ def inspect_command(arguments: Sequence[str]) -> None:
         f"test image {options.index} of {data.name}: label {data.classes[label]}, read as {read}; "
         f"settles in {_join(found.settled[0])} steps, nudged in {_join(found.settled[1])}"
     )
+    few = data.test.images[:ACTIVITY]
+    often, ever = inspection.activity(
+        experiment.network,
+        data.prepare(few),
+        free_steps=config.dynamics.free_steps,
+        tolerance=config.dynamics.settle_tol,
+    )
+    print(
+        f"of {len(few)} test images, one activates {_percents(often)} of the layers' neurons, "
+        f"all together {_percents(ever)}"
+    )
     files.write(output / "phases.csv", runs.table(found.rows(), digits=9).encode())
     print(output / "phases.csv")
     for name, figure in drawn.items():
@@ -628,6 +642,10 @@ def inspect_command(arguments: Sequence[str]) -> None:
         else:
             files.write(path, plots.rendered(figure, options.format))
             print(path)
+
+
+def _percents(shares: Iterable[float]) -> str:
+    return " ".join(f"{100 * share:.1f}" for share in shares) + " %"
 
 
 def _drawings(

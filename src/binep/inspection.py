@@ -164,6 +164,36 @@ def _last(moved: Array) -> Array:
     return np.asarray((moved * np.arange(1, len(moved) + 1)[:, None]).max(axis=0))
 
 
+@torch.no_grad()
+def activity(
+    network: Network, x: Tensor, *, free_steps: int, tolerance: float = 1e-6, batch_size: int = 100
+) -> tuple[Array, Array]:
+    """How much of each layer takes part: which neurons send something when they have settled.
+
+    A neuron that never does, as many whose threshold is above all their drives, tells the layers
+    around it nothing, and EP gives its weights no gradient.
+
+    Args:
+        network: the network.
+        x: samples, (samples, *input_shape).
+        free_steps: T, the most steps of the free phase.
+        tolerance: see `Network.relax`.
+        batch_size: samples that settle at a time.
+
+    Returns:
+        Of each layer, (L,), the share of neurons that send anything but 0: in the mean over the
+        samples, and for at least one of them.
+    """
+    total: list[Tensor] = []
+    for some in torch.split(x, batch_size):
+        states = network.relax(some, free_steps, tolerance=tolerance).states
+        pairs = zip(network.neurons, states, strict=True)
+        counts = [(n.fire(s).flatten(1) != 0).sum(dim=0) for n, s in pairs]
+        total = [a + b for a, b in zip(total, counts, strict=True)] if total else counts
+    often = np.array([float(count.double().mean()) / len(x) for count in total])
+    return often, np.array([float((count > 0).double().mean()) for count in total])
+
+
 @dataclass(frozen=True)
 class Momenta:
     """How far the weights of a layer are pushed towards their flip.

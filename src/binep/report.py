@@ -26,7 +26,8 @@ from torch import Tensor
 from binep import claims, plots, reproduce, runs
 from binep.config import Config, Layer, preset, preset_names
 from binep.data import DataError
-from binep.experiment import initial_network
+from binep.experiment import build_neurons, initial_network
+from binep.neurons import Binary
 from binep.reproduce import Measured
 from binep.synapses import Dense, Synapse
 
@@ -526,11 +527,17 @@ def _setting(config: Config) -> list[tuple[str, str]]:
 
 def _layers(config: Config) -> Table:
     real = config.learning.synapses == "real"
-    head = ["layer", "kind", "size", "bias rate"]
+    bits = config.dynamics.activation == "heaviside"
+    readout = list(config.layers)[-1] if config.learning.cost == "cross-entropy" else None
+    head = ["layer", "kind", "size", *(["fires from"] if bits else []), "bias rate"]
     head += ["weight rate"] if real else ["momentum γ", "threshold τ", "α rate"]
     rows = []
     for number, layer in config.layers.items():
-        cells = [number, _kind(layer), str(layer.size), f"{layer.bias_lr:g}"]
+        cells = [number, _kind(layer), str(layer.size)]
+        neurons = build_neurons(config, layer)
+        if isinstance(neurons, Binary):
+            cells.append("" if number == readout else f"{neurons.threshold:g}")
+        cells.append(f"{layer.bias_lr:g}")
         if real:
             rate = layer.bias_lr if layer.weight_lr is None else layer.weight_lr
             cells.append(f"{rate:g}")

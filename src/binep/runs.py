@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binep.config import Config, ConfigError, differing
+from binep.config import Config, ConfigError, did_you_mean, differing
 from binep.experiment import EpochResult, Experiment, check_fit, stored
 from binep.files import RunError, load_tensors, locked, remove_leftovers, save_tensors, write
 from binep.guards import Guards
@@ -376,8 +376,11 @@ def without_machine(config: Config) -> Config:
 def _config_of(folder: Path) -> Config:
     path = folder / "config.toml"
     if not path.is_file():
-        what = "it holds no config.toml" if folder.exists() else "there is none of this name"
-        raise RunError(f"{folder}: not a run folder: {what}")
+        if folder.exists():
+            raise RunError(f"{folder}: not a run folder: it holds no config.toml")
+        siblings = [found.parent.name for found in folder.parent.glob("*/config.toml")]
+        hint = did_you_mean(folder.name, siblings)
+        raise RunError(f"{folder}: not a run folder: there is none of this name{hint}")
     return Config.load(path)
 
 
