@@ -9,7 +9,7 @@ import pytest
 import samples
 import torch
 
-from binep import seed_cli
+from binep import claims, seed_cli
 from binep.config import Config, ConfigError, preset, preset_names
 from binep.experiment import Experiment
 
@@ -33,8 +33,30 @@ def replaced(words: list[str], flag: str, *values: str) -> list[str]:
 
 def test_there_are_eighteen_and_each_is_a_preset() -> None:
     assert len(COMMANDS) == 18
-    references = {name for name in preset_names() if name.endswith("-reference")}
-    assert set(preset_names()) - references == {*COMMANDS, "quickstart"}
+    others = {name for name in preset_names() if name.endswith(("-reference", "-final"))}
+    assert set(preset_names()) - others == {*COMMANDS, "quickstart"}
+
+
+def test_what_the_authors_corrected_is_a_preset_beside_the_printed_one() -> None:
+    """By hand, from their corrected commands: hidden sizes, outputs and steps, nothing else."""
+    sizes = {
+        "mnist-fc1-ep-alpha": ([4096, 10], 1, 10),
+        "mnist-bits-fc1-ep-alpha": ([8192, 100], 10, 10),
+        "mnist-bits-fc2-ep": ([8192, 8192, 6000], 600, 10),
+        "mnist-bits-fc2-ep-alpha": ([8192, 8192, 6000], 600, 10),
+    }
+    assert {row.corrects for row in claims.rows().values()} - {None} == set(sizes)
+    for name, (wanted, copies, nudged_steps) in sizes.items():
+        printed, final = preset(name), preset(f"{name}-final")
+        assert [layer.size for layer in final.layers.values()] == wanted
+        assert final.learning.output_copies == copies
+        assert final.dynamics.nudged_steps == nudged_steps
+        same = {n: dataclasses.replace(layer, size=1) for n, layer in printed.layers.items()}
+        layers = {n: dataclasses.replace(layer, size=1) for n, layer in final.layers.items()}
+        assert layers == same
+        assert dataclasses.replace(final.learning, output_copies=1) == dataclasses.replace(
+            printed.learning, output_copies=1
+        )
 
 
 @pytest.mark.parametrize("name", COMMANDS)

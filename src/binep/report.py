@@ -306,15 +306,15 @@ def _difference(root: Path, row: claims.Row, longest: Sequence[Measured]) -> str
 
 
 def _first_epochs(report: Report, row: claims.Row) -> Table | None:
-    if not row.original:
+    if not row.original_errors:
         return None
-    count = len(row.original)
+    count = len(row.original_errors)
     head = ["test error (%) after epoch", *(str(i + 1) for i in range(count))]
     rows = []
     for run in report.runs:
         errors = [_number(metrics["test_error"]) for metrics in run.metrics[:count]]
         rows.append([f"binep, seed {run.config.seed}", *errors, *[""] * (count - len(errors))])
-    rows.append(["the paper's own program, seed 0", *(f"{error:.2f}" for error in row.original)])
+    rows.append(["the paper's own program, seed 0", *(f"{error:.2f}" for error in row.original_errors)])
     return head, rows
 
 

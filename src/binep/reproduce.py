@@ -132,10 +132,11 @@ def table(root: Path) -> str:
     machines: list[str] = []
     for name, row in claims.rows().items():
         config, found = preset(name), longest(measured(root, name))
-        cells = [f"`{name}`", config.summary(), "not run", "", row.claim]
+        title = f"`{name}`" + (f", which corrects `{row.corrects}`" if row.corrects else "")
+        cells = [title, config.summary(), "not run", "", row.claim]
         if found:
             cells[0] = ", ".join(
-                [f"`{name}`", *(f"[{m.folder.name}]({m.folder.relative_to(root)})" for m in found)]
+                [title, *(f"[{m.folder.name}]({m.folder.relative_to(root)})" for m in found)]
             )
             cells[2:4] = [errors_of(found), f"{len(found)} × {epochs_of(found, config)}"]
         cells.append(reference_of(root, row, found))
@@ -154,7 +155,7 @@ def table(root: Path) -> str:
 def reference_of(root: Path, row: claims.Row, found: Sequence[Measured]) -> str:
     """Test error (%) of a row's full-precision reference, if it was run in the same folder."""
     if row.reference is None:
-        return "" if row.preset.endswith("-reference") else "none"
+        return "" if row.is_reference else "none"
     reference = longest(measured(root, row.reference))
     if not reference:
         return "not run"
@@ -201,14 +202,14 @@ def first_epochs(root: Path) -> str:
     lines = []
     for name, row in claims.rows().items():
         found = [m for m in measured(root, name) if m.config.seed == 0]
-        if not row.original or not found:
+        if not row.original_errors or not found:
             continue
-        epochs = range(1, len(row.original) + 1)
+        epochs = range(1, len(row.original_errors) + 1)
         lines += [f"| `{name}`, seed 0, after epoch | {' | '.join(map(str, epochs))} |"]
-        lines += [f"|---{'|---' * len(row.original)}|"]
-        ours = [f"{m['test_error']:.2f}" for m in found[0].metrics[: len(row.original)]]
+        lines += [f"|---{'|---' * len(row.original_errors)}|"]
+        ours = [f"{m['test_error']:.2f}" for m in found[0].metrics[: len(row.original_errors)]]
         lines += [f"| binep (%) | {' | '.join(ours)} |"]
-        theirs = [f"{error:.2f}" for error in row.original]
+        theirs = [f"{error:.2f}" for error in row.original_errors]
         lines += [f"| the paper's own program (%) | {' | '.join(theirs)} |", ""]
     return "\n".join(lines)
 
