@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from binep.config import Layer
-from binep.experiment import Experiment
-from binep.optim import BinaryFlip
-from binep.synapses import Synapse
+from binep.core.optim import BinaryFlip
+from binep.core.synapses import Synapse
+from binep.experiment.config import Layer
+from binep.experiment.experiment import Experiment
 
 
 def momentum_of(optimizer: BinaryFlip, signs: Tensor) -> Tensor:

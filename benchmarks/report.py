@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from binep import files
+from binep.runs import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ def write_report(folder: Path) -> None:
     page += _roofline_table(timings, read(folder, "roofline"), read(folder, "rates"))
     page += _scaling_table(scaling)
     files.write(folder / "README.md", ("\n".join(page).rstrip() + "\n").encode())
-    from binep.plots import rendered  # matplotlib's memory is not to count among binep's
+    from binep.runs.curves import rendered  # matplotlib's memory is not to count among binep's
 
     files.write(folder / "speed.svg", rendered(_figure(timings, scaling), "svg"))
 
@@ -266,7 +266,7 @@ def _curves(scaling: Sequence[Row]) -> dict[str, list[tuple[float, float, str]]]
 def _figure(timings: Sequence[Timing], scaling: Sequence[Row]) -> Figure:
     from matplotlib.figure import Figure
 
-    from binep.plots import COLOURS
+    from binep.runs.curves import COLOURS
 
     figure = Figure(figsize=(11, 9), layout="constrained")
     grid = figure.add_gridspec(2, 1)
@@ -302,7 +302,7 @@ def _base(sweep: str) -> dict[str, int]:
 
 def _bars(axes: Axes, timings: Sequence[Timing]) -> None:
     """Plain beside binep on a log scale, at the first and the last stage of training."""
-    from binep.plots import COLOURS
+    from binep.runs.curves import COLOURS
 
     shapes = list(dict.fromkeys(t.shape for t in timings))
     looks: dict[str, dict[str, Any]] = {

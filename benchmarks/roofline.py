@@ -11,9 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from binep import digits, fused
-from binep.network import Network
-from binep.synapses import Conv, Dense, Synapse
+from binep.core.network import Network
+from binep.core.synapses import Conv, Dense, Synapse
+from binep.solvers.digits import solver as digits
+from binep.solvers.in_cache import solver as fused
 
 SIDE = 2048
 """Side of the square matrices that are multiplied to find a rate."""

@@ -16,10 +16,10 @@ from statistics import mean, stdev
 import tyro
 
 from benchmarks.report import Row
-from binep import files
-from binep.config import Config, preset
-from binep.experiment import Experiment
-from binep.network import Speed
+from binep.core.network import Speed
+from binep.experiment.config import Config, preset
+from binep.experiment.experiment import Experiment
+from binep.runs import files
 
 PLAIN = Speed("exact", follow_events=False, fused_steps=False, alternate=False, fused_flips=False)
 REAL = {

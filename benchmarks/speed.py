@@ -32,13 +32,14 @@ from torch import Tensor
 from benchmarks.plain import Plain
 from benchmarks.report import TABLES, Row, read, write_report
 from benchmarks.roofline import measured_rates, stages
-from binep import data, files
-from binep.config import Config, preset
-from binep.data import DataError
-from binep.experiment import Experiment
-from binep.gradients import EquilibriumPropagation
-from binep.network import Speed
-from binep.runs import environment
+from binep.core.gradients import EquilibriumPropagation
+from binep.core.network import Speed
+from binep.data import sources as data
+from binep.data.sources import DataError
+from binep.experiment.config import Config, preset
+from binep.experiment.experiment import Experiment
+from binep.runs import files
+from binep.runs.folder import environment
 
 SHAPES = (
     "mnist-fc1-ep",

@@ -20,7 +20,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import binep
-from binep import cli, seed_cli
+from binep.cli import main as cli
+from binep.cli import paper as seed_cli
 
 project = "binep"
 release = metadata.version("binep")

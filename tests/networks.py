@@ -11,10 +11,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from binep.costs import CrossEntropy, SquaredError
-from binep.network import Network
-from binep.neurons import Binary, Neurons, Real
-from binep.synapses import Conv, Dense, Synapse
+from binep.core.costs import CrossEntropy, SquaredError
+from binep.core.network import Network
+from binep.core.neurons import Binary, Neurons, Real
+from binep.core.synapses import Conv, Dense, Synapse
 
 
 @dataclass

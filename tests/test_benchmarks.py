@@ -13,10 +13,10 @@ from benchmarks.plain import Plain, momentum_of
 from benchmarks.report import read, write_report
 from benchmarks.roofline import stages
 from benchmarks.speed import Options, batches_of, compare, keep, settling
-from binep import digits
-from binep.config import Config, Dynamics, Layer, Learning
-from binep.experiment import Experiment
-from binep.network import Speed
+from binep.core.network import Speed
+from binep.experiment.config import Config, Dynamics, Layer, Learning
+from binep.experiment.experiment import Experiment
+from binep.solvers.digits import solver as digits
 
 FLIP: dict[str, Any] = {"gamma": 1e-2, "threshold": 1e-5, "bias_lr": 0.05}
 MAP: dict[str, Any] = {"kind": "conv", "kernel": 5, "padding": 1, "pool": 3, **FLIP}

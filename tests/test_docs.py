@@ -21,9 +21,11 @@ import torch
 from markdown_it import MarkdownIt
 
 import binep
-from binep import cli, runs, seed_cli
-from binep.config import Config, Layer, preset_names
-from binep.experiment import Experiment
+from binep.cli import main as cli
+from binep.cli import paper as seed_cli
+from binep.experiment.config import Config, Layer, preset_names
+from binep.experiment.experiment import Experiment
+from binep.runs import folder as runs
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("results/*.md")]

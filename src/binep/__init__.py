@@ -1,15 +1,15 @@
 """Dynamical binary neural networks trained by equilibrium propagation."""
 
-import binep.openmp  # noqa: F401
-from binep.config import Config, Dynamics, Layer, Learning, preset
-from binep.costs import Cost, CrossEntropy, SquaredError
-from binep.experiment import Experiment
-from binep.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
-from binep.network import Equilibrium, Network, Speed
-from binep.neurons import Binary, Neurons, Real
-from binep.optim import BinaryFlip, GradientDescent
-from binep.synapses import Conv, Dense, Synapse
-from binep.training import evaluate, train_epoch
+import binep.cli.openmp  # noqa: F401
+from binep.core.costs import Cost, CrossEntropy, SquaredError
+from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
+from binep.core.network import Equilibrium, Network, Speed
+from binep.core.neurons import Binary, Neurons, Real
+from binep.core.optim import BinaryFlip, GradientDescent
+from binep.core.synapses import Conv, Dense, Synapse
+from binep.experiment.config import Config, Dynamics, Layer, Learning, preset
+from binep.experiment.experiment import Experiment
+from binep.experiment.training import evaluate, train_epoch
 
 __all__ = [
     "BackpropThroughTime",

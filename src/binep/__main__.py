@@ -1,5 +1,5 @@
 """`python -m binep`."""
 
-from binep.cli import main
+from binep.cli.main import main
 
 raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The science, in torch alone: neurons, synapses, costs, the network, estimators, optimizers."""

@@ -1,0 +1,113 @@
+"""Costs: what the output should be, and the force that nudges it there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from binep.core.synapses import Dense
+
+Readout = Literal["averaged", "single"]
+
+
+class Cost(nn.Module, ABC):
+    """The cost C(s_L, target) of an output, per sample.
+
+    Attributes:
+        classes: number of classes.
+        copies: output neurons per class that can be read apart.
+    """
+
+    classes: int
+    copies: int = 1
+
+    @abstractmethod
+    def target(self, labels: Tensor) -> Tensor:
+        """What `force` and `loss` compare with, from class labels (batch,): whole numbers."""
+
+    @abstractmethod
+    def force(self, output: Tensor, target: Tensor) -> Tensor:
+        """−∂C/∂s_L, in the shape of the output."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """C of each sample: (batch,)."""
+
+    @abstractmethod
+    def scores(self, output: Tensor, readout: Readout) -> Tensor:
+        """A score per class, (batch, classes): the prediction is its argmax.
+
+        Args:
+            output: states or fired bits of the output layer.
+            readout: of a class's neurons take the mean ("averaged") or the first ("single").
+        """
+
+
+class SquaredError(Cost):
+    """C = ½‖s_L − y‖², with y one-hot, each class repeated over its output neurons.
+
+    Args:
+        classes: number of classes.
+        copies: output neurons per class, class-major (`expand_output`).
+    """
+
+    def __init__(self, classes: int, copies: int = 1) -> None:
+        super().__init__()
+        self.classes, self.copies = classes, copies
+
+    def target(self, labels: Tensor) -> Tensor:
+        """One-hot, repeated: (batch, classes·copies)."""
+        return F.one_hot(labels, self.classes).repeat_interleave(self.copies, dim=1)
+
+    def force(self, output: Tensor, target: Tensor) -> Tensor:
+        """Y − s_L."""
+        return target - output
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """½‖s_L − y‖²."""
+        return (output - target).square().sum(dim=1) / 2
+
+    def scores(self, output: Tensor, readout: Readout) -> Tensor:
+        """Mean, or first neuron, of each class's group."""
+        groups = output.view(len(output), self.classes, self.copies)
+        return groups.mean(dim=2) if readout == "averaged" else groups[:, :, 0]
+
+
+class CrossEntropy(Cost):
+    """Cross-entropy of a softmax readout of the last layer; Laborieux et al. 2021, section 2.3.
+
+    The readout y^ = softmax(W·s_L + b) sends nothing back, except through the nudge; it is no
+    part of the dynamics and learns by the gradient of the cost at the free equilibrium.
+
+    Args:
+        readout: dense synapses from the last layer of neurons to one output per class.
+    """
+
+    def __init__(self, readout: Dense) -> None:
+        super().__init__()
+        self.readout = readout
+        (self.classes,) = readout.output_shape
+
+    def _logits(self, output: Tensor) -> Tensor:
+        return self.readout.biased(self.readout.up(output)[0])
+
+    def target(self, labels: Tensor) -> Tensor:
+        """One-hot: (batch, classes)."""
+        return F.one_hot(labels, self.classes)
+
+    def force(self, output: Tensor, target: Tensor) -> Tensor:
+        """Wᵀ(y − y^), in the shape of the output."""
+        residual = target - torch.softmax(self._logits(output), dim=1)
+        return self.readout.down(residual, None).view_as(output)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """−Σ y·log y^."""
+        return -(target * torch.log_softmax(self._logits(output), dim=1)).sum(dim=1)
+
+    def scores(self, output: Tensor, readout: Readout) -> Tensor:
+        """The logits; a class has one of them, so both readouts are the same."""
+        return self._logits(output)

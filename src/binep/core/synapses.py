@@ -1,0 +1,439 @@
+"""Synapses: what joins one layer of neurons to the next.
+
+A synapse multiplies upward (W ⋆ s), downward (Wᵀ ⋆ s), and correlates the states at its two ends,
+which is the gradient of its part of the network's Φ = Σ s·(W ⋆ s_below) + b·s (paper, section 2).
+"⋆" is a dense product, or a convolution followed by pooling.
+
+A binary weight is a sign times a scaling factor, W = α·sign(w); both are stored apart, so that at
+every moment a weight is exactly ±α (paper, section 3.1).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from itertools import starmap
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+from binep.solvers import machine
+
+_AT_ONCE = 2**19
+"""Elements of a convolution's maps before pooling."""
+
+Weights = Literal["binary", "real"]
+Route = Tensor | None
+"""Indices of the maxima that `Conv.up` pooled; None where nothing was max-pooled."""
+
+
+Version = tuple[int, int]
+"""Of a tensor's contents: where they lie, and how often they have changed."""
+
+
+def version_of(values: Tensor) -> Version:
+    """The contents' version now."""
+    return values.data_ptr(), values._version
+
+
+def note_changed_rows(values: Tensor, rows: Tensor) -> None:
+    """Count a change that PyTorch has not seen, for those who keep a copy in another form."""
+    before = version_of(values)
+    torch.autograd.graph.increment_version(values)
+    values.last_change = (before, version_of(values), rows)  # type: ignore[attr-defined]
+
+
+def changed_rows(values: Tensor, since: Version | None) -> Tensor | None:
+    """The rows that may have changed since a version, or None if nobody knows."""
+    before, after, rows = getattr(values, "last_change", (None, None, None))
+    return rows if (before, after) == (since, version_of(values)) else None
+
+
+class Synapse(nn.Module, ABC):
+    """What joins a layer below to a layer above.
+
+    Attributes:
+        values: the signs ±1 of binary weights, or real weights themselves; ``values.grad`` is the
+            gradient with respect to the weight W, for binary weights too; sparse where shortcuts
+            follow bits. To be changed in place, not through ``.data``: shortcuts keep them in other
+            forms, and PyTorch's count of changes tells when to make these anew.
+        scale: the scaling factor α > 0: shape () for a dense layer, (channels,) for a
+            convolution; None with real weights.
+        bias: one value per neuron (dense) or per channel (convolution).
+        input_shape: shape of one sample below.
+        output_shape: shape of one sample above.
+        has_route: whether `down` needs the route of the `up` of the same time step.
+    """
+
+    values: nn.Parameter
+    scale: nn.Parameter | None
+    bias: nn.Parameter
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    has_route = False
+
+    def _initialise(
+        self,
+        shape: tuple[int, ...],
+        per_channel: bool,
+        weights: Weights,
+        zero_bias: bool,
+        generator: torch.Generator | None,
+    ) -> None:
+        """PyTorch's default, U(−1/√fan_in, 1/√fan_in), then W = α·sign(w) with α = mean|w|.
+
+        A channel's α is rounded to 12 bits (the paper's program rounds to four decimals), so that
+        what the channels of binary neurons send down adds up exactly in float32.
+        """
+        if weights not in ("binary", "real"):
+            raise ValueError(f"weights = {weights!r}: must be 'binary' or 'real'")
+        bound = 1 / math.sqrt(math.prod(shape[1:]))
+
+        def uniform(*size: int) -> Tensor:
+            return torch.empty(*size).uniform_(-bound, bound, generator=generator)
+
+        w = uniform(*shape)
+        if weights == "binary":
+            alpha = _round(w.abs().flatten(1).mean(dim=1)) if per_channel else w.abs().mean()
+            self.values = nn.Parameter(torch.where(w >= 0, 1.0, -1.0))
+            self.scale = nn.Parameter(alpha)
+        else:
+            self.values = nn.Parameter(w)
+            self.register_parameter("scale", None)
+        bias = uniform(shape[0])
+        self.bias = nn.Parameter(torch.zeros_like(bias) if zero_bias else bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """W, in the shape of ``values``: exactly ±α for binary weights."""
+        if self.scale is None:
+            return self.values
+        return self.values * self.per_weight(self.scale)
+
+    def per_weight(self, scale: Tensor) -> Tensor:
+        """A scaling factor viewed so that it broadcasts over the weights that share it."""
+        return scale.view(-1, *[1] * (self.values.dim() - 1))
+
+    def train_scale(self, learn: bool) -> None:
+        """Whether estimators are to fill ``scale.grad``; real weights have no scale."""
+        if self.scale is not None:
+            self.scale.requires_grad_(learn)
+
+    @abstractmethod
+    def up(self, below: Tensor) -> tuple[Tensor, Route]:
+        """W ⋆ below, without the bias.
+
+        Args:
+            below: (batch, *input_shape).
+
+        Returns:
+            The drive, (batch, *output_shape), and the route that `down` follows back.
+        """
+
+    def up_input(self, x: Tensor) -> tuple[Tensor, Route]:
+        """`up` for the network's input, which is sent once for many steps."""
+        return self.up(x)
+
+    @abstractmethod
+    def down(self, above: Tensor, route: Route) -> Tensor:
+        """Wᵀ ⋆ above: (batch, *output_shape) to (batch, *input_shape).
+
+        Args:
+            above: what the layer above sends.
+            route: from the `up` of the same time step.
+        """
+
+    @abstractmethod
+    def correlate(self, above: Tensor, below: Tensor) -> Tensor:
+        """Σ over the batch of above ⊗ below: ∂/∂W of Σ above·(W ⋆ below); shape of ``values``."""
+
+    @abstractmethod
+    def correlate_bias(self, above: Tensor) -> Tensor:
+        """∂/∂b of Σ b·above: summed over the batch, and over positions of a convolution."""
+
+    @abstractmethod
+    def biased(self, drive: Tensor) -> Tensor:
+        """The drive with the bias added."""
+
+    def per_scale(self, weight_gradient: Tensor) -> Tensor:
+        """∂/∂α from ∂/∂W: Σ sign·∂/∂W over the weights that share α; shape of ``scale``."""
+        assert self.scale is not None
+        values = self.values.detach()
+        if weight_gradient.is_sparse:
+            rows, weight_gradient = weight_gradient.indices()[0], weight_gradient.values()
+            values = values[rows]
+        product = values * weight_gradient
+        return product.sum() if self.scale.dim() == 0 else product.flatten(1).sum(dim=1)
+
+
+def _grey_levels(x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """X as uint8 times a unit, if it is that up to the rounding of its float32."""
+    largest = x.max()
+    if x.dtype != torch.float32 or x.shape[1] < 2 or not (largest > 0 and x.min() >= 0):
+        return None
+    unit = largest / 255
+    whole = (x / unit).round_()
+    if (whole * unit - x).abs_().max() > 2**-23 * largest:
+        return None
+    return whole.to(torch.uint8), unit
+
+
+def _round(positive: Tensor) -> Tensor:
+    """Numbers rounded to twelve significant bits."""
+    mantissa, exponent = torch.frexp(positive)
+    return torch.ldexp((mantissa * 2**12).round() / 2**12, exponent)
+
+
+class Dense(Synapse):
+    """All-to-all synapses.
+
+    Args:
+        inputs: neurons below, or the shape of one sample below, which is flattened.
+        outputs: neurons above.
+        weights: "binary" (±α) or "real" (the full-precision reference).
+        zero_bias: start from zero biases instead of PyTorch's default.
+        generator: of the initial values (on the CPU); the global one if None.
+
+    Raises:
+        ValueError: a size below one.
+    """
+
+    def __init__(
+        self,
+        inputs: int | Sequence[int],
+        outputs: int,
+        *,
+        weights: Weights = "binary",
+        zero_bias: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.input_shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+        self.output_shape = (outputs,)
+        if min(*self.input_shape, outputs) < 1:
+            raise ValueError(f"Dense({inputs}, {outputs}): sizes must be at least 1")
+        self._int8: dict[bool, tuple[Version, Tensor]] = {}
+        shape = (outputs, math.prod(self.input_shape))
+        self._initialise(shape, False, weights, zero_bias, generator)
+
+    def up(self, below: Tensor) -> tuple[Tensor, Route]:
+        """W·s."""
+        below = below.flatten(1)
+        if self._in_integers(below):
+            return self._scaled(torch._int_mm(below, self._signs(transposed=True))), None
+        return self._scaled(F.linear(below.to(self.values.dtype), self.values)), None
+
+    def up_input(self, x: Tensor) -> tuple[Tensor, Route]:
+        """W·x: exact in integers where x has 256 grey levels."""
+        in_integers = self._has_int8() and not torch.is_grad_enabled()
+        levels = _grey_levels(x.flatten(1)) if in_integers else None
+        if levels is None:
+            return self.up(x)
+        whole, unit = levels
+        if machine.multiplies_integers():
+            # The signs as they are: no transposed copy is needed of synapses that only send up.
+            product = torch._int_mm(whole, self._signs(transposed=False).t())
+        else:
+            product = F.linear(whole.float(), self.values)  # as exact
+        return self._scaled(product * unit), None
+
+    def down(self, above: Tensor, route: Route) -> Tensor:
+        """Wᵀ·s."""
+        if self._in_integers(above):
+            product = self._scaled(torch._int_mm(above, self._signs(transposed=False)))
+        else:  # scaled last, sums of bits and signs are exact
+            product = self._scaled(above.to(self.values.dtype) @ self.values)
+        return product.view(-1, *self.input_shape)
+
+    def correlate(self, above: Tensor, below: Tensor) -> Tensor:
+        """Σ s_above ⊗ s_below."""
+        return above.T @ below.flatten(1).to(above.dtype)
+
+    def _scaled(self, product: Tensor) -> Tensor:
+        product = product.to(self.values.dtype)
+        return product if self.scale is None else product * self.scale
+
+    def _in_integers(self, sent: Tensor) -> bool:
+        """Whether to multiply bits by signs in int8, with exact 32-bit sums.
+
+        Floats are as exact here (sums stay far below 2²⁴) but several times slower on many CPUs.
+        """
+        # torch._int_mm is wrong for sums of one term (torch 2.13)
+        fits = sent.dtype == torch.int8 and self._has_int8() and sent.shape[1] > 1
+        return fits and machine.multiplies_integers()
+
+    def _has_int8(self) -> bool:
+        return self.values.device.type == "cpu" and self.scale is not None
+
+    def _signs(self, transposed: bool) -> Tensor:
+        """The signs as int8, (outputs, inputs) or transposed; made anew when ``values`` change."""
+        version = version_of(self.values)
+        made_of, signs = self._int8.get(transposed, (None, None))
+        if signs is None or made_of != version:
+            rows = None if signs is None else changed_rows(self.values, made_of)
+            values = self.values.detach()
+            if signs is None or rows is None:
+                signs = values.to(torch.int8)
+                signs = signs.t().contiguous() if transposed else signs
+            else:
+                (signs.t() if transposed else signs)[rows] = values[rows].to(torch.int8)
+            self._int8[transposed] = (version, signs)
+        return signs
+
+    def correlate_bias(self, above: Tensor) -> Tensor:
+        """Σ s_above."""
+        return above.sum(dim=0)
+
+    def biased(self, drive: Tensor) -> Tensor:
+        """One bias per neuron."""
+        return drive + self.bias
+
+
+class Conv(Synapse):
+    """A convolution followed by pooling; feedback is its transpose through the pooled indices.
+
+    Args:
+        input_shape: (channels, height, width) of one sample below.
+        channels: output channels.
+        kernel: side of the square kernel; the stride is 1.
+        padding: zeros around the input.
+        pool: side and stride of the pooling window; 1 for none. Rows and columns that do not
+            fill a window are dropped.
+        pooling: "max" or "average".
+        weights: "binary" (one α per output channel) or "real".
+        zero_bias: start from zero biases instead of PyTorch's default.
+        generator: of the initial values (on the CPU); the global one if None.
+
+    Raises:
+        ValueError: the kernel or the pool is larger than its map, or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        channels: int,
+        *,
+        kernel: int = 5,
+        padding: int = 2,
+        pool: int = 2,
+        pooling: Literal["max", "average"] = "max",
+        weights: Weights = "binary",
+        zero_bias: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if channels < 1 or pooling not in ("max", "average"):
+            raise ValueError(
+                f"channels = {channels} and pooling = {pooling!r}: must be at least "
+                "1, and 'max' or 'average'"
+            )
+        self.map_shape = self.map_shape_of(input_shape, kernel, padding, pool)
+        self.input_shape = tuple(input_shape)
+        self.output_shape = (channels, self.map_shape[0] // pool, self.map_shape[1] // pool)
+        self.padding, self.pool, self.pooling = padding, pool, pooling
+        self.has_route = pool > 1 and pooling == "max"
+        self._initialise(
+            (channels, input_shape[0], kernel, kernel), True, weights, zero_bias, generator
+        )
+
+    @staticmethod
+    def map_shape_of(
+        input_shape: Sequence[int], kernel: int, padding: int, pool: int
+    ) -> tuple[int, int]:
+        """Rows and columns of the map before pooling.
+
+        Raises:
+            ValueError: the input is no map, or the kernel or the pool is larger than its map.
+        """
+        if len(input_shape) != 3:
+            raise ValueError(
+                "a convolution needs (channels, height, width) below it, not the shape "
+                f"{tuple(input_shape)}"
+            )
+        if min(*input_shape, kernel, pool) < 1 or padding < 0:
+            raise ValueError("sizes, kernel and pool must be at least 1 and padding at least 0")
+        height, width = (side + 2 * padding for side in input_shape[1:])
+        rows, columns = height - kernel + 1, width - kernel + 1
+        if min(rows, columns) < 1:
+            raise ValueError(f"kernel = {kernel} is larger than its map of {height}x{width}")
+        if pool > min(rows, columns):
+            raise ValueError(f"pool = {pool} is larger than its map of {rows}x{columns}")
+        return rows, columns
+
+    @property
+    def max_pooled(self) -> bool:
+        """Whether each place above has one place in the map that it sends to."""
+        return self.pool == 1 or self.pooling == "max"
+
+    def _per_channel(self, parameter: Tensor) -> Tensor:
+        return parameter.view(-1, 1, 1)
+
+    def up(self, below: Tensor) -> tuple[Tensor, Route]:
+        """Pool(W * s). Pooling commutes with α > 0, which scales the pooled map."""
+        convolved = F.conv2d(below.to(self.values.dtype), self.values, padding=self.padding)
+        indices: Tensor | None = None
+        pooled = convolved
+        if self.pool > 1 and self.pooling == "max":
+            pooled, indices = F.max_pool2d(convolved, self.pool, return_indices=True)
+        elif self.pool > 1:
+            pooled = F.avg_pool2d(convolved, self.pool)
+        drive = pooled if self.scale is None else pooled * self._per_channel(self.scale)
+        return drive, indices
+
+    def _in_parts(self, *batches: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """On a CPU some samples at a time, so that their maps before pooling stay in cache."""
+        size = len(batches[0])
+        if batches[0].device.type == "cpu":
+            size = max(1, _AT_ONCE // (len(self.values) * math.prod(self.map_shape)))
+        return zip(*(torch.split(batch, size) for batch in batches), strict=True)
+
+    def up_input(self, x: Tensor) -> tuple[Tensor, Route]:
+        """`up`, a part of the batch at a time."""
+        drives, routes = zip(*(self.up(some) for (some,) in self._in_parts(x)), strict=True)
+        return torch.cat(drives), torch.cat(routes) if self.has_route else None
+
+    def _unpool(self, above: Tensor, route: Route) -> Tensor:
+        """The transpose of pooling: each value back to where it came from."""
+        if self.pool == 1:
+            return above
+        if self.pooling == "max":
+            assert route is not None
+            return F.max_unpool2d(above, route, [self.pool] * 2, output_size=list(self.map_shape))
+        spread = above / self.pool**2
+        spread = spread.repeat_interleave(self.pool, -2).repeat_interleave(self.pool, -1)
+        rows = self.map_shape[0] - spread.shape[-2]
+        columns = self.map_shape[1] - spread.shape[-1]
+        return F.pad(spread, (0, columns, 0, rows))
+
+    def down(self, above: Tensor, route: Route) -> Tensor:
+        """Wᵀ * Unpool(s), at the indices chosen by the `up` of the same time step."""
+        above = above.to(self.values.dtype)
+        scaled = above if self.scale is None else above * self._per_channel(self.scale)
+        return F.conv_transpose2d(self._unpool(scaled, route), self.values, padding=self.padding)
+
+    def correlate(self, above: Tensor, below: Tensor) -> Tensor:
+        """Unpool(s_above) correlated with s_below, the indices taken afresh at s_below."""
+        return reduce(Tensor.add_, starmap(self._correlate, self._in_parts(above, below)))
+
+    def _correlate(self, above: Tensor, below: Tensor) -> Tensor:
+        route = self.up(below)[1] if self.has_route else None
+        product: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
+            below.to(above.dtype),
+            list(self.values.shape),
+            self._unpool(above, route),
+            padding=self.padding,
+        )
+        return product
+
+    def correlate_bias(self, above: Tensor) -> Tensor:
+        """Σ s_above over the batch and over positions."""
+        return above.sum(dim=(0, 2, 3))
+
+    def biased(self, drive: Tensor) -> Tensor:
+        """One bias per channel."""
+        return drive + self._per_channel(self.bias)

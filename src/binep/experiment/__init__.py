@@ -1,0 +1,1 @@
+"""An experiment: its configuration, and its training loop."""

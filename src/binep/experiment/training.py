@@ -1,0 +1,221 @@
+"""Epochs: train and evaluate, with no file and no terminal in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from binep.core.costs import Readout
+from binep.core.gradients import GradientEstimator
+from binep.core.network import Equilibrium, Network
+from binep.core.optim import BinaryFlip
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Pairs of inputs (batch, *shape), float, and labels (batch,), int64."""
+
+READOUTS: dict[str, tuple[Readout, bool]] = {
+    "error": ("averaged", False),
+    "error_single": ("single", False),
+    "error_bits": ("averaged", True),
+    "error_bits_single": ("single", True),
+}
+"""How an error is read: from the mean or the first of a class's neurons, states or fired bits."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a pass over some data gave.
+
+    Attributes:
+        errors: per readout of `READOUTS`, the share of samples misread, in percent. Readouts
+            that cannot differ from "error" are left out.
+        loss: mean cost per sample.
+        settle_steps: per layer, the free phase's mean number of steps until it settled.
+        residual: per layer, the largest max|Δs| with which a free phase ended.
+        samples: number of samples.
+        seconds: wall time.
+    """
+
+    errors: dict[str, float]
+    loss: float
+    settle_steps: list[float]
+    residual: list[float]
+    samples: int
+    seconds: float
+
+    @property
+    def error(self) -> float:
+        """Share of samples misread, in percent, read from the mean of each class's states."""
+        return self.errors["error"]
+
+
+class Meter:
+    """Adds up scores on the device; only `read` makes the host wait."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.start = time.perf_counter()
+        self.samples = self.batches = 0
+        self.wrong: dict[str, Tensor] = {}
+        self.loss: Tensor | float = 0.0
+        self.steps: Tensor | float = 0.0
+        self.residual: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, free: Equilibrium, target: Tensor, labels: Tensor) -> None:
+        """Add the end of a free phase."""
+        network = self.network
+        self.samples += len(labels)
+        self.batches += 1
+        self.loss = self.loss + network.cost.loss(free.output, target).sum()
+        self.steps = self.steps + free.moved
+        last = free.residual
+        self.residual = last if self.residual is None else torch.maximum(self.residual, last)
+        for name in self._readouts():
+            readout, bits = READOUTS[name]
+            output = network.neurons[-1].fire(free.output) if bits else free.output
+            output = output.to(free.output.dtype)
+            wrong = network.cost.scores(output, readout).argmax(dim=1) != labels
+            self.wrong[name] = wrong.sum() + self.wrong.get(name, 0)
+
+    def _readouts(self) -> Iterator[str]:
+        binary = not self.network.neurons[-1].differentiable
+        for name, (readout, bits) in READOUTS.items():
+            if (self.network.cost.copies > 1 or readout == "averaged") and (binary or not bits):
+                yield name
+
+    def state(self) -> dict[str, Tensor]:
+        """What has been added up, for a checkpoint."""
+        if self.residual is None:
+            return {}
+        sums = {"loss": self.loss, "steps": self.steps, "residual": self.residual}
+        wrong = {f"wrong.{name}": count for name, count in self.wrong.items()}
+        counts = {"samples": self.samples, "batches": self.batches, "seconds": self._seconds()}
+        return {k: torch.as_tensor(v) for k, v in {**sums, **wrong}.items()} | {
+            k: torch.tensor(v, dtype=torch.float64) for k, v in counts.items()
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self.loss, self.steps, self.residual = state["loss"], state["steps"], state["residual"]
+        self.wrong = {k.removeprefix("wrong."): v for k, v in state.items() if "wrong." in k}
+        self.samples, self.batches = int(state["samples"]), int(state["batches"])
+        self.start -= float(state["seconds"])
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def read(self) -> Scores:
+        """The scores so far."""
+        if self.residual is None:
+            raise ValueError("no batches: there is nothing to score")
+        return Scores(
+            errors={k: 100 * int(v) / self.samples for k, v in self.wrong.items()},
+            loss=float(self.loss) / self.samples,
+            settle_steps=(torch.as_tensor(self.steps) / self.batches).tolist(),
+            residual=self.residual.tolist(),
+            samples=self.samples,
+            seconds=self._seconds(),
+        )
+
+
+def train_epoch(
+    network: Network,
+    estimator: GradientEstimator,
+    optimizers: Sequence[Optimizer],
+    batches: Batches,
+    after_batch: Callable[[Meter], None] | None = None,
+    meter: Meter | None = None,
+) -> Scores:
+    """One pass over the training data.
+
+    Args:
+        network: what learns.
+        estimator: fills the gradients of the network.
+        optimizers: take a step each, in this order, after every batch.
+        batches: the data.
+        after_batch: called with the scores so far.
+        meter: adds to the scores of an epoch that was begun before; a new one if None.
+
+    Returns:
+        Scores of the free phases, each before its batch's update.
+
+    Raises:
+        ValueError: no batches.
+    """
+    meter = Meter(network) if meter is None else meter
+    for x, labels in batches:
+        target = network.cost.target(labels)
+        free = estimator(x, target)
+        meter.add(free, target, labels)
+        for optimizer in optimizers:
+            optimizer.step()
+        if after_batch is not None:
+            after_batch(meter)
+    return meter.read()
+
+
+@torch.no_grad()
+def evaluate(
+    network: Network, batches: Batches, *, free_steps: int, tolerance: float = 1e-6
+) -> Scores:
+    """Score the network's free equilibria; see `train_epoch`."""
+    meter = Meter(network)
+    for x, labels in batches:
+        free = network.relax(x, free_steps, tolerance=tolerance)
+        meter.add(free, network.cost.target(labels), labels)
+    return meter.read()
+
+
+@torch.no_grad()
+def class_scores(
+    network: Network, batches: Batches, *, free_steps: int, tolerance: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """What the network's free equilibria say of each sample.
+
+    Returns:
+        A score per class, (samples, classes), whose argmax is the prediction, read from the mean
+        of each class's states; and the labels, (samples,).
+    """
+    scores, labels = [], []
+    for x, y in batches:
+        output = network.relax(x, free_steps, tolerance=tolerance).output
+        scores.append(network.cost.scores(output, "averaged"))
+        labels.append(y)
+    return torch.cat(scores), torch.cat(labels)
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """How a layer changed over an epoch.
+
+    Attributes:
+        flips: binary weights that changed sign, each change counted.
+        flip_rate: flips per weight and batch.
+        scale: mean scaling factor α at the end.
+    """
+
+    flips: int
+    flip_rate: float
+    scale: float
+
+
+def layer_changes(
+    network: Network, flip: BinaryFlip | None, batches: int
+) -> list[LayerChange | None]:
+    """Collect, per learning synapse, the flips since the last call; None for real weights."""
+    counts = iter(flip.take_flips() if flip is not None else [])
+    changes: list[LayerChange | None] = []
+    for synapse in network.learning_synapses():
+        if synapse.scale is None:
+            changes.append(None)
+            continue
+        flips = int(next(counts, torch.tensor(0)))
+        rate = flips / (synapse.values.numel() * batches)
+        changes.append(LayerChange(flips, rate, float(synapse.scale.detach().mean())))
+    return changes

@@ -1,0 +1,70 @@
+"""Warnings about training that goes wrong: each once, naming the layer and what to try."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from binep.core.optim import SCALE_FLOOR
+from binep.experiment.experiment import EpochResult, Experiment
+
+MOVING = 0.01
+"""A state that still moves by more than this at the end of a phase has not settled."""
+
+
+class Guards:
+    """Looks at each epoch and says what is new.
+
+    Args:
+        known: kinds of warnings that were given before, as in `known` of an earlier instance.
+    """
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self.known = list(known)
+
+    def look(self, experiment: Experiment, result: EpochResult) -> list[str]:
+        """Warnings that this epoch gives rise to for the first time."""
+        new = []
+        for kind, text in self._all(experiment, result):
+            if kind not in self.known:
+                self.known.append(kind)
+                new.append(text)
+        return new
+
+    def _all(self, experiment: Experiment, result: EpochResult) -> Iterable[tuple[str, str]]:
+        config = experiment.config
+        if not math.isfinite(result.train.loss):
+            yield "loss", "the loss is not finite: lower beta, bias_lr, weight_lr or scale_lr"
+        for i, (steps, residual) in enumerate(
+            zip(result.train.settle_steps, result.train.residual, strict=True), start=1
+        ):
+            if not math.isfinite(residual):
+                text = "its states are not finite: lower beta, bias_lr, weight_lr or scale_lr"
+                yield f"finite {i}", f"layer {i}: {text}"
+            elif residual > MOVING and steps > 0.9 * config.dynamics.free_steps:
+                yield (
+                    f"settle {i}",
+                    f"layer {i}: its states still move by {residual:.2g} after free_steps = "
+                    f"{config.dynamics.free_steps}: raise free_steps, or layers.{i}.threshold "
+                    "if many weights flip",
+                )
+        for i, (change, synapse) in enumerate(
+            zip(result.layers, experiment.network.learning_synapses(), strict=True), start=1
+        ):
+            if change is None or synapse.scale is None:
+                continue
+            if float(synapse.scale.detach().min()) <= SCALE_FLOOR:
+                text = f"its α has fallen to the floor {SCALE_FLOOR:g}: lower layers.{i}.scale_lr"
+                yield f"scale {i}", f"layer {i}: {text}"
+            if change.flip_rate > config.warn_flip_rate:
+                yield (
+                    f"many {i}",
+                    f"layer {i}: {change.flip_rate:.2%} of its weights flip per batch: raise "
+                    f"layers.{i}.threshold or lower layers.{i}.gamma",
+                )
+            if change.flips == 0:
+                yield (
+                    f"none {i}",
+                    f"layer {i}: no weight flipped in epoch {result.epoch}: if it still has to "
+                    f"learn, lower layers.{i}.threshold or raise layers.{i}.gamma",
+                )

@@ -1,0 +1,1 @@
+"""Faster ways to take the steps of a phase."""

@@ -1,0 +1,1 @@
+"""Real activations: quantised updates with error feedback."""

@@ -1,0 +1,1 @@
+"""Binary activations: event-driven updates."""

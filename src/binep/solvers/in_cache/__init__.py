@@ -1,0 +1,1 @@
+"""Small dense networks of real activations: each sample settles in cache."""

@@ -1,0 +1,91 @@
+"""How the compiled kernels lay a network out in memory.
+
+A layer is one row of neurons per sample. Maps lie (row, column, channel), so that what one neuron
+sends is a contiguous row of signs; PyTorch has the channel first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from binep.core.synapses import Conv, Dense, Synapse
+from binep.solvers import kernels
+from binep.solvers.kernels import Array
+
+
+def flatten(layer: Tensor) -> Tensor:
+    """A layer's (batch, *shape) as (batch, neurons)."""
+    return layer.movedim(1, -1).flatten(1) if layer.dim() == 4 else layer.flatten(1)
+
+
+def unflatten(flat: Tensor, shape: Sequence[int]) -> Tensor:
+    """The reverse of `flatten`: (batch, *shape)."""
+    if len(shape) == 1:
+        return flat
+    channels, rows, columns = shape
+    return flat.reshape(len(flat), rows, columns, channels).movedim(-1, 1)
+
+
+def per_neuron(parameter: Tensor, synapse: Synapse) -> Tensor:
+    """A bias or scaling factor for each neuron of the flat layer."""
+    size = torch.Size(synapse.output_shape).numel()
+    values = parameter.detach()
+    return (
+        values.expand(size) if values.dim() == 0 else values.repeat(size // len(values))
+    ).float()
+
+
+def table(synapses: Sequence[Synapse]) -> Array:
+    """A row per layer, as `binep.solvers.kernels` describes it."""
+    shape = np.zeros((len(synapses), kernels.FIELDS), np.int64)
+    start = signs = places = 0
+    for k, (row, synapse) in enumerate(zip(shape, synapses, strict=True)):
+        size = torch.Size(synapse.output_shape).numel()
+        row[kernels.SIZE], row[kernels.START] = size, start
+        row[kernels.SIGNS], row[kernels.MAP] = signs, places
+        start += size
+        if k == 0:  # the input does not move: nothing follows it through these signs
+            continue
+        signs += synapse.values.numel()
+        if isinstance(synapse, Conv):
+            row[kernels.CONV :] = (
+                1,
+                synapse.output_shape[0],
+                *synapse.map_shape,
+                synapse.pool,
+                synapse.values.shape[-1],
+                synapse.padding,
+                *synapse.input_shape,
+            )
+            places += synapse.output_shape[0] * synapse.map_shape[0] * synapse.map_shape[1]
+    return shape
+
+
+def column_order(synapse: Synapse, low: Synapse) -> Tensor:
+    """Where each column of ``values.flatten(1)`` lies among the flat neurons of the layer below.
+
+    For a convolution: among the taps (row, column, channel) of its kernel.
+    """
+    columns = torch.arange(synapse.values[0].numel())
+    if isinstance(synapse, Conv):
+        channels, kernel = synapse.input_shape[0], synapse.values.shape[-1]
+        return columns.view(kernel, kernel, channels).movedim(2, 0).flatten()
+    if len(low.output_shape) == 3:
+        channels, rows, width = low.output_shape
+        return columns.view(rows, width, channels).movedim(2, 0).flatten()
+    return columns
+
+
+def is_compiled(synapse: Synapse) -> bool:
+    """Whether the kernels can stand for it: signs in float32 on a CPU, pooled by the maximum."""
+    return (
+        type(synapse) in (Dense, Conv)  # a subclass may do something else
+        and synapse.scale is not None
+        and synapse.values.dtype == torch.float32
+        and synapse.values.device.type == "cpu"
+        and (not isinstance(synapse, Conv) or synapse.max_pooled)
+    )

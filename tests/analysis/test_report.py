@@ -1,0 +1,453 @@
+"""The page about runs: complete in itself, and its numbers are those of the logs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import mean, median, stdev
+
+import matplotlib.image
+import numpy as np
+import pooch  # type: ignore[import-untyped]
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import write_mnist
+
+from binep.analysis import report
+from binep.cli import main as cli
+from binep.core.synapses import Conv, Dense
+from binep.experiment.config import Config, Dynamics, Layer, Learning
+from binep.experiment.experiment import Experiment
+from binep.runs import curves as plots
+from binep.runs import folder as runs
+
+HOSTILE = '<script>"&</script>'
+RENDERED = plots.rendered
+
+# ---- reading a page
+
+
+@dataclass
+class Page(HTMLParser):
+    """Elements, tables and text of a page."""
+
+    text: str
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    tables: list[list[list[str]]] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.feed(self.text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.tables[-1][-1][-1] += data
+
+    def table(self, first: str) -> list[list[str]]:
+        """The table whose heading begins so."""
+        (found,) = (rows for rows in self.tables if rows[0][0] == first)
+        return found
+
+    def column(self, name: str, first: str = "run") -> list[str]:
+        head, *rows = self.table(first)
+        return [row[head.index(name)] for row in rows]
+
+    @property
+    def said(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def images(
+        self, label: str
+    ) -> list[tuple[str, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]]:
+        """The images of a kind: what they are called, and their pixels (H, W, 3)."""
+        found = []
+        for tag, attributes in self.tags:
+            name = attributes.get("alt") or ""
+            if tag == "img" and name.startswith(f"{label}: "):
+                kind, data = (attributes["src"] or "").split(",")
+                assert kind == "data:image/png;base64"
+                pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(data)))
+                found.append((name, np.rint(255 * pixels[..., :3]).astype(np.uint8)))
+        return found
+
+
+def written(folders: list[Path], output: Path, *flags: str) -> Page:
+    """The page that the command writes."""
+    arguments = ["report", *map(str, folders), "--output", str(output), *flags]
+    assert cli.main(arguments) == 0
+    return Page(output.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network; and figures, which are slow, are drawn for the one page that is looked at."""
+
+    def refuse(*arguments: object, **options: object) -> str:
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+    monkeypatch.setattr(plots, "rendered", lambda *_: b'<svg viewBox="0 0 1 1"></svg>')
+    monkeypatch.delenv("BINEP_DATA", raising=False)
+
+
+# ---- two runs
+
+
+CONFIG = Config(
+    title=HOSTILE,
+    max_batches=3,
+    epochs=2,
+    threads=1,
+    test_batch_size=300,
+    layers={"1": Layer(8, threshold=1e-7, bias_lr=0.05), "2": Layer(10, bias_lr=0.05)},
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Runs of two seeds; the first was begun by a command full of marks."""
+    root = tmp_path_factory.mktemp("runs")
+    found = []
+    for seed in (3, 5):
+        found.append(root / f"a&b<i>{seed}")
+        found[-1].mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plots, "rendered", lambda *_: b"")
+            runs.train(Experiment(CONFIG.replace(seed=seed)), found[-1])
+    about = json.loads((found[0] / "environment.json").read_text())
+    about |= {"command": ["binep", HOSTILE], "platform": HOSTILE}
+    (found[0] / "environment.json").write_text(json.dumps(about))
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return written(folders, tmp_path_factory.mktemp("page") / "page.html")
+
+
+def test_nothing_is_fetched_and_nothing_runs(page: Page) -> None:
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "link", "iframe", "object", "embed", "base", "i"}
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href", "srcset", "data", "poster"):
+                assert (value or "").startswith(("data:image/png;base64,", "#")), (tag, value)
+    assert set(re.findall(r"url\((.)", page.text)) == {"#"}
+    assert "@import" not in page.text
+
+
+def test_ids_are_unique_and_what_they_are_used_for_exists(page: Page) -> None:
+    ids = Counter(attributes["id"] for _, attributes in page.tags if "id" in attributes)
+    assert max(ids.values()) == 1
+    used = re.findall(r'(?:url\(|href=")#([^")]+)', page.text)
+    assert used
+    assert set(used) <= set(ids)
+
+
+def test_texts_from_files_are_text(page: Page) -> None:
+    assert page.said.count(HOSTILE) >= 3  # the title, the command and the platform
+    assert "a&b<i>3" in page.said
+    assert "[layers.1]" in page.said  # config.toml
+
+
+def test_pictures_have_words(page: Page) -> None:
+    for tag, attributes in page.tags:
+        if tag == "svg":
+            assert attributes["role"] == "img"
+            assert attributes["aria-label"]
+        if tag == "img":
+            assert attributes["alt"]
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 6
+    assert page.text.count("<text ") > 50  # text is kept as text
+
+
+def test_results_are_those_of_the_logs(page: Page, folders: list[Path]) -> None:
+    last = [runs.read_metrics(folder / "metrics.csv")[-1] for folder in folders]
+    assert page.column("run") == [*map(str, folders), "mean ± SD, n = 2"]
+    assert page.column("seed") == ["3", "5", ""]
+    for name in ("train", "test"):
+        errors = [row[f"{name}_error"] or 0 for row in last]
+        average = f"{mean(errors):.2f} ± {stdev(errors):.2f}"
+        assert page.column(f"{name} error (%)") == [*(f"{e:.2f}" for e in errors), average]
+    assert f"Test error {average} %" in page.said
+    assert page.column("tested again (%)")[:2] == page.column("test error (%)")[:2]
+    assert "seeds 3, 5." in page.said
+    assert "no row of the paper's tables" in page.said
+
+
+def test_captions_say_where_the_lines_begin_and_end(page: Page, folders: list[Path]) -> None:
+    metrics = [runs.read_metrics(folder / "metrics.csv") for folder in folders]
+    for name, column in (("test", "test_loss"), ("layer 2", "layer2_settle_steps")):
+        ends = [f"{mean(rows[i][column] or 0 for rows in metrics):.3g}" for i in (0, 1)]
+        assert f"{name}: {ends[0]} → {ends[1]}" in page.said
+
+
+def test_speed_is_the_median(page: Page, folders: list[Path]) -> None:
+    for i, folder in enumerate(folders):
+        seconds = median(
+            row["train_seconds"] or 0 for row in runs.read_metrics(folder / "metrics.csv")
+        )
+        assert page.column("training (s per epoch)", "seed")[i] == f"{seconds:.3g}"
+        assert page.column("samples/s", "seed")[i] == f"{3 * 64 / seconds:.0f}"
+
+
+def test_the_confusion_matrix_adds_up_over_the_runs(page: Page, folders: list[Path]) -> None:
+    head, *rows = page.table("")
+    assert head == ["", *map(str, range(10)), "misread (%)"]
+    shown = torch.tensor([[int(cell) for cell in row[1:11]] for row in rows])
+    expected = torch.zeros(10, 10, dtype=torch.int64)
+    for folder in folders:
+        experiment = runs.load(folder)
+        scores, labels = experiment.class_scores()
+        for label, prediction in zip(labels, scores.argmax(dim=1), strict=True):
+            expected[label, prediction] += 1
+    assert shown.equal(expected)
+    totals, right = expected.sum(dim=1).tolist(), expected.diag().tolist()
+    shares = [f"{100 - 100 * r / n:.1f}" if n else "" for r, n in zip(right, totals, strict=True)]
+    assert [row[11] for row in rows] == shares
+
+
+def test_misread_images_are_those_of_the_test_set(page: Page, folders: list[Path]) -> None:
+    experiment = runs.load(folders[0])
+    scores, labels = experiment.class_scores()
+    order = report.most_confident_errors(scores, labels, 24)
+    images = page.images("Misread")
+    assert len(images) == len(order) == 24
+    for (name, pixels), i in zip(images, order, strict=True):
+        assert name == f"Misread: {labels[i]} as {scores[i].argmax()}"
+        assert np.array_equal(255 - pixels[..., 0], experiment.data.test.images[i, 0].numpy())
+
+
+def test_weights_are_those_of_the_network(page: Page, folders: list[Path]) -> None:
+    values = runs.load(folders[0]).network.synapses[0].values
+    images = page.images("Weights")
+    assert len(images) == 8
+    for (_, pixels), signs in zip(images, values, strict=True):
+        assert np.array_equal(pixels[..., 1], np.where(signs.view(28, 28) > 0, 255, 0))
+
+
+def test_the_same_runs_give_the_same_bytes(
+    page: Page, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "rendered", RENDERED)
+    assert report.page(report.gather(folders)) == page.text
+
+
+# ---- what is not at hand
+
+
+def test_a_log_alone_gives_a_page_that_says_what_it_lacks(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in ("config.toml", "metrics.csv"):
+        shutil.copy(folders[0] / name, kept / name)
+    page = written([kept], tmp_path / "page.html")
+    lacks = f"{kept} holds no model.safetensors: only its log is shown"
+    assert capsys.readouterr().err == f"binep: warning: {lacks}\n"
+    assert lacks in page.said
+    assert not page.images("Weights")
+    assert all(rows[0][0] for rows in page.tables)  # no confusion matrix
+    assert page.column("samples/s", "seed") == ["not known"]
+    assert page.column("machine", "seed") == ["not recorded"]
+    assert page.column("run") == [str(kept)]
+    # Beside a run that has its network, the other parts are that one's.
+    page = written([kept, folders[1]], tmp_path / "page.html")
+    assert len(page.images("Weights")) == 8
+    assert "Seed 5. Rows" in page.said
+
+
+def test_without_the_data_set_the_weights_are_still_shown(tmp_path: Path) -> None:
+    data = write_mnist(tmp_path / "data")
+    layers = {"1": Layer(4, kind="conv", firing_threshold=0.25), "2": Layer(20)}
+    bits = Config(
+        dataset="mnist",
+        epochs=1,
+        threads=1,
+        dynamics=Dynamics("heaviside"),
+        learning=Learning(output_copies=2),
+        layers=layers,
+    )
+    (tmp_path / "run").mkdir()
+    runs.train(Experiment(bits.replace(data_dir=data)), tmp_path / "run")
+    page = written([tmp_path / "run"], tmp_path / "page.html")
+    row = runs.read_metrics(tmp_path / "run" / "metrics.csv")[-1]
+    for label, column in report.READOUTS.items():
+        assert page.column(column) == [f"{row[label]:.2f}"]
+    assert page.column("fires from", "layer") == ["0.25", "0.5"]
+    assert f"{row['test_error']:.2f}; from fired bits {row['test_error_bits']:.2f}" in page.said
+
+    page = written([tmp_path / "run"], tmp_path / "page.html", "--data-dir", str(tmp_path / "no"))
+    assert "could not be tested again: mnist: " in page.said
+    assert "tested again (%)" not in page.said
+    assert [pixels.shape for _, pixels in page.images("Weights")] == [(5, 5, 3)] * 4
+
+
+# ---- the paper's claims
+
+
+def test_a_row_stands_beside_its_claim_and_its_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BINEP_DATA", str(write_mnist(tmp_path / "data")))
+    root = tmp_path / "rows"
+    for name, seeds in (("mnist-fc1-ep-alpha", "2"), ("mnist-fc1-100-reference", "1")):
+        command = ["reproduce", name, "--seeds", seeds, "--epochs", "1", "--threads", "1"]
+        assert cli.main([*command, "--output", str(root)]) == 0
+        if name == "mnist-fc1-ep-alpha":
+            found = [root / name / f"seed{seed}" for seed in (0, 1)]
+            page = written(found, tmp_path / "page.html")
+            assert dict(page.tables[1][1:])["full-precision reference mnist-fc1-100-reference"] == (
+                "not run"
+            )
+            assert "the claim is not tested here" in page.said
+    page = written(found, tmp_path / "page.html")
+    reference = root / "mnist-fc1-100-reference/seed0"
+    ours = [runs.read_metrics(f / "metrics.csv")[-1]["test_error"] or 0 for f in found]
+    theirs = runs.read_metrics(reference / "metrics.csv")[-1]["test_error"] or 0
+    assert page.tables[1][1:] == [
+        ["the paper's claim", "equal to full precision, trained by equilibrium propagation"],
+        ["measured", f"{mean(ours):.2f} ± {stdev(ours):.2f} (n = 2, epochs: 1 of 50)"],
+        [
+            "full-precision reference mnist-fc1-100-reference",
+            f"{theirs:.2f} (n = 1)",
+        ],
+    ]
+    assert (
+        f"reference is {mean(ours) - theirs:+.2f} points, after fewer epochs than the" in page.said
+    )
+    assert "Preset mnist-fc1-ep-alpha" in page.said
+
+
+def test_the_first_epochs_stand_beside_the_papers_own(tmp_path: Path) -> None:
+    log = Path(__file__).parents[2] / "results/mnist-fc1-ep/seed0"
+    page = written([log], tmp_path / "page.html")
+    head, ours, theirs = page.table("test error (%) after epoch")
+    errors = [row["test_error"] for row in runs.read_metrics(log / "metrics.csv")]
+    assert ours == ["binep, seed 0", *(f"{error:.2f}" for error in errors[:4])]
+    assert theirs[1:] == ["4.21", "3.26", "2.80", "2.60"]
+    assert head[1:] == ["1", "2", "3", "4"]
+
+
+# ---- what is computed
+
+
+def test_a_confusion_matrix_by_hand() -> None:
+    labels, predictions = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 2, 0, 0])
+    expected = [[1, 1, 0], [0, 1, 0], [2, 0, 1]]
+    assert report.confusion(labels, predictions, 3).tolist() == expected
+
+
+@given(st.lists(st.tuples(*[st.floats(-1, 1, width=32)] * 3, st.integers(0, 2))), st.integers(0, 9))
+def test_the_most_confident_errors_come_first(
+    rows: list[tuple[float, float, float, int]], count: int
+) -> None:
+    scores = torch.tensor([row[:3] for row in rows]).view(-1, 3)
+    labels = torch.tensor([row[3] for row in rows], dtype=torch.int64)
+    found = report.most_confident_errors(scores, labels, count)
+    lead = {i: float(max(row[:3]) - np.float32(row[row[3]])) for i, row in enumerate(rows)}
+    wrong = [i for i, row in enumerate(rows) if max(range(3), key=row.__getitem__) != row[3]]
+    assert len(found) == len(set(found)) == min(count, len(wrong))
+    assert set(found) <= set(wrong)
+    leads = [lead[i] for i in found]
+    assert leads == sorted(leads, reverse=True)
+    assert all(lead[i] <= min(leads, default=0) for i in set(wrong) - set(found)) or not count
+
+
+def test_weights_as_images() -> None:
+    real = Dense((1, 2, 2), 3, weights="real")
+    with torch.no_grad():
+        real.values.copy_(torch.tensor([[-2.0, 0, 1, 2], [0, 0, 0, 0], [9, 9, 9, 9]]))
+    images = report.weight_images(real, 2)
+    assert images.tolist() == [[[[0, 128], [191, 255]]], [[[128, 128], [128, 128]]]]
+    binary = Conv((3, 8, 8), 2, kernel=3)
+    images = report.weight_images(binary, 9)
+    assert images.shape == (2, 3, 3, 3)
+    assert np.array_equal(images > 127, (binary.values > 0).numpy())
+
+
+# ---- what is wrong
+
+
+def test_bad_input_ends_with_one_line_before_any_work(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, damaged = tmp_path / "other", tmp_path / "damaged"
+    for copy in (other, damaged):
+        shutil.copytree(folders[0], copy)
+    layers = {**CONFIG.layers, "1": replace(CONFIG.layers["1"], gamma=0.5)}
+    (other / "config.toml").write_text(CONFIG.replace(layers=layers).to_toml())
+    (damaged / "environment.json").write_text('{"versions": 3}')
+    first, output = str(folders[0]), tmp_path / "page.html"
+    bad = [
+        ([], output, "report what? Name one run folder or more"),
+        ([first], tmp_path / "page.pdf", "page.pdf: must end in .html"),
+        ([first], tmp_path / "no" / "page.html", "there is no folder"),
+        ([first, str(other)], output, f"{other}: its settings are not those of {first}"),
+        ([str(tmp_path / "no")], output, "no: not a run folder"),
+        ([str(damaged)], output, "environment.json: does not say what a run ran on"),
+        ([first, "--device", "cuda:99"], output, "device = cuda:99: this machine has"),
+    ]
+    for arguments, place, message in bad:
+        capsys.readouterr()
+        assert cli.main(["report", *arguments, "--output", str(place)]) == 2
+        said = capsys.readouterr()
+        assert message in said.err
+        assert (said.out, said.err.count("\n")) == ("", 1)
+        assert not place.exists()
+    model = other / "model.safetensors"
+    shutil.copy(folders[0] / "config.toml", other / "config.toml")
+    model.write_bytes(model.read_bytes()[:-1])
+    assert cli.main(["report", str(other), "--output", str(output)]) == 2
+    assert "model.safetensors: damaged" in capsys.readouterr().err
+
+
+def test_a_seed_given_twice_is_told(folders: list[Path], tmp_path: Path) -> None:
+    page = written([folders[0]] * 2, tmp_path / "page.html")
+    assert "some runs share a seed" in page.said
+
+
+def test_runs_of_other_lengths_are_shown_but_not_averaged(
+    folders: list[Path], tmp_path: Path
+) -> None:
+    short = tmp_path / "short"
+    shutil.copytree(folders[0], short)
+    lines = (short / "metrics.csv").read_text().splitlines(keepends=True)
+    (short / "metrics.csv").write_text("".join(lines[:2]))
+    page = written([short, folders[1]], tmp_path / "page.html")
+    assert page.column("epochs") == ["1", "2"]
+    assert "only of the runs of most epochs, 1 of 2" in page.said
+    last = runs.read_metrics(folders[1] / "metrics.csv")[-1]
+    assert f"Test error {last['test_error']:.2f} %" in page.said

@@ -1,0 +1,143 @@
+"""The paper's tables, from runs and from their logs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+from samples import write_mnist
+
+from binep.analysis import claims
+from binep.analysis import tables as reproduce
+from binep.cli import main as cli
+from binep.experiment.config import preset, preset_names
+from binep.runs import folder as runs
+
+ROOT = Path(__file__).parents[2]
+
+
+def cells(page: str, row: str) -> list[str]:
+    """A row of the table, without its name."""
+    (line,) = re.findall(rf"^\| `{row}`.*$", page, re.MULTILINE)[:1]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_the_committed_tables_are_those_of_the_committed_logs() -> None:
+    assert (ROOT / "results" / "README.md").read_text() == reproduce.page(ROOT / "results")
+
+
+def test_rows_are_the_presets_and_their_references_have_real_weights() -> None:
+    assert set(claims.rows()) == set(preset_names()) - {"quickstart"}
+    for row in claims.rows().values():
+        if row.reference is not None:
+            assert preset(row.reference).learning.synapses == "real"
+            assert preset(row.reference).dataset == preset(row.preset).dataset
+
+
+def test_rows_are_run_resumed_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BINEP_DATA", str(write_mnist(tmp_path / "data")))
+    output = tmp_path / "tables"
+    command = ["reproduce", "mnist-fc1-ep-alpha", "--seeds", "2", "--epochs", "2", "--threads", "1"]
+    command += ["--output", str(output)]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.count("training on cpu") == 2
+    page = (output / "README.md").read_text()
+    logs = [runs.read_metrics(output / f"mnist-fc1-ep-alpha/seed{n}/metrics.csv") for n in (0, 1)]
+    errors = [rows[-1]["test_error"] or 0 for rows in logs]
+    row = cells(page, "mnist-fc1-ep-alpha")
+    assert row[1:3] == [f"{mean(errors):.2f} ± {stdev(errors):.2f}", "2 × 2 of 50"]
+    assert row[4] == "not run"
+    assert cells(page, "mnist-fc1-ep")[1] == "not run"
+
+    # A finished run is left alone, one cut short after its first epoch goes on.
+    before = (output / "mnist-fc1-ep-alpha/seed0/metrics.csv").stat().st_mtime_ns
+    third = [*command[:3], "3", *command[4:]]
+    assert cli.main(third) == 0
+    assert capsys.readouterr().out.count("training on cpu") == 1
+    assert (output / "mnist-fc1-ep-alpha/seed0/metrics.csv").stat().st_mtime_ns == before
+    assert cells((output / "README.md").read_text(), "mnist-fc1-ep-alpha")[2] == "3 × 2 of 50"
+
+    # A run that took other shortcuts counts, and the table says which.
+    folder = output / "mnist-fc1-ep-alpha" / "seed3"
+    train = ["train", "mnist-fc1-ep-alpha", "--seed", "3", "--epochs", "2", "--no-alternate"]
+    assert cli.main([*train, "--threads", "1", "--run-dir", str(folder)]) == 0
+    assert cli.main(["reproduce", "--output", str(output)]) == 0
+    page = (output / "README.md").read_text()
+    assert cells(page, "mnist-fc1-ep-alpha")[2] == "4 × 2 of 50"
+    assert cells(page, "mnist-fc1-ep-alpha")[6] == "A, B"
+    assert re.search("^Machine B: .*, 1 thread, `--no-alternate`\\.", page, re.M)
+
+
+def test_what_was_interrupted_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BINEP_DATA", str(write_mnist(tmp_path / "data")))
+    output = tmp_path / "tables"
+    command = ["reproduce", "mnist-fc1-ep-alpha", "--seeds", "1", "--epochs", "2"]
+    command += ["--output", str(output)]
+    folder = reproduce.folder_of(output, "mnist-fc1-ep-alpha", 0)
+    original, batches = runs.save_tensors, []
+
+    def stop_in_the_second_epoch(*arguments: object) -> None:
+        original(*arguments)  # type: ignore[arg-type]
+        batches.append(arguments)
+        if (folder / "metrics.csv").exists() and len(
+            runs.read_metrics(folder / "metrics.csv")
+        ) == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save_tensors", stop_in_the_second_epoch)
+        with pytest.raises(SystemExit):
+            cli.main(command)
+    assert "1 × 1 of 50" in (output / "README.md").read_text()
+    assert cli.main(command) == 0
+    assert "going on at epoch" in capsys.readouterr().out
+    assert "1 × 2 of 50" in (output / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mnist-fc1-epp"], "no row mnist-fc1-epp (did you mean mnist-fc1-ep?)"),
+        (["quickstart"], "no row quickstart"),
+        (["mnist-fc1-ep", "--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["mnist-fc1-ep", "--epochs", "0"], "epochs = 0: must be"),
+    ],
+)
+def test_bad_input_is_told_before_any_work(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "tables"
+    assert cli.main(["reproduce", *arguments, "--output", str(output)]) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_run_of_other_settings_or_without_a_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BINEP_DATA", str(write_mnist(tmp_path / "data")))
+    output = tmp_path / "tables"
+    command = ["reproduce", "mnist-fc1-ep-alpha", "--seeds", "1", "--output", str(output)]
+    assert cli.main([*command, "--epochs", "1"]) == 0
+    capsys.readouterr()
+    assert cli.main([*command, "--epochs", "2"]) == 2
+    assert "holds a run of 1 epochs, not 2: name another --output" in capsys.readouterr().err
+    folder = reproduce.folder_of(output, "mnist-fc1-ep-alpha", 0)
+    text = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(text.replace("\nepochs = 1\n", "\nepochs = 3\n"))
+    (folder / runs.CHECKPOINT).unlink()
+    assert cli.main([*command, "--epochs", "3"]) == 2
+    assert "the log of 1 of 3 epochs, and no checkpoint" in capsys.readouterr().err
+    (folder / "config.toml").write_text(text.replace("size = 100", "size = 101"))
+    assert cli.main([*command, "--epochs", "1"]) == 2
+    assert "holds a run of other settings: layers.1.size" in capsys.readouterr().err
+    assert cli.main(["reproduce", "--output", str(output)]) == 2
+    assert "its settings are not those of mnist-fc1-ep-alpha" in capsys.readouterr().err
+    folder.rename(folder.with_name("seed0-old"))  # no run of the row any more
+    assert cli.main(["reproduce", "--output", str(output)]) == 0

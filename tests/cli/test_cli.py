@@ -1,0 +1,370 @@
+"""The command line: what it leaves, what it prints, and one line for each thing that is wrong."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import matplotlib.image
+import pooch  # type: ignore[import-untyped]
+import pytest
+import samples
+from rich.console import Console
+
+from binep.cli import main as cli
+from binep.core.network import Speed
+from binep.experiment.config import Config, Dynamics, Layer, Learning, preset, preset_names
+from binep.experiment.experiment import Experiment
+from binep.runs import curves as plots
+from binep.runs import folder as runs
+
+SMALL = "--layers.1.size 8 --max-batches 2 --threads 1 --warn-flip-rate 1"
+"""Scales the preset quickstart down."""
+RENDERED = plots.rendered
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[[str], Said]
+
+
+@pytest.fixture
+def binep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """The command, run in an empty folder without a network."""
+
+    def refuse(*arguments: object, **options: object) -> str:
+        raise ConnectionError("refused")
+
+    def run(line: str) -> Said:
+        capsys.readouterr()
+        try:
+            code = cli.main(line.split())
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        return Said(code, *capsys.readouterr())
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+    monkeypatch.setattr(plots, "rendered", lambda figure, kind="png": b"")  # slow
+    monkeypatch.delenv("BINEP_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was trained without the command line."""
+    folder = tmp_path_factory.mktemp("trained")
+    layers = {"1": Layer(8, bias_lr=0.05), "2": Layer(10, bias_lr=0.05)}
+    runs.train(Experiment(Config(layers=layers, max_batches=2, epochs=2, threads=1)), folder)
+    return folder
+
+
+@pytest.fixture
+def bad_files(tmp_path: Path, trained: Path) -> None:
+    """What the bad lines below speak of, in the folder where they are run."""
+    for folder in ("empty", "full", "damaged"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "full" / "file").touch()
+    images = samples.write_mnist(tmp_path / "damaged") / "MNIST/raw/train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-1])
+    (tmp_path / "unknown.toml").write_text("[layers.1]\nsize = 10\nwidth = 3\n")
+    (tmp_path / "broken.toml").write_text("epochs =")
+    (tmp_path / "good.toml").write_text(preset("quickstart").to_toml())
+    shutil.copytree(trained, tmp_path / "truncated")
+    model = tmp_path / "truncated" / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1])
+    shutil.copytree(trained, tmp_path / "other")
+    text = (trained / "metrics.csv").read_text().replace("layer2", "layer3")
+    (tmp_path / "other" / "metrics.csv").write_text(text)
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run but for the seconds, which no two runs share."""
+    rows = csv.DictReader((folder / "metrics.csv").read_text().splitlines())
+    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
+
+
+# ---- train
+
+
+def test_training_on_a_pipe_prints_a_line_per_epoch(binep: Command, tmp_path: Path) -> None:
+    said = binep(f"train quickstart {SMALL} --epochs 2 --seed 7")
+    (folder,) = (tmp_path / "runs" / "quickstart").iterdir()
+    assert re.fullmatch(r"\d{8}-\d{6}-7", folder.name)
+    assert (said.code, said.err) == (0, "")
+    first, *epochs, last = said.out.splitlines()
+    place = folder.relative_to(tmp_path)
+    summary = "mnist5k, 784-8-10, real activations, EP, fixed α"
+    assert first == f"{summary}: training on cpu, run folder {place}"
+    rows = metrics(folder)
+    assert len(epochs) == len(rows) == 2
+    for number, (line, row) in enumerate(zip(epochs, rows, strict=True), 1):
+        train, test = float(row["train_error"]), float(row["test_error"])
+        assert line.startswith(
+            f"epoch {number}/2  train error {train:.2f} %  test error {test:.2f} %  "
+            f"flips {row['layer1_flips']} {row['layer2_flips']}  settles in "
+        )
+        assert re.search(r" settles in \d+ \d+ steps  \d+ samples/s  \d+\.\d s$", line)
+    assert last == f"test error {test:.2f} % after epoch 2; see {place}"
+
+
+def test_flags_replace_settings_and_a_run_replays_from_its_file(
+    binep: Command, tmp_path: Path
+) -> None:
+    flags = "--beta -0.5 --layers.2.gamma 0.25 --seed 3 --device cpu --no-clip-nudged --title x"
+    assert binep(f"train quickstart {SMALL} --epochs 1 --run-dir first {flags}").code == 0
+    config = Config.load(tmp_path / "first" / "config.toml")
+    start = preset("quickstart")
+    assert config == start.replace(
+        title="x",
+        epochs=1,
+        max_batches=2,
+        threads=1,
+        warn_flip_rate=1.0,
+        seed=3,
+        learning=dataclasses.replace(start.learning, beta=-0.5, clip_nudged=False),
+        layers={
+            "1": dataclasses.replace(start.layers["1"], size=8),
+            "2": dataclasses.replace(start.layers["2"], gamma=0.25),
+        },
+    )
+    assert binep("train --config=first/config.toml --run-dir second").code == 0
+    assert metrics(tmp_path / "second") == metrics(tmp_path / "first")
+    assert Config.load(tmp_path / "second" / "config.toml") == config
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_gives_its_name_to_the_run(binep: Command, tmp_path: Path) -> None:
+    start = preset("quickstart").replace(epochs=1)
+    (tmp_path / "mine.toml").write_text(start.to_toml())
+    assert binep(f"train --config mine.toml {SMALL}").code == 0
+    assert len(list((tmp_path / "runs" / "mine").iterdir())) == 1
+    # The run of a run's folder goes beside it, not into it.
+    assert binep(f"train quickstart {SMALL} --epochs 1 --run-dir runs/small").code == 0
+    before = sorted((tmp_path / "runs" / "small").iterdir())
+    assert binep("train --config runs/small").code == 0
+    assert sorted((tmp_path / "runs" / "small").iterdir()) == before
+    assert len(list((tmp_path / "runs" / "small-again").iterdir())) == 1
+
+
+def test_a_terminal_shows_a_bar(binep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all of it where there is little room."""
+    screen = io.StringIO()
+    terminal = functools.partial(
+        Console, file=screen, force_terminal=True, width=60, _environ={"TERM": "xterm"}
+    )
+    monkeypatch.setattr(cli, "Console", terminal)
+    said = binep(f"train quickstart {SMALL} --epochs 2")
+    assert (said.code, len(said.out.splitlines())) == (0, 2)
+    shown = " ".join(re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.getvalue()).split())
+    assert re.findall(r"(epoch \d/2) train error [^━]* samples/s", shown) == [
+        "epoch 1/2",
+        "epoch 2/2",
+    ]
+    bar, scores = (
+        r"epoch 2/2 ━+ 0:00:00 ",
+        r"error \d+\.\d\d % flips \d+ \d+ settles in \d+ \d+ \d+/s",
+    )
+    assert re.search(f"{bar}{scores}$", shown)
+
+
+# ---- evaluate, plot, presets, help
+
+
+def test_evaluating_a_run_gives_the_error_of_its_last_epoch(binep: Command, trained: Path) -> None:
+    error, loss = (float(metrics(trained)[-1][f"test_{name}"]) for name in ("error", "loss"))
+    said = binep(f"evaluate {trained} --device cpu")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith(f"test error {error:.2f} %  test loss {loss:.6g}  settles in ")
+
+
+def test_runs_are_drawn(
+    binep: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: Path
+) -> None:
+    monkeypatch.setattr(plots, "rendered", RENDERED)
+    for name, start in (("one.png", b"\x89PNG"), ("two.pdf", b"%PDF"), ("two.svg", b"<?xml")):
+        folders = " ".join([str(trained)] * (2 if "two" in name else 1))
+        said = binep(f"plot {folders} --output {name}")
+        assert said == Said(0, f"{name}\n", "")
+        assert (tmp_path / name).read_bytes().startswith(start)
+    assert matplotlib.image.imread(tmp_path / "one.png").std() > 0
+
+
+def test_presets_are_listed(binep: Command) -> None:
+    said = binep("presets")
+    assert (said.code, said.err) == (0, "")
+    for name in preset_names():
+        assert re.search(
+            rf" {name} .* {re.escape(preset(name).title)} .* {preset(name).epochs} ", said.out
+        )
+
+
+def test_help_says_what_there_is(binep: Command) -> None:
+    said = binep("--help")
+    assert said.code == 0
+    assert all(f"binep {command}" in said.out for command in cli.COMMANDS)
+    kinds = {"": Config, "layers.1.": Layer, "layers.2.": Layer}
+    names = [p + f.name for p, kind in kinds.items() for f in dataclasses.fields(kind)]
+    names += [f.name for kind in (Dynamics, Learning, Speed) for f in dataclasses.fields(kind)]
+    flags = {
+        f"--{n.replace('_', '-')}"
+        for n in names
+        if n not in ("dynamics", "learning", "speed", "layers")
+    }
+    for line in ("train --help", "train -h", "train quickstart --help"):
+        said = binep(line)
+        assert (said.code, said.err) == (0, "")
+        assert flags | {"--config", "--run-dir"} <= set(re.findall(r"--[\w.-]+", said.out))
+    for command, flag in (("evaluate", "--device"), ("plot", "--output"), ("presets", "--help")):
+        said = binep(f"{command} --help")
+        assert (said.code, said.err) == (0, "")
+        assert flag in said.out
+
+
+# ---- what is wrong
+
+BAD = {
+    "trian": "unknown command trian (did you mean train?): one of train, ",
+    "train": "train what? ",
+    "train mnst": "unknown preset 'mnst': binep presets lists",
+    "train good.toml": "unknown preset 'good.toml': --config good.toml reads it",
+    "train quickstart --config good.toml": "both the preset quickstart and --config good.toml",
+    "train --config good.toml quickstart": "Unrecognized options: quickstart",
+    "train --config missing.toml": "missing.toml: cannot be read: ",
+    "train --config empty": "empty/config.toml: cannot be read: No such file",
+    "train --config unknown.toml": "unknown.toml: unknown key layers.1.width: one of size, ",
+    "train --config broken.toml": "broken.toml: not TOML: ",
+    "train quickstart --momentum 0.9": "Unrecognized options: --momentum",
+    "train quickstart --layers.3.size 9": "Unrecognized options: --layers.3.size",
+    "train quickstart --epochs many": "Error parsing --epochs: ",
+    "train quickstart --epochs 1.5": "Error parsing --epochs: ",
+    "train quickstart --beta strong": "Error parsing --beta: ",
+    "train quickstart --epochs": "Missing value for argument '--epochs'",
+    "train quickstart --cost none": "invalid choice 'none' for argument '--cost'",
+    "train quickstart --beta 0": "beta = 0.0: must be a finite number, at least",
+    "train quickstart --beta nan": "beta = nan: must be a finite number, at least",
+    "train quickstart --free-steps 0": "free_steps = 0: must be a whole number from 1",
+    "train quickstart --layers.1.threshold -1": "layers.1.threshold = -1.0: must be a finite",
+    "train quickstart --layers.2.size 11": "layers.2.size = 11: must be 10, the 10 classes of",
+    "train quickstart --dataset cifar10 --layers.2.size 9": "layers.2.size = 9: must be 10",
+    "train quickstart --layers.2.kind conv": "layers.2: a convolution needs (channels, ",
+    "train quickstart --device tpu": "device = tpu: must be cpu, cuda or cuda:N",
+    "train quickstart --device cuda:99": "device = cuda:99: this machine has ",
+    "train quickstart --dataset mnist --data-dir empty": "mnist: empty/MNIST/raw lacks train-",
+    "train mnist-fc1-ep --data-dir empty": "mnist: empty/MNIST/raw lacks train-images-idx3-ubyte",
+    "train quickstart --dataset mnist --data-dir damaged": "damaged/MNIST/raw/train-images-idx3-u",
+    "train quickstart --run-dir full": "full: holds files already: ",
+    "train quickstart --run-dir full/file": "full/file: cannot be made: ",
+    "evaluate": "Missing from binep evaluate: ",
+    "evaluate missing": "missing: not a run folder: ",
+    "evaluate empty": "empty: not a run folder: ",
+    "evaluate truncated": "truncated/model.safetensors: damaged or ",
+    "evaluate other --device cuda:99": "device = cuda:99: this machine has ",
+    "evaluate other --data-dir": "Missing value for argument '--data-dir'",
+    "plot": "plot what? ",
+    "plot missing": "missing: not a run folder: ",
+    "plot truncated other": "other: its settings are not those of truncated: ",
+    "plot other --output curves.bmp": "--output curves.bmp: must end in ",
+    "presets all": "Unrecognized options: all",
+}
+
+
+@pytest.mark.usefixtures("bad_files")
+@pytest.mark.parametrize("line", BAD)
+def test_bad_input_ends_with_one_line_before_any_work(
+    binep: Command, tmp_path: Path, line: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    said = binep(line)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith(f"binep: {BAD[line]}")
+    assert said.err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_problem_has_its_line(binep: Command) -> None:
+    said = binep("train quickstart --beta 0 --free-steps 0 --layers.1.size 0")
+    names = [line.split(" = ")[0] for line in said.err.splitlines()]
+    assert names == ["binep: free_steps", "binep: beta", "binep: layers.1.size"]
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_terminal_with_colours_or_without_letters(
+    binep: Command, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """Neither paints an error, nor does a title's Greek end in one."""
+    screen = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", Terminal(screen, encoding=encoding))
+    monkeypatch.setenv("TERM", "xterm")
+    assert binep("presets all").err == "binep: Unrecognized options: all\n"
+    assert binep("presets").code == binep("train --help").code == 0
+    assert b"quickstart" in screen.getvalue()
+    assert binep(f"train quickstart {SMALL} --epochs 1 --title α").code == 0
+
+
+def test_no_command_is_told_the_commands(binep: Command) -> None:
+    assert binep("") == dataclasses.replace(binep("--help"), code=2)
+
+
+# ---- as a process of its own
+
+
+def process(line: str, folder: Path, output: IO[str] | int) -> subprocess.CompletedProcess[bytes]:
+    """The command as a shell runs it: what it prints to a pipe is buffered."""
+    command = [sys.executable, "-m", "binep", *line.split()]
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    return subprocess.run(
+        command, cwd=folder, env=env, stdout=output, stderr=subprocess.PIPE, check=False
+    )
+
+
+def test_the_console_command_runs(tmp_path: Path) -> None:
+    done = process("presets", tmp_path, subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"quickstart" in done.stdout
+
+
+def unread() -> int:
+    """A pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def test_a_process_whose_pipe_nobody_reads_ends_quietly(tmp_path: Path) -> None:
+    with os.fdopen(unread(), "w") as pipe:
+        done = process("--help", tmp_path, pipe)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_training_ends_quietly_when_nobody_reads(
+    binep: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with os.fdopen(unread(), "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        said = binep(f"train quickstart {SMALL} --epochs 9 --run-dir run")
+    assert (said.code, said.err) == (0, "")

@@ -1,0 +1,234 @@
+"""Gradient estimators against the oracle, and against each other."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from networks import Twins, array, twins
+
+from binep.core.costs import CrossEntropy
+from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, Nudging
+from binep.core.network import Network
+from binep.core.neurons import Binary, Real
+from binep.core.synapses import Conv, Dense, Synapse
+
+
+def assert_gradients(synapses: Any, expected: list[oracle.Gradient], tolerance: float) -> None:
+    """.grad is the direction to go against, the oracle's g the direction to go."""
+    for synapse, g in zip(synapses, expected, strict=True):
+        np.testing.assert_allclose(-array(synapse.values.grad), g["weight"], atol=tolerance)
+        np.testing.assert_allclose(-array(synapse.bias.grad), g["bias"], atol=tolerance)
+        if synapse.scale is not None:
+            np.testing.assert_allclose(-array(synapse.scale.grad), g["scale"], atol=tolerance)
+
+
+@given(twins(), st.sampled_from((-0.3, 0.5, 2.0)), st.integers(1, 5), st.integers(1, 3))
+def test_one_sided_equals_the_oracle(t: Twins, beta: float, free: int, nudged: int) -> None:
+    estimator = EquilibriumPropagation(
+        t.network,
+        beta=beta,
+        free_steps=free,
+        nudged_steps=nudged,
+        nudging="one-sided",
+        tolerance=0,
+    )
+    settled = estimator(t.x, t.target)
+    x, target = array(t.x), array(t.target)
+    start = oracle.initial_states(t.synapses, t.dynamics, x)
+    low = oracle.relax(t.synapses, t.dynamics, x, start, free)
+    high = oracle.relax(t.synapses, t.dynamics, x, low, nudged, target, beta, t.force)
+    expected = oracle.ep_gradient(t.synapses, t.dynamics, x, low, high, beta)
+    assert_gradients(t.network.synapses, expected, 1e-9)
+    cost = t.network.cost
+    if isinstance(cost, CrossEntropy):
+        readout = cost.readout
+        g = oracle.readout_gradient(array(readout.weight), array(readout.bias), low[-1], target)
+        assert readout.values.grad is not None
+        np.testing.assert_allclose(-array(readout.values.grad), g["weight"], atol=1e-9)
+        np.testing.assert_allclose(-array(readout.bias.grad), g["bias"], atol=1e-9)
+        if readout.scale is not None:
+            moved = (g["weight"] * array(readout.weight)).sum()  # α·∂/∂α
+            np.testing.assert_allclose(-array(readout.scale.grad), moved, atol=1e-9)
+    np.testing.assert_allclose(array(settled.output), low[-1], atol=1e-11)
+
+
+@given(twins(), st.sampled_from((0.5, 2.0)))
+def test_centred_equals_the_oracle(t: Twins, beta: float) -> None:
+    estimator = EquilibriumPropagation(
+        t.network, beta=beta, free_steps=4, nudged_steps=3, nudging="centred", tolerance=0
+    )
+    estimator(t.x, t.target)
+    x, target = array(t.x), array(t.target)
+    start = oracle.initial_states(t.synapses, t.dynamics, x)
+    free = oracle.relax(t.synapses, t.dynamics, x, start, 4)
+    plus, minus = (
+        oracle.relax(t.synapses, t.dynamics, x, free, 3, target, sign * beta, t.force)
+        for sign in (1, -1)
+    )
+    expected = oracle.centred_gradient(t.synapses, t.dynamics, x, plus, minus, beta)
+    assert_gradients(t.network.synapses, expected, 1e-9)
+
+
+@given(twins(activation="real"), st.integers(0, 2**32))
+def test_random_sign_is_one_of_both_signs(t: Twins, seed: int) -> None:
+    def gradients(nudging: Nudging, beta: float) -> list[torch.Tensor]:
+        EquilibriumPropagation(
+            t.network,
+            beta=beta,
+            free_steps=4,
+            nudged_steps=3,
+            nudging=nudging,
+            generator=torch.Generator().manual_seed(seed),
+        )(t.x, t.target)
+        return [s.values.grad.clone() for s in t.network.synapses if s.values.grad is not None]
+
+    drawn = gradients("random-sign", 0.5)
+    sides = [gradients("one-sided", 0.5), gradients("one-sided", -0.5)]
+    assert any(all(map(torch.equal, drawn, side)) for side in sides)
+
+
+def test_random_sign_draws_both_signs_about_equally() -> None:
+    network = Network([Dense(2, 2)], Real())
+    estimator = EquilibriumPropagation(
+        network,
+        beta=1.0,
+        free_steps=1,
+        nudged_steps=1,
+        generator=torch.Generator().manual_seed(0),
+    )
+    drawn = []
+    estimator._nudged = lambda free, target, beta: drawn.append(beta) or free
+    for _ in range(400):
+        estimator(torch.rand(1, 2), torch.zeros(1, 2))
+    assert 150 < sum(b > 0 for b in drawn) < 250
+    assert set(drawn) == {1.0, -1.0}
+
+
+def kinks(t: Twins, steps: range) -> bool:
+    """Whether a pooled maximum is all but tied, or a drive at an end of rho, in one of the steps.
+
+    There the feedback jumps or the slope changes, and differences tell no derivative.
+    """
+    states = t.network.initial_states(t.x)
+    clamped = t.network.clamp(t.x)
+    for taken in range(steps.stop):
+        for synapse, below in zip(t.network.synapses, [t.x, *states], strict=False):
+            if taken in steps and isinstance(synapse, Conv) and synapse.pool > 1:
+                maps = torch.nn.functional.conv2d(below, synapse.weight, padding=synapse.padding)
+                windows = maps.unfold(2, synapse.pool, synapse.pool)
+                windows = windows.unfold(3, synapse.pool, synapse.pool).flatten(-2)
+                first, second = windows.topk(2).values.unbind(-1)
+                if synapse.pooling == "max" and bool((first - second < 1e-4).any()):
+                    return True
+        sent = [array(state) for state in states]
+        for p in oracle.preactivations(t.synapses, t.dynamics, sent, array(t.x)):
+            if taken in steps and (np.minimum(abs(p), abs(p - 1)) < 1e-4).any():
+                return True
+        states = t.network.step(clamped, states)
+    return False
+
+
+@given(twins(activation="real", cost="squared-error"), st.integers(0, 3), st.integers(1, 3))
+def test_bptt_equals_finite_differences(t: Twins, before: int, nudged: int) -> None:
+    for neurons in t.network.neurons:
+        object.__setattr__(neurons, "initial", 0.37)  # off the kinks, where differences average
+    t.dynamics.initial = 0.37
+    assume(not kinks(t, range(before, before + nudged)))
+    estimator = BackpropThroughTime(
+        t.network, free_steps=before + nudged, nudged_steps=nudged, tolerance=0
+    )
+    estimator(t.x, t.target)
+    expected = oracle.bptt_gradient(
+        t.synapses, t.dynamics, array(t.x), array(t.target), before + nudged, nudged
+    )
+    for synapse in t.network.synapses:
+        if synapse.values.grad is None:  # out of reach of the output in so few steps
+            synapse.values.grad = torch.zeros_like(synapse.values)
+        for parameter in (synapse.bias, synapse.scale):
+            if parameter is not None and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+    assert_gradients(t.network.synapses, expected, 1e-6)
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+
+
+def dense(generator: torch.Generator) -> list[Synapse]:
+    return [Dense(a, b, generator=generator) for a, b in pairwise([147, 40, 30, 10])]
+
+
+def convolutional(generator: torch.Generator) -> list[Synapse]:
+    first = Conv((3, 7, 7), 6, kernel=3, padding=1, pool=2, generator=generator)
+    second = Conv(first.output_shape, 8, kernel=2, padding=0, pool=1, generator=generator)
+    return [first, second, Dense(second.output_shape, 10, generator=generator)]
+
+
+def averaged(generator: torch.Generator) -> list[Synapse]:
+    first = Conv((3, 7, 7), 6, kernel=3, padding=1, pooling="average", generator=generator)
+    return [first, Dense(first.output_shape, 10, generator=generator)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("nudging", ["one-sided", "centred"])
+@pytest.mark.parametrize("build", [dense, convolutional, averaged])
+def test_ep_and_bptt_point_the_same_way(seed: int, nudging: Nudging, build: Any) -> None:
+    """Nudge inside rho, β = 0.01, random networks: cosine of at least 0.9 per layer."""
+    generator = torch.Generator().manual_seed(seed)
+    network = Network(build(generator), Real(0.5, "inside")).double()
+    x = torch.rand(20, *(3, 7, 7), generator=generator, dtype=torch.float64)
+    y = network.cost.target(torch.randint(10, (20,), generator=generator))
+
+    def gradients(estimator: Any) -> list[torch.Tensor]:
+        estimator(x, y)
+        return [s.values.grad.clone() for s in network.synapses if s.values.grad is not None]
+
+    steps: Any = {"free_steps": 150, "nudged_steps": 50, "tolerance": 0}
+    ep = gradients(EquilibriumPropagation(network, beta=0.01, nudging=nudging, **steps))
+    bptt = gradients(BackpropThroughTime(network, **steps))
+    cosines = [cosine(a, b) for a, b in zip(ep, bptt, strict=True)]
+    assert min(cosines) >= 0.9
+
+
+def test_scale_gradients_only_where_they_are_learnt() -> None:
+    network = Network([Dense(4, 5), Dense(5, 2)], Real())
+    network.synapses[0].train_scale(False)
+    estimators: list[Any] = [
+        EquilibriumPropagation(network, beta=0.5, free_steps=5, nudged_steps=5),
+        BackpropThroughTime(network, free_steps=5, nudged_steps=5),
+    ]
+    for estimator in estimators:
+        estimator(torch.rand(3, 4), network.cost.target(torch.tensor([0, 1, 0])))
+        first, second = (s.scale for s in network.synapses)
+        assert first is not None
+        assert second is not None
+        assert first.grad is None
+        assert second.grad is not None
+
+
+def test_bad_settings_are_refused() -> None:
+    real, binary = (Network([Dense(4, 2)], n) for n in (Real(), Binary()))
+    with pytest.raises(ValueError, match="beta = 0"):
+        EquilibriumPropagation(real, beta=0, free_steps=5, nudged_steps=5)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        EquilibriumPropagation(real, beta=1, free_steps=0, nudged_steps=5)
+    with pytest.raises(ValueError, match="nudging = 'both'"):
+        EquilibriumPropagation(real, beta=1, free_steps=5, nudged_steps=5, nudging="both")
+    with pytest.raises(ValueError, match="binary activations have none"):
+        BackpropThroughTime(binary, free_steps=5, nudged_steps=5)
+    with pytest.raises(ValueError, match="free_steps = 3 must be at least nudged_steps = 5"):
+        BackpropThroughTime(real, free_steps=3, nudged_steps=5)
+
+
+def test_learning_synapses_end_with_the_readout() -> None:
+    readout = Dense(5, 2)
+    network = Network([Dense(4, 5)], Real(), CrossEntropy(readout))
+    synapses: list[Synapse] = [*network.synapses, readout]
+    assert network.learning_synapses() == synapses

@@ -1,0 +1,182 @@
+"""BinaryFlip against the oracle, and GradientDescent against SGD."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import array
+
+from binep.core.optim import _PART, SCALE_FLOOR, BinaryFlip, GradientDescent
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    shapes=st.lists(st.sampled_from([(3,), (4, 5), (2, 3, 2, 2)]), min_size=1, max_size=3),
+    gamma=st.floats(1e-6, 1.0),
+    threshold=st.floats(0.0, 0.3),
+    noise=st.booleans(),
+    steps=st.integers(1, 5),
+)
+def test_momentum_and_flips_equal_the_oracle(
+    seed: int,
+    shapes: list[tuple[int, ...]],
+    gamma: float,
+    threshold: float,
+    noise: bool,
+    steps: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    signs = [torch.where(normal(s) >= 0, 1.0, -1.0).double() for s in shapes]
+    groups = [
+        {"params": [w], "gamma": gamma / (i + 1), "threshold": threshold * i}
+        for i, w in enumerate(signs)
+    ]
+    optimizer = BinaryFlip(groups, noise=noise, generator=generator)
+    expected = [array(w) for w in signs]
+    momenta = [-array(m) for m in optimizer.momenta()]
+    assert noise or all((m == 0).all() for m in momenta)
+    total = [0] * len(signs)
+    for _ in range(steps):
+        for i, w in enumerate(signs):
+            w.grad = normal(tuple(w.shape))
+            expected[i], momenta[i], flips = oracle.flip(
+                expected[i], momenta[i], -array(w.grad), gamma / (i + 1), threshold * i
+            )
+            total[i] += flips
+        optimizer.step()
+        for w, ours, sign, m in zip(signs, optimizer.momenta(), expected, momenta, strict=True):
+            np.testing.assert_array_equal(array(w), sign)
+            np.testing.assert_allclose(-array(ours), m, atol=1e-12)
+    assert [int(n) for n in optimizer.take_flips()] == total
+    assert [int(n) for n in optimizer.take_flips()] == [0] * len(signs)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_tensors_larger_than_a_part_are_visited_whole(fused: bool) -> None:
+    signs = torch.ones(2 * _PART + 3)
+    optimizer = BinaryFlip([signs], gamma=1.0, threshold=0.0, fused=fused)
+    signs.grad = torch.ones_like(signs)
+    optimizer.step()
+    assert (signs == -1).all()
+    assert [int(n) for n in optimizer.flips()] == [len(signs)]
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    gamma=st.floats(1e-5, 1.0),
+    threshold=st.floats(0.0, 0.3),
+    noise=st.booleans(),
+    steps=st.integers(1, 8),
+)
+def test_one_pass_and_sparse_gradients_change_no_bit(
+    seed: int, gamma: float, threshold: float, noise: bool, steps: int
+) -> None:
+    drawn = torch.randn(6, 5, generator=torch.Generator().manual_seed(seed))
+    start = torch.where(drawn >= 0, 1.0, -1.0)
+    copies = [start.clone() for _ in range(3)]
+    optimizers = [
+        BinaryFlip([signs], gamma, threshold, noise, fused, torch.Generator().manual_seed(seed))
+        for signs, fused in zip(copies, (False, True, True), strict=True)
+    ]
+    generator = torch.Generator().manual_seed(seed + 1)
+    for _ in range(steps):
+        grad = torch.randn(6, 5, generator=generator)
+        grad[torch.rand(6, generator=generator) < 0.5] = 0
+        rows = grad.any(dim=1).nonzero().flatten()
+        sparse = torch.sparse_coo_tensor(
+            rows[None], grad[rows], grad.shape, is_coalesced=True, check_invariants=True
+        )
+        for signs, given_, optimizer in zip(copies, (grad, grad, sparse), optimizers, strict=True):
+            signs.grad = given_
+            optimizer.step()
+        for signs, optimizer in zip(copies[1:], optimizers[1:], strict=True):
+            assert torch.equal(signs, copies[0])
+            assert torch.equal(optimizer.momenta()[0], optimizers[0].momenta()[0])
+            assert optimizer.flips() == optimizers[0].flips()
+
+
+def test_initial_noise_has_the_papers_size() -> None:
+    gamma = 0.1
+    signs = torch.ones(100_000)
+    optimizer = BinaryFlip([signs], gamma=gamma, threshold=1.0, noise=True)
+    (momentum,) = optimizer.momenta()
+    assert float(momentum.std()) == pytest.approx(2 * gamma * (1 - gamma), rel=0.05)
+
+
+def test_the_momentum_survives_in_the_state_dict() -> None:
+    def fresh() -> tuple[torch.Tensor, BinaryFlip]:
+        signs = torch.ones(5)
+        return signs, BinaryFlip([signs], gamma=0.5, threshold=1.0)
+
+    signs, optimizer = fresh()
+    signs.grad = torch.arange(5.0)
+    optimizer.step()
+    _, restored = fresh()
+    restored.load_state_dict(optimizer.state_dict())
+    assert torch.equal(restored.momenta()[0], optimizer.momenta()[0])
+    assert int(restored.flips()[0]) == int(optimizer.flips()[0]) == 2
+    assert restored.flips()[0].dtype == torch.int64
+
+
+def test_tensors_without_a_gradient_are_left_alone() -> None:
+    signs = torch.ones(3)
+    BinaryFlip([signs]).step()
+    assert (signs == 1).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, -1.0, 1.5, float("nan")])
+def test_gamma_out_of_range_is_refused(gamma: float) -> None:
+    with pytest.raises(ValueError, match=r"gamma = .*must be in"):
+        BinaryFlip([torch.ones(3)], gamma=gamma)
+
+
+@pytest.mark.parametrize("threshold", [-1e-9, float("nan")])
+def test_a_negative_threshold_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match=r"threshold = .*must be at least 0"):
+        BinaryFlip([torch.ones(3)], threshold=threshold)
+
+
+@given(st.floats(-10, 10), st.floats(0, 10))
+def test_scaling_factors_stay_positive(gradient: float, rate: float) -> None:
+    scale = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    scale.grad = torch.tensor(gradient, dtype=torch.float64)
+    GradientDescent([scale], lr=rate, floor=SCALE_FLOOR).step()
+    assert float(scale.detach()) == pytest.approx(max(0.5 - rate * gradient, SCALE_FLOOR))
+
+
+@given(st.floats(-10, 10), st.floats(0, 10))
+def test_descent_takes_the_steps_of_sgd(gradient: float, rate: float) -> None:
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2))
+    for parameter, optimizer in (
+        (ours, GradientDescent([ours], lr=rate)),
+        (theirs, torch.optim.SGD([theirs], lr=rate)),
+    ):
+        for _ in range(2):
+            parameter.grad = gradient * parameter.detach()
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+
+
+def test_training_does_not_load_the_compiler() -> None:
+    """It would take 70 MB."""
+    code = (
+        "import sys, torch\n"
+        "from binep.core.optim import BinaryFlip, GradientDescent\n"
+        "p = torch.nn.Parameter(torch.ones(3))\n"
+        "p.grad = p.detach()\n"
+        "for kind in BinaryFlip, GradientDescent: kind([p]).step()\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,440 @@
+"""Run folders: they explain a run, replay it, and are whole or refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pytest
+import safetensors.torch
+import samples
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from binep.runs import files
+from binep.runs import curves as plots
+from binep.runs import folder as runs
+from binep.experiment.config import Config, Dynamics, Layer, Learning
+from binep.experiment.experiment import EpochResult, Experiment
+from binep.core.network import Network
+from binep.core.neurons import Real
+from binep.runs.folder import Row, RunError
+from binep.core.synapses import Conv, Dense
+
+FILES = {"config.toml", "metrics.csv", "model.safetensors", "curves.png", "environment.json"}
+FILES |= {"best.safetensors", "checkpoint.safetensors", ".lock", "log.txt"}
+SECONDS = {"train_seconds", "test_seconds"}
+COLUMNS = "epoch,train_error,test_error,train_loss,test_loss,train_seconds,test_seconds"
+LAYER = "layer{0}_flips,layer{0}_flip_rate,layer{0}_settle_steps,layer{0}_residual,layer{0}_alpha"
+SINGLE = "train_error_single,test_error_single"
+BITS = "train_error_bits,test_error_bits,train_error_bits_single,test_error_bits_single"
+
+FAST: dict[str, Any] = {"gamma": 1e-2, "threshold": 1e-6, "bias_lr": 0.05}
+DENSE = Config(
+    layers={"1": Layer(8, **FAST), "2": Layer(10, **FAST)}, max_batches=2, epochs=2, threads=1
+)
+POOLED = Layer(3, "conv", padding=0, pool=4, **FAST, scale_lr=1e-3)
+KINDS = {
+    "dense": (DENSE, ""),
+    "bits": (
+        replace(
+            DENSE,
+            layers={"1": POOLED, "2": Layer(20, **FAST)},
+            dynamics=Dynamics("heaviside", 1.0, 12, 4),
+            learning=Learning(output_copies=2, hold_nudge=True),
+        ),
+        f",{SINGLE},{BITS}",
+    ),
+    "real": (
+        replace(
+            DENSE,
+            layers={"1": Layer(12, **FAST), "2": Layer(10, **FAST)},
+            learning=Learning(synapses="real", cost="cross-entropy"),
+        ),
+        "",
+    ),
+}
+
+
+@dataclass
+class Run:
+    """A finished run, its columns beside the usual, what `train` returned and what it told."""
+
+    folder: Path
+    config: Config
+    further: str
+    rows: list[Row]
+    results: list[EpochResult]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        return safetensors.torch.load((self.folder / "model.safetensors").read_bytes())
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    config, further = KINDS[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    results: list[EpochResult] = []
+    rows = runs.train(Experiment(config), folder, after_epoch=results.append)
+    return Run(folder, config, further, rows, results)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing curves takes the most of a small run."""
+    monkeypatch.setattr(plots, "rendered", lambda figure: b"")
+
+
+# ---- what a run leaves
+
+
+def test_the_folder_is_complete_and_nothing_else(run: Run) -> None:
+    assert {path.name for path in run.folder.iterdir()} == FILES
+    assert Config.load(run.folder / "config.toml") == run.config
+
+
+def test_metrics_have_the_documented_columns_and_a_row_per_epoch(run: Run) -> None:
+    lines = (run.folder / "metrics.csv").read_text().splitlines()
+    layers = ",".join(LAYER.format(number) for number in run.config.layers)
+    assert lines[0] == f"{COLUMNS},{layers}{run.further}"
+    rows = runs.read_metrics(run.folder / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    for row, returned in zip(rows, run.rows, strict=True):
+        assert row == {k: v if v is None else pytest.approx(v, 1e-5) for k, v in returned.items()}
+
+
+def test_rows_hold_the_results_of_their_epochs(run: Run) -> None:
+    for row, result in zip(run.rows, run.results, strict=True):
+        train, test = result.train, result.test
+        assert [row[name] for name in COLUMNS.split(",")] == [
+            *(result.epoch, train.error, test.error, train.loss, test.loss),
+            *(train.seconds, test.seconds),
+        ]
+        for i, (steps, residual) in enumerate(zip(train.settle_steps, train.residual, strict=True)):
+            change = result.layers[i]
+            told = (change.flips, change.flip_rate) if change else (None, None)
+            alpha = change.scale if change else None
+            names = LAYER.format(i + 1).split(",")
+            assert [row[name] for name in names] == [*told, steps, residual, alpha]
+
+
+def test_cells_are_empty_exactly_where_they_mean_nothing(run: Run) -> None:
+    real = run.config.learning.synapses == "real"
+    readout = f"layer{len(run.config.layers)}"
+    for row in run.rows:
+        empty = {name for name, value in row.items() if value is None}
+        flips = {n for n in row if re.fullmatch(r"layer\d_(flips|flip_rate|alpha)", n)}
+        states = {f"{readout}_settle_steps", f"{readout}_residual"}
+        assert empty == (flips | states if real else set())
+
+
+def test_every_weight_is_plus_or_minus_alpha(run: Run) -> None:
+    """Of the file, and of the network that is read from it, to the bit."""
+    signs = {name: t for name, t in run.state.items() if t.dtype == torch.int8}
+    binary = run.config.learning.synapses == "binary"
+    assert len(signs) == (len(run.config.layers) if binary else 0)
+    for name, values in signs.items():
+        assert set(values.flatten().tolist()) == {-1, 1}
+        assert (run.state[name.replace("values", "scale")] > 0).all()
+    for synapse in runs.load(run.folder).network.learning_synapses():
+        if synapse.scale is not None:
+            alpha = synapse.per_weight(synapse.scale).expand_as(synapse.weight)
+            assert torch.equal(synapse.weight.abs(), alpha)
+
+
+def test_weights_flipped_and_scales_learnt_as_told(run: Run) -> None:
+    start = Experiment(run.config).network.state_dict()
+    for name, now in run.state.items():
+        number = list(run.config.layers)[-1 if "readout" in name else int(name.split(".")[1])]
+        learns = "scale" not in name or run.config.layers[number].scale_lr > 0
+        assert torch.equal(now.float(), start[name]) != learns, name
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_configuration_replays_the_run(run: Run, tmp_path: Path) -> None:
+    again = runs.train(Experiment(Config.load(run.folder / "config.toml")), tmp_path)
+    for first, second in zip(run.rows, again, strict=True):
+        assert {k: first[k] for k in first if k not in SECONDS} == {
+            k: second[k] for k in second if k not in SECONDS
+        }
+    model = "model.safetensors"
+    assert (tmp_path / model).read_bytes() == (run.folder / model).read_bytes()
+
+
+def test_a_loaded_network_scores_as_the_last_epoch_did(run: Run) -> None:
+    scores = runs.load(run.folder).evaluate()
+    assert scores.error == run.rows[-1]["test_error"]
+    assert scores.loss == run.rows[-1]["test_loss"]
+
+
+def test_the_curves_are_a_picture(run: Run) -> None:
+    picture = matplotlib.image.imread(run.folder / "curves.png")
+    assert picture.shape[0] > 100
+    assert picture.std() > 0
+
+
+def test_the_environment_is_told(run: Run) -> None:
+    told = json.loads((run.folder / "environment.json").read_text())
+    assert {"command", "started", "versions", "git_revision", "processor", "threads"} <= set(told)
+    assert told["versions"].keys() == {"binep", "torch", "numpy"}
+    assert told["versions"]["torch"] == torch.__version__
+    assert (told["device"], told["device_name"], told["threads"]) == ("cpu", None, 1)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_cut_short_keeps_its_finished_epochs(tmp_path: Path) -> None:
+    def stop(result: EpochResult) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(Experiment(DENSE), tmp_path, after_epoch=stop)
+    (row,) = runs.read_metrics(tmp_path / "metrics.csv")
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert f"{runs.load(tmp_path).evaluate().loss:.6g}" == f"{row['test_loss']:.6g}"
+
+
+@pytest.mark.parametrize("value", [0.0, float("inf")])
+def test_any_row_can_be_drawn(value: float) -> None:
+    """Such as epochs without a flip, which a logarithmic axis cannot show."""
+    names = f"{COLUMNS},{LAYER.format(1)}".split(",")
+    row: Row = {**dict.fromkeys(names, value), "epoch": 1.0}
+    picture = plots.rendered(plots.curves([[row, {**row, "epoch": 2.0}]]))
+    assert matplotlib.image.imread(io.BytesIO(picture)).ndim == 3
+
+
+def test_the_revision_is_that_of_the_package_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of a project around the folder that the package is installed in."""
+    folder = Path(runs.__file__).parent
+    monkeypatch.setattr(runs, "__file__", str(folder / "inside" / "runs" / "folder.py"))
+    assert runs._git_revision() is None
+
+
+# ---- networks in files
+
+
+def network() -> Network:
+    generator = torch.Generator().manual_seed(0)
+    conv = Conv((1, 4, 4), 2, kernel=3, padding=1, generator=generator)
+    return Network(
+        [
+            conv,
+            Dense(conv.output_shape, 3, weights="real", generator=generator),
+            Dense(3, 2, generator=generator),
+        ],
+        Real(0.0, "outside", True),
+    )
+
+
+def states(module: Network) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+@contextlib.contextmanager
+def refused(path: Path, *reasons: str) -> Iterator[None]:
+    """A RunError of one line that names the file and the reasons."""
+    with pytest.raises(RunError) as error:
+        yield
+    message = str(error.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    for reason in reasons:
+        assert reason in message
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    runs.save_network(network(), path)
+    return path
+
+
+def test_a_network_is_read_back_to_the_bit(model: Path) -> None:
+    other = network()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(-2)
+    runs.load_network(other, model)
+    assert all(torch.equal(t, other.state_dict()[n]) for n, t in states(network()).items())
+
+
+Change = Callable[[dict[str, Tensor]], object]
+CHANGES: list[tuple[Change, tuple[str, ...]]] = [
+    (lambda s: s.pop("synapses.1.bias"), ("synapses.1.bias missing",)),
+    (lambda s: s.update(extra=torch.zeros(1)), ("extra missing or unknown",)),
+    (lambda s: s.update({"synapses.2.values": s["synapses.2.values"].T}), ("(3, 2)", "(2, 3)")),
+    (lambda s: s["synapses.2.values"].view(-1)[1:2].fill_(0), ("synapses.2.values", "signs")),
+    (lambda s: s["synapses.0.values"].view(-1)[1:2].fill_(-128), ("synapses.0.values", "signs")),
+    (lambda s: s.update({"synapses.2.values": torch.full((2, 3), 0.5)}), ("float32", "int8")),
+    (
+        lambda s: s.update({"synapses.1.bias": torch.ones(3, dtype=torch.complex64)}),
+        ("complex64", "float32"),
+    ),
+    (lambda s: s["synapses.0.scale"].fill_(torch.nan), ("synapses.0.scale", "finite")),
+    (lambda s: s["synapses.1.values"][:1].fill_(torch.inf), ("synapses.1.values", "finite")),
+]
+
+
+@pytest.mark.parametrize(("change", "reasons"), CHANGES)
+def test_a_file_of_another_network_is_refused(
+    model: Path, tmp_path: Path, change: Change, reasons: tuple[str, ...]
+) -> None:
+    state = {n: t.clone() for n, t in safetensors.torch.load(model.read_bytes()).items()}
+    change(state)
+    path = tmp_path / "model.safetensors"
+    files.save_tensors(path, state, {"kind": "network"})
+    target = network()
+    with refused(path, *reasons):
+        runs.load_network(target, path)
+    assert all(torch.equal(t, target.state_dict()[n]) for n, t in states(network()).items())
+
+
+@given(st.data())
+def test_a_damaged_file_is_refused_or_holds_a_network(
+    tmp_path_factory: pytest.TempPathFactory, model: Path, data: st.DataObject
+) -> None:
+    content = bytearray(model.read_bytes())
+    kind = data.draw(st.sampled_from(("cut", "random", "changed")))
+    if kind == "changed":
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    elif kind == "cut":
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    else:
+        content = bytearray(data.draw(st.binary()))
+    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    path.write_bytes(content)
+    target = network()
+    if kind != "changed":
+        with refused(path, "damaged"):
+            runs.load_network(target, path)
+        return
+    with contextlib.suppress(RunError):  # a change of the header's blanks changes nothing
+        runs.load_network(target, path)
+    for name, tensor in states(network()).items():
+        assert torch.equal(tensor, target.state_dict()[name])
+
+
+def test_a_type_that_torch_lacks_is_refused(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    header = b'{"x":{"dtype":"F8_E8M0","shape":[1],"data_offsets":[0,1]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    with refused(path, "safetensors file" if not hasattr(torch, "float8_e8m0fnu") else "binep"):
+        runs.load_network(network(), path)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with refused(tmp_path, "not a run folder"):
+        runs.load(tmp_path)
+    (tmp_path / "config.toml").write_text(DENSE.to_toml())
+    with refused(tmp_path, "no epoch has ended yet"):
+        runs.load(tmp_path)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small/config.toml").write_text(DENSE.to_toml())
+    for name, hint in (("smal", " (did you mean small?)"), ("other", "")):
+        missing = tmp_path / name
+        with pytest.raises(RunError) as error:
+            runs.load(missing)
+        assert str(error.value) == f"{missing}: not a run folder: there is none of this name{hint}"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_settings_can_be_replaced_on_loading(tmp_path: Path) -> None:
+    data_dir = samples.write_mnist(tmp_path / "data")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    runs.train(Experiment(DENSE.replace(dataset="mnist", data_dir=data_dir, epochs=1)), folder)
+    moved = data_dir.rename(tmp_path / "moved")
+    assert runs.load(folder, data_dir=moved).evaluate().samples == 10
+
+
+# ---- metrics
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"epoch,train_error\n1,2\n",
+        *(b"epoch,test_error\n" + row for row in (b"", b"1,x\n", b"1,2,3\n", b"1,\xff\n")),
+    ],
+)
+def test_no_table_of_metrics_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "metrics.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with refused(path):
+        runs.read_metrics(path)
+
+
+# ---- folders and files
+
+
+def test_new_folders_never_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "strftime", lambda form: "20200101-000000")
+    with ThreadPoolExecutor(8) as threads:
+        folders = list(threads.map(lambda i: runs.new_folder("name", 3, tmp_path), range(80)))
+    assert len(set(folders)) == 80
+    assert set(folders) == set((tmp_path / "name").iterdir())
+    assert tmp_path / "name" / "20200101-000000-3" in folders
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_a_new_folder_that_cannot_be_made_is_refused(tmp_path: Path, link: bool) -> None:
+    """A link to nowhere says that it exists, and yet is no folder."""
+    root = tmp_path / "runs"
+    if link:
+        root.symlink_to(tmp_path / "nowhere")
+    else:
+        root.write_bytes(b"")
+    with refused(root / "name", "cannot be made"):
+        runs.new_folder("name", 0, root)
+
+
+def test_only_a_new_or_empty_folder_is_claimed(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    assert runs.claim_folder(folder) == folder
+    assert runs.claim_folder(folder) == folder
+    file = folder / ".hidden"
+    file.touch()
+    for taken, reason in ((folder, "holds files already"), (file, "cannot be made")):
+        with refused(taken, reason):
+            runs.claim_folder(taken)
+    assert list(folder.iterdir()) == [file]
+
+
+@given(old=st.binary(), new=st.binary())
+def test_a_failed_write_leaves_the_old_file_whole(
+    tmp_path_factory: pytest.TempPathFactory, old: bytes, new: bytes
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path_factory.mktemp("files") / "file"
+    files.write(path, old)
+    with pytest.MonkeyPatch.context() as patch, refused(path, os.strerror(errno.ENOSPC)):
+        patch.setattr(os, "fsync", full)
+        files.write(path, new)
+    assert path.read_bytes() == old
+    assert list(path.parent.iterdir()) == [path]
+    files.write(path, new)
+    assert path.read_bytes() == new
+
+
+def test_a_file_in_no_folder_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "file"
+    with refused(path, "cannot be written"):
+        files.write(path, b"")
