@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from binep.core.shapes import map_shape_of
 from binep.solvers import machine
 
 _AT_ONCE = 2**19
@@ -332,7 +333,7 @@ class Conv(Synapse):
                 f"channels = {channels} and pooling = {pooling!r}: must be at least "
                 "1, and 'max' or 'average'"
             )
-        self.map_shape = self.map_shape_of(input_shape, kernel, padding, pool)
+        self.map_shape = map_shape_of(input_shape, kernel, padding, pool)
         self.input_shape = tuple(input_shape)
         self.output_shape = (channels, self.map_shape[0] // pool, self.map_shape[1] // pool)
         self.padding, self.pool, self.pooling = padding, pool, pooling
@@ -340,30 +341,6 @@ class Conv(Synapse):
         self._initialise(
             (channels, input_shape[0], kernel, kernel), True, weights, zero_bias, generator
         )
-
-    @staticmethod
-    def map_shape_of(
-        input_shape: Sequence[int], kernel: int, padding: int, pool: int
-    ) -> tuple[int, int]:
-        """Rows and columns of the map before pooling.
-
-        Raises:
-            ValueError: the input is no map, or the kernel or the pool is larger than its map.
-        """
-        if len(input_shape) != 3:
-            raise ValueError(
-                "a convolution needs (channels, height, width) below it, not the shape "
-                f"{tuple(input_shape)}"
-            )
-        if min(*input_shape, kernel, pool) < 1 or padding < 0:
-            raise ValueError("sizes, kernel and pool must be at least 1 and padding at least 0")
-        height, width = (side + 2 * padding for side in input_shape[1:])
-        rows, columns = height - kernel + 1, width - kernel + 1
-        if min(rows, columns) < 1:
-            raise ValueError(f"kernel = {kernel} is larger than its map of {height}x{width}")
-        if pool > min(rows, columns):
-            raise ValueError(f"pool = {pool} is larger than its map of {rows}x{columns}")
-        return rows, columns
 
     @property
     def max_pooled(self) -> bool:

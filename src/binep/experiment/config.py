@@ -26,7 +26,8 @@ import tyro
 
 from binep.core.gradients import Nudging
 from binep.core.network import Speed
-from binep.core.synapses import Conv, Weights
+from binep.core.shapes import map_shape_of
+from binep.core.synapses import Weights
 from binep.data.sources import input_shape_of
 
 
@@ -357,7 +358,7 @@ def _shape_problems(config: Config) -> list[str]:
             current = (layer.size,)
             continue
         try:
-            map_shape = Conv.map_shape_of(current, layer.kernel, layer.padding, layer.pool)
+            map_shape = map_shape_of(current, layer.kernel, layer.padding, layer.pool)
         except ValueError as error:
             return [f"layers.{number}: {error}"]
         current = (layer.size, map_shape[0] // layer.pool, map_shape[1] // layer.pool)

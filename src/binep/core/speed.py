@@ -1,0 +1,71 @@
+"""Which shortcuts the dynamics may take: settings, without PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import InitVar, dataclass
+from typing import Literal
+
+SHORTCUTS = ("events", "digits", "in-cache", "odd-even", "one-pass-flips")
+"""Names of what comes with binep and can be switched off; a solver of one's own adds its name."""
+
+FORMER = {
+    "follow_events": "events",
+    "fused_steps": "in-cache",
+    "alternate": "odd-even",
+    "fused_flips": "one-pass-flips",
+}
+"""Switches of version 0.1, each true or false, and the names that they have in `Speed.off`."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Shortcuts, each of which can be switched off.
+
+    What is learned stays the same, to rounding and, with odd-even updates, to the path to an
+    equilibrium. The names of `off`:
+
+    - events: binary activations on a CPU, event-driven updates: work only where bits change.
+    - digits: real activations on a CPU, quantised updates with error feedback.
+    - in-cache: real activations on a CPU, small dense networks: each sample settles in cache.
+    - odd-even: real activations, free phase: layers 1, 3, … then 2, 4, … move, each half from
+      what the other has just become (Gauss–Seidel), with adaptive over-relaxation.
+    - one-pass-flips: on a CPU, momenta and flips in one pass over memory.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+
+    off: tuple[str, ...] = ()
+    """Solvers and shortcuts not to use: events, digits, in-cache, odd-even, one-pass-flips."""
+    precision: Literal["exact", "split", "fast"] = "split"
+    """How real states are multiplied with binary weights. On a CPU exact: in float32; split: as
+    changes in digits of 8 bits, one in the free phase and two in the nudged; fast: in one digit
+    always. On a GPU exact and split: in float32; fast: in TF32."""
+    compile: bool = False
+    """Where no solver but the plain one takes the steps, as on a GPU: let torch.compile fuse a
+    step's operations into few kernels. The first batches then take a minute or two."""
+    # What runs of version 0.1 call these: False is the name in `off`.
+    follow_events: InitVar[bool] = True
+    fused_steps: InitVar[bool] = True
+    alternate: InitVar[bool] = True
+    fused_flips: InitVar[bool] = True
+
+    def __post_init__(
+        self, follow_events: bool, fused_steps: bool, alternate: bool, fused_flips: bool
+    ) -> None:
+        if self.precision not in ("exact", "split", "fast"):
+            raise ValueError(f"precision = {self.precision!r}: must be 'exact', 'split' or 'fast'")
+        if isinstance(self.off, str) or not isinstance(self.off, Iterable):
+            raise ValueError(f"off = {self.off!r}: must be a collection of names")
+        former = (follow_events, fused_steps, alternate, fused_flips)
+        named = [name for name, on in zip(FORMER.values(), former, strict=True) if not on]
+        object.__setattr__(self, "off", tuple(sorted({*self.off, *named})))
+
+    def uses(self, name: str) -> bool:
+        """Whether a solver or shortcut may be used."""
+        return name not in self.off
+
+
+for _name in FORMER:
+    delattr(Speed, _name)  # they are arguments, not attributes
