@@ -65,7 +65,3 @@ class Speed:
     def uses(self, name: str) -> bool:
         """Whether a solver or shortcut may be used."""
         return name not in self.off
-
-
-for _name in FORMER:
-    delattr(Speed, _name)  # they are arguments, not attributes
