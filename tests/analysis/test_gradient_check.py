@@ -26,7 +26,7 @@ from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation
 from binep.core.network import Equilibrium, Network
 from binep.core.neurons import Binary, Real
 from binep.core.synapses import Dense
-from binep.data import sources as data
+from binep.data import batches as data
 from binep.experiment.config import Config, Layer, Learning
 from binep.experiment.experiment import Experiment
 from binep.runs import curves as plots

@@ -32,7 +32,7 @@ from binep.analysis import claims, gradient_check, inspection
 from binep.analysis import tables as reproduce
 from binep.core.neurons import Binary
 from binep.core.synapses import Weights
-from binep.data import sources as data
+from binep.data.batches import batches
 from binep.data.sources import DataError
 from binep.experiment.config import Config, ConfigError, did_you_mean, preset, preset_names
 from binep.experiment.experiment import EpochResult, Experiment, initial_network
@@ -777,7 +777,7 @@ def _to_check(options: CheckOptions) -> list[Experiment]:
 
 def _checked(experiment: Experiment, options: CheckOptions) -> gradient_check.Check:
     config, split = experiment.config, experiment.data.train
-    images, labels = next(data.batches(split, options.samples, generator=experiment.order))
+    images, labels = next(batches(split, options.samples, generator=experiment.order))
     found = gradient_check.check(
         experiment.network,
         experiment.data.prepare(images),

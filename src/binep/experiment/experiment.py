@@ -18,6 +18,7 @@ from binep.core.network import Network
 from binep.core.neurons import Binary, Neurons, Real
 from binep.core.optim import SCALE_FLOOR, BinaryFlip, GradientDescent
 from binep.core.synapses import Conv, Dense, Synapse
+from binep.data import batches
 from binep.data import sources as data
 from binep.experiment import training
 from binep.experiment.config import Config, Layer
@@ -94,10 +95,10 @@ class Experiment:
         return count if self.config.max_batches is None else min(count, self.config.max_batches)
 
     def _batches(
-        self, split: data.Split, batch_size: int, order: torch.Generator | None, start: int = 0
+        self, split: batches.Split, batch_size: int, order: torch.Generator | None, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         augment = order is not None and self.data.augmented
-        drawn = data.batches(split, batch_size, generator=order, augment=augment, start=start)
+        drawn = batches.batches(split, batch_size, generator=order, augment=augment, start=start)
         wanted = range(start, self._count(len(split), batch_size))
         for _, (images, labels) in zip(wanted, drawn, strict=False):
             yield self.data.prepare(images), labels
