@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from binep.core.synapses import Dense
 
 Readout = Literal["averaged", "single"]
+Labels = Tensor | Sequence[int] | Any
+"""Class labels: a tensor, a NumPy array or a list of whole numbers."""
 
 
 class Cost(nn.Module, ABC):
@@ -24,6 +27,29 @@ class Cost(nn.Module, ABC):
 
     classes: int
     copies: int = 1
+
+    def labels(self, labels: Labels, batch: int | None = None) -> Tensor:
+        """Class labels, checked, as int64.
+
+        Args:
+            labels: (batch,) whole numbers from 0 to classes − 1: a tensor, an array or a list.
+            batch: how many there must be; any number if None.
+
+        Raises:
+            TypeError: not whole numbers.
+            ValueError: another shape or number, or a label out of range.
+        """
+        given = torch.as_tensor(labels)
+        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+            raise TypeError(f"labels are {given.dtype}: must be whole numbers, one per sample")
+        if given.dim() != 1 or (batch is not None and len(given) != batch):
+            needed = "(batch,)" if batch is None else f"({batch},), as x has {batch} samples"
+            raise ValueError(f"labels have shape {tuple(given.shape)}: must have shape {needed}")
+        given = given.to(torch.int64)
+        if len(given) and not 0 <= int(given.min()) <= int(given.max()) < self.classes:
+            wrong = given[(given < 0) | (given >= self.classes)][0]
+            raise ValueError(f"labels hold {int(wrong)}: must be from 0 to {self.classes - 1}")
+        return given
 
     @abstractmethod
     def target(self, labels: Tensor) -> Tensor:

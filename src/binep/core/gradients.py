@@ -196,7 +196,7 @@ class BackpropThroughTime(GradientEstimator):
             with torch.no_grad():
                 start = network.relax(x, before, tolerance=self.tolerance)
         network.zero_grad()
-        if start is not None and network.speed.fused_steps and fused.fits(network):
+        if start is not None and network.speed.uses("in-cache") and fused.fits(network):
             return self._through_fused_steps(start, target)
         with torch.enable_grad():
             if start is not None:  # W_1 ⋆ x + b_1 again, now to be differentiated

@@ -10,7 +10,6 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,37 +17,11 @@ from torch import Tensor, nn
 from binep.core.costs import Cost, SquaredError
 from binep.core.neurons import Neurons, Real
 from binep.core.overrelaxation import Relaxation
+from binep.core.speed import Speed
 from binep.core.synapses import Route, Synapse
 from binep.solvers.digits import solver as digits
 from binep.solvers.events import solver as events
 from binep.solvers.in_cache import solver as fused
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Shortcuts, each of which can be switched off.
-
-    What is learned stays the same, to rounding and, where layers move in turn, to their path to
-    an equilibrium.
-    """
-
-    precision: Literal["exact", "split", "fast"] = "split"
-    """How real states are multiplied with binary weights. On a CPU exact: in float32; split: as
-    changes in digits of 8 bits, one in the free phase and two in the nudged; fast: in one digit
-    always. On a GPU exact and split: in float32; fast: in TF32."""
-    follow_events: bool = True
-    """Binary activations on a CPU: work only where bits change."""
-    fused_steps: bool = True
-    """Real activations on a CPU: settle small dense networks sample by sample, in cache."""
-    alternate: bool = True
-    """Real activations: in the free phase a step moves layers 1, 3, …, then 2, 4, … from what those
-    have become, with over-relaxation ω of 1.2 to 1.5. Off where all steps are taken (settle_tol
-    0)."""
-    fused_flips: bool = True
-    """On a CPU update momenta and flip weights in one pass over memory."""
-    compile: bool = False
-    """Where no other shortcut takes the steps, as on a GPU: let torch.compile fuse a step's
-    operations into few kernels. The first batches then take a minute or two."""
 
 
 @dataclass(frozen=True)
@@ -313,7 +286,7 @@ class Network(nn.Module):
         # Only of these is it known that they settle where s = rho(p).
         real = all(type(neurons) is Real for neurons in self.neurons)
         settles = free and tolerance > 0 and not torch.is_grad_enabled()
-        if self.speed.alternate and real and settles and count > 1:
+        if self.speed.uses("odd-even") and real and settles and count > 1:
             return [range(0, count, 2), range(1, count, 2)]
         return [range(count)]
 
@@ -340,11 +313,11 @@ class Network(nn.Module):
         """What takes the steps in place of `step`, if a shortcut applies."""
         if torch.is_grad_enabled() and not events.fits(self):
             return None  # what is compiled has no gradient
-        if self.speed.follow_events and events.fits(self):
+        if self.speed.uses("events") and events.fits(self):
             return self.wiring
-        if self.speed.fused_steps and fused.fits(self):
+        if self.speed.uses("in-cache") and fused.fits(self):
             return fused.Loop(self)
-        if self.speed.precision != "exact" and digits.fits(self):
+        if self.speed.precision != "exact" and self.speed.uses("digits") and digits.fits(self):
             self._lines = self._lines or digits.Lines(self)
             return self._lines
         return None

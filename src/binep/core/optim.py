@@ -62,7 +62,7 @@ class BinaryFlip(_Eager):
         gamma: momentum's rate γ, in (0, 1]; per group.
         threshold: τ ≥ 0; per group.
         noise: start m at 2γ(1 − γ)·N(0, 1) instead of 0; per group.
-        fused: on a CPU, update and flip in one pass over memory; per group.
+        one_pass: on a CPU, update and flip in one pass over memory; per group.
         generator: of that noise, on the CPU; the global one if None.
 
     Raises:
@@ -75,10 +75,10 @@ class BinaryFlip(_Eager):
         gamma: float = 1e-5,
         threshold: float = 5e-7,
         noise: bool = False,
-        fused: bool = True,
+        one_pass: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        defaults = {"gamma": gamma, "threshold": threshold, "noise": noise, "fused": fused}
+        defaults = {"gamma": gamma, "threshold": threshold, "noise": noise, "one_pass": one_pass}
         super().__init__(params, defaults)
         for group in self.param_groups:
             if not 0 < group["gamma"] <= 1:
@@ -117,7 +117,7 @@ class BinaryFlip(_Eager):
         elif grad.is_sparse:
             grad = grad.to_dense()
         self.state[signs]["visited"] = True
-        if group["fused"] and signs.device.type == "cpu" and signs.dtype == torch.float32:
+        if group["one_pass"] and signs.device.type == "cpu" and signs.dtype == torch.float32:
             group["flips"][i] += _flip_fused(signs, momentum, rows, grad, rate, threshold)
         else:
             group["flips"][i] += _flip(signs, momentum, rows, grad, rate, threshold)
