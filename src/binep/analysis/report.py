@@ -29,8 +29,8 @@ from binep.analysis.tables import Measured
 from binep.core.neurons import Binary
 from binep.core.synapses import Dense, Synapse
 from binep.data.sources import DataError
-from binep.experiment.config import Config, Layer, preset, preset_names
-from binep.experiment.experiment import build_neurons, initial_network
+from binep.experiment.build import build_neurons, initial_network
+from binep.experiment.config import Config, ConvLayer, Layer, preset, preset_names
 from binep.runs import curves as plots
 from binep.runs import folder as runs
 
@@ -553,8 +553,8 @@ def _layers(config: Config) -> Table:
 
 
 def _kind(layer: Layer) -> str:
-    if layer.kind == "dense":
-        return "dense"
+    if not isinstance(layer, ConvLayer):
+        return layer.kind
     return f"conv {layer.kernel}×{layer.kernel}, {layer.pooling} pool {layer.pool}"
 
 

@@ -34,8 +34,9 @@ from binep.core.neurons import Binary
 from binep.core.synapses import Weights
 from binep.data.batches import batches
 from binep.data.sources import DataError
+from binep.experiment.build import initial_network
 from binep.experiment.config import Config, ConfigError, did_you_mean, preset, preset_names
-from binep.experiment.experiment import EpochResult, Experiment, initial_network
+from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.training import Meter, Scores
 from binep.experiment.warnings import Guards
 from binep.runs import files

@@ -85,6 +85,7 @@ class EquilibriumPropagation(GradientEstimator):
         nudging: Nudging = "random-sign",
         tolerance: float = 1e-6,
         generator: torch.Generator | None = None,
+        row_sparse: bool = False,
     ) -> None:
         super().__init__(
             network, free_steps=free_steps, nudged_steps=nudged_steps, tolerance=tolerance

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from binep.core.costs import Cost, SquaredError
 from binep.core.neurons import Neurons, Real
 from binep.core.overrelaxation import Relaxation
-from binep.core.speed import Speed
+from binep.core.speed import Speed as Speed
 from binep.core.synapses import Route, Synapse
 from binep.solvers.digits import solver as digits
 from binep.solvers.events import solver as events

@@ -132,7 +132,7 @@ def train(
             about = json.dumps(environment(experiment), indent=2) + "\n"
             write(folder / "environment.json", about.encode())
         while experiment.epoch < experiment.config.epochs:
-            result = experiment.train_epoch(between)
+            result = experiment.train_epoch(between, warn=lambda text: None)
             rows.append(row_of(result))
             for text in guards.look(experiment, result):
                 _log(folder, f"epoch {result.epoch}: warning: {text}")
