@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from binep.core.synapses import Dense
 
 Readout = Literal["averaged", "single"]
+Labels = Tensor | Sequence[int] | Any
+"""Class labels: a tensor, a NumPy array or a list of whole numbers."""
 
 
 class Cost(nn.Module, ABC):
@@ -25,9 +28,59 @@ class Cost(nn.Module, ABC):
     classes: int
     copies: int = 1
 
+    def labels(self, labels: Labels, batch: int | None = None) -> Tensor:
+        """Class labels, checked, as int64.
+
+        Args:
+            labels: (batch,) whole numbers from 0 to classes − 1: a tensor, an array or a list.
+            batch: how many there must be; any number if None.
+
+        Raises:
+            TypeError: not whole numbers.
+            ValueError: another shape or number, or a label out of range.
+        """
+        given = torch.as_tensor(labels)
+        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+            raise TypeError(f"labels are {given.dtype}: must be whole numbers, one per sample")
+        if given.dim() != 1 or (batch is not None and len(given) != batch):
+            needed = "(batch,)" if batch is None else f"({batch},), as x has {batch} samples"
+            raise ValueError(f"labels have shape {tuple(given.shape)}: must have shape {needed}")
+        given = given.to(torch.int64)
+        if len(given) and not 0 <= int(given.min()) <= int(given.max()) < self.classes:
+            wrong = given[(given < 0) | (given >= self.classes)][0]
+            raise ValueError(f"labels hold {int(wrong)}: must be from 0 to {self.classes - 1}")
+        return given
+
+    def as_target(self, target: Tensor, output: Tensor) -> Tensor:
+        """A target, checked, of the output's type.
+
+        Args:
+            target: from `target`, or like it: (batch, *target_shape).
+            output: states of the output layer, (batch, *shape).
+
+        Raises:
+            TypeError: no tensor.
+            ValueError: another shape or device, or values that are not finite.
+        """
+        if not isinstance(target, Tensor):
+            raise TypeError(f"target is a {type(target).__name__}: must be a tensor")
+        needed = (len(output), *self.target_shape(tuple(output.shape[1:])))
+        if tuple(target.shape) != needed:
+            raise ValueError(f"target has shape {tuple(target.shape)}: must have shape {needed}")
+        if target.device != output.device:
+            raise ValueError(f"target is on {target.device}: must be on {output.device}")
+        target = target.detach().to(output.dtype)
+        if not target.isfinite().all():
+            raise ValueError("target has values that are not finite")
+        return target
+
+    def target_shape(self, output_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one sample's target, for an output of this shape."""
+        return output_shape
+
     @abstractmethod
-    def target(self, labels: Tensor) -> Tensor:
-        """What `force` and `loss` compare with, from class labels (batch,): whole numbers."""
+    def target(self, labels: Labels) -> Tensor:
+        """What `force` and `loss` compare with, from class labels (batch,): see `labels`."""
 
     @abstractmethod
     def force(self, output: Tensor, target: Tensor) -> Tensor:
@@ -57,11 +110,14 @@ class SquaredError(Cost):
 
     def __init__(self, classes: int, copies: int = 1) -> None:
         super().__init__()
+        if min(classes, copies) < 1:
+            raise ValueError(f"classes = {classes}, copies = {copies}: must be at least 1")
         self.classes, self.copies = classes, copies
 
-    def target(self, labels: Tensor) -> Tensor:
+    def target(self, labels: Labels) -> Tensor:
         """One-hot, repeated: (batch, classes·copies)."""
-        return F.one_hot(labels, self.classes).repeat_interleave(self.copies, dim=1)
+        one_hot = F.one_hot(self.labels(labels), self.classes)
+        return one_hot.repeat_interleave(self.copies, dim=1)
 
     def force(self, output: Tensor, target: Tensor) -> Tensor:
         """Y − s_L."""
@@ -95,9 +151,13 @@ class CrossEntropy(Cost):
     def _logits(self, output: Tensor) -> Tensor:
         return self.readout.biased(self.readout.up(output)[0])
 
-    def target(self, labels: Tensor) -> Tensor:
+    def target(self, labels: Labels) -> Tensor:
         """One-hot: (batch, classes)."""
-        return F.one_hot(labels, self.classes)
+        return F.one_hot(self.labels(labels), self.classes)
+
+    def target_shape(self, output_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """One number per class."""
+        return (self.classes,)
 
     def force(self, output: Tensor, target: Tensor) -> Tensor:
         """Wᵀ(y − y^), in the shape of the output."""
