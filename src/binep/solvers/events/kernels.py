@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numba
 import numpy as np
 
@@ -29,6 +31,105 @@ from binep.solvers.primitives import (
     max_pool,
     parallel,
 )
+
+
+class Samples(NamedTuple):
+    """Samples during a phase; a row each, or one sample's rows. Layers lie side by side.
+
+    Attributes:
+        states: pre-activations s, float32.
+        bits: what fires, int8.
+        up: sums of signs from below, after pooling: int16 where they fit, or int32.
+        down: sums from above, likewise, in units of the layer's feedback.
+        sent: the place in its map that a convolution's neuron sends from, or −1 where it is silent.
+        route: the place of its window's maximum.
+        maps: sums of signs before pooling, int16 or int32.
+    """
+
+    states: Any
+    bits: Any
+    up: Any
+    down: Any
+    sent: Any
+    route: Any
+    maps: Any
+
+
+class Parameters(NamedTuple):
+    """A network's parameters as the loops read them.
+
+    Attributes:
+        shape: the table of layers; see `binep.solvers.layouts.table`.
+        signs_up: int8, of each layer (below, above); one layer after the other.
+        signs_down: int8, of each layer (above, below).
+        fixed: of a convolution's neurons α in units of ``feedback``, int32.
+        scale, bias: α and b of each neuron.
+        feedback: of each layer, what a unit of ``down`` is worth.
+        thresholds: of each layer, from where it fires.
+        gamma: how far a state moves towards its drive in a step.
+    """
+
+    shape: Any
+    signs_up: Any
+    signs_down: Any
+    fixed: Any
+    scale: Any
+    bias: Any
+    feedback: Any
+    thresholds: Any
+    gamma: Any
+
+
+class Nudge(NamedTuple):
+    """Of the output: ``push`` itself where held, else beta·(push − s); none without neurons."""
+
+    push: Any
+    beta: Any
+    held: Any
+
+
+class Limits(NamedTuple):
+    """How far a sample goes.
+
+    Attributes:
+        steps: the most time steps.
+        budget: additions that a step may ask for before the sample stops.
+        may_skip: whether to take all steps that are left at once where no bit will change in them.
+    """
+
+    steps: Any
+    budget: Any
+    may_skip: Any
+
+
+class Outcome(NamedTuple):
+    """Of each sample: steps taken, (batch,); per layer the last that changed a bit, and max|Δs|."""
+
+    taken: Any
+    moved: Any
+    residual: Any
+
+
+class _Work(NamedTuple):
+    """A sample's scratch memory.
+
+    Attributes:
+        drive: p of each neuron.
+        before: states of the step before, or the states that a skip leads to.
+        fired: bits after the step.
+        changed: neurons whose bit changed, layer by layer.
+        rows: some of them, counted within their layer.
+        ends: where each layer's part of ``changed`` begins, and the last one's ends.
+        stale: layers whose ``drive`` is out of date.
+    """
+
+    drive: Any
+    before: Any
+    fired: Any
+    changed: Any
+    rows: Any
+    ends: Any
+    stale: Any
 
 
 @parallel
@@ -81,12 +182,14 @@ def _send_down(layer, c, place, factor, below, down, signs):
 
 
 @inline
-def _resend(layer, below, bits, route, sent, down, signs, fixed):
+def _resend(layer, below, sample, parameters):
     """Bring what a convolution's neurons send down up to their bits and routes."""
+    fixed, sent = parameters.fixed, sample.sent
     for i in range(layer[START], layer[START] + layer[SIZE]):
-        wanted = route[i] if bits[i] else -1
+        wanted = sample.route[i] if sample.bits[i] else -1
         if wanted != sent[i]:
             c = (i - layer[START]) % layer[CHANNELS]
+            down, signs = sample.down, parameters.signs_down
             if sent[i] >= 0:
                 _send_down(layer, c, sent[i], -fixed[i], below, down, signs)
             if wanted >= 0:
@@ -94,24 +197,40 @@ def _resend(layer, below, bits, route, sent, down, signs, fixed):
             sent[i] = wanted
 
 
+@inline
+def _sample(samples, b):
+    """The rows of one sample."""
+    return Samples(
+        samples.states[b],
+        samples.bits[b],
+        samples.up[b],
+        samples.down[b],
+        samples.sent[b],
+        samples.route[b],
+        samples.maps[b],
+    )
+
+
 @parallel
-def resend(samples, shape, bits, up, down, sent, route, maps, signs_down, fixed):
+def resend(chosen, samples, parameters):
     """Pool the maps of some samples and send down what follows from it."""
-    for n in numba.prange(len(samples)):
-        b = samples[n]
+    shape = parameters.shape
+    for n in numba.prange(len(chosen)):
+        sample = _sample(samples, chosen[n])
         for k in range(1, len(shape)):
             if shape[k, CONV]:
-                max_pool(shape[k], up[b], route[b], maps[b])
-                below = shape[k - 1, START]
-                _resend(shape[k], below, bits[b], route[b], sent[b], down[b], signs_down, fixed)
+                max_pool(shape[k], sample.up, sample.route, sample.maps)
+                _resend(shape[k], shape[k - 1, START], sample, parameters)
 
 
 @inline
-def _drive(k, drive, shape, up, down, base, scale, bias, feedback):
+def _drive(k, drive, sample, parameters, base):
     """The drive p of a layer, without the nudge, in one pass over memory."""
+    shape = parameters.shape
     start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
-    above, alpha, b = up[start:end], scale[start:end], bias[start:end]
-    sums, factor = down[start:end], feedback[k]
+    above, alpha = sample.up[start:end], parameters.scale[start:end]
+    b = parameters.bias[start:end]
+    sums, factor = sample.down[start:end], parameters.feedback[k]
     last = k + 1 == len(shape)
     if k == 0 and last:
         copy_to(drive, base)
@@ -150,12 +269,17 @@ def _decided(drive, fired, threshold, margin):
 
 
 @inline
-def _forward(drive, nudge, pull, states, ends, fired, steps, threshold, gamma):
-    """Many steps of neurons whose drive stays the same, apart from pull·(nudge − s).
+def _forward(drive, push, beta, states, ends, fired, settings):
+    """Many steps of neurons whose drive stays the same, apart from beta·(push − s).
+
+    Args:
+        ends: the states that they lead to.
+        settings: steps, threshold, gamma.
 
     Returns:
-        max|Δs| of the last step; the states are in `ends`. −1 if a bit would change.
+        max|Δs| of the last step; −1 if a bit would change.
     """
+    steps, threshold, gamma = settings
     keep, gamma = np.float32(1.0 - gamma), np.float32(gamma)
     low, high = np.float32(0), np.float32(1)
     p, s, before = np.empty(128, np.float32), np.empty(128, np.float32), np.empty(128, np.float32)
@@ -169,10 +293,10 @@ def _forward(drive, nudge, pull, states, ends, fired, steps, threshold, gamma):
         for step in range(steps):
             if step + 1 == steps:
                 copy_to(before, s)
-            if len(nudge):
-                goal = nudge[start : start + count]
+            if len(push):
+                goal = push[start : start + count]
                 for i in range(count):
-                    q = p[i] + pull * (goal[i] - s[i])
+                    q = p[i] + beta * (goal[i] - s[i])
                     v = keep * s[i] + gamma * q
                     v = low if v < low else v
                     s[i] = high if v > high else v
@@ -193,184 +317,170 @@ def _forward(drive, nudge, pull, states, ends, fired, steps, threshold, gamma):
 
 
 @inline
-def _skip(free, shape, drive, push, pull, states, ends, fired, steps, thresholds, gamma, residual):
+def _skip(sample, parameters, base, nudge, work, steps, residual):
     """Take so many steps at once, if no bit will change in them; returns whether it was so.
 
-    Args:
-        free: layers whose drive stays the same; the one after it is nudged towards ``push``.
+    The states that they lead to are in ``work.before``.
     """
+    shape, gamma = parameters.shape, parameters.gamma
     layers = len(shape)
+    # Layers whose drive stays the same: all but an output whose nudge follows its state.
+    free = layers if nudge.held or len(nudge.push) == 0 else layers - 1
+    if free < layers:  # without the nudge
+        _drive(free, work.drive[shape[free, START] :], sample, parameters, base)
     for k in range(free):
         start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
         margin = np.float32(1e-6 / gamma)
-        if not _decided(drive[start:end], fired[start:end], thresholds[k], margin):
+        fired = work.fired[start:end]
+        if not _decided(work.drive[start:end], fired, parameters.thresholds[k], margin):
             return False
     for k in range(layers - 1, -1, -1):  # the output first, where a bit may change after all
         start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
         residual[k] = _forward(
-            drive[start:end],
-            push if k >= free else push[:0],
-            pull,
-            states[start:end],
-            ends[start:end],
-            fired[start:end],
-            steps,
-            thresholds[k],
-            gamma,
+            work.drive[start:end],
+            nudge.push if k >= free else nudge.push[:0],
+            nudge.beta,
+            sample.states[start:end],
+            work.before[start:end],
+            work.fired[start:end],
+            (steps, parameters.thresholds[k], gamma),
         )
         if residual[k] < 0:
             return False
     return True
 
 
-@parallel
-def settle(
-    shape,
-    states,
-    bits,
-    up,
-    down,
-    sent,
-    route,
-    maps,
-    signs_up,
-    signs_down,
-    fixed,
-    base,
-    scale,
-    bias,
-    feedback,
-    thresholds,
-    gamma,
-    push,
-    beta,
-    push_held,
-    steps,
-    budget,
-    taken,
-    moved,
-    residual,
-    may_skip,
-):
-    """Let every sample run on to its last step, or to one in which too many bits change.
+@inline
+def _move_layers(sample, parameters, base, nudge, work, step, moved):
+    """Move all layers; returns how many additions the bits that changed will ask for."""
+    shape, cost = parameters.shape, 0
+    layers = len(shape)
+    for k in range(layers):
+        start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
+        p, s, a = work.drive[start:end], sample.states[start:end], work.fired[start:end]
+        if work.stale[k]:
+            _drive(k, p, sample, parameters, base)
+            work.stale[k] = False
+        if k + 1 == layers and len(nudge.push) > 0:
+            push = nudge.push
+            work.stale[k] = True
+            if nudge.held:
+                for i in range(len(p)):
+                    p[i] += push[i]
+            else:
+                for i in range(len(p)):
+                    p[i] += nudge.beta * (push[i] - s[i])
+        _move(p, s, a, parameters.thresholds[k], parameters.gamma)
+        changes = count_changes(a, sample.bits[start:end])
+        work.ends[k + 1] = work.ends[k] + changes
+        if changes:
+            moved[k] = step
+        if k + 1 < layers:
+            above = shape[k + 1]
+            row = above[KERNEL] ** 2 * above[CHANNELS] if above[CONV] else above[SIZE]
+            cost += changes * row
+        if k > 0 and not shape[k, CONV]:
+            cost += changes * shape[k - 1, SIZE]
+    return cost
 
-    Such a sample stops behind that step with its sums out of date: ``taken`` tells its step, and
-    the caller forms its sums anew.
 
-    Args:
-        may_skip: take the steps that are left at once in a sample in which no bit will change.
-        push: the output's nudge where ``push_held``, else its target, of which β·(push − s) is the
-            nudge; without neurons there is none.
-        budget: additions that a step may ask for before a sample stops.
-    """
-    layers, total = len(shape), states.shape[1]
-    for b in numba.prange(len(states)):
-        drive = np.empty(total, np.float32)
-        before = np.empty(total, np.float32)
-        fired = np.empty(total, np.int8)
-        events, rows = np.empty(total, np.int64), np.empty(total, np.int64)
-        ends = np.zeros(layers + 1, np.int64)
-        stale = np.ones(layers, np.bool_)  # layers whose drive in `drive` is out of date
-        while taken[b] < steps:
-            final = taken[b] + 1 == steps
-            if final:
-                copy_to(before, states[b])
-            cost = 0
+@inline
+def _send_changes(sample, parameters, work):
+    """Add and take away the signs of the bits that changed."""
+    shape, ends = parameters.shape, work.ends
+    layers = len(shape)
+    for k in range(layers):
+        start = shape[k, START]
+        if ends[k + 1] > ends[k]:
+            end = start + shape[k, SIZE]
+            bits, fired = sample.bits[start:end], work.fired[start:end]
+            list_changes(bits, fired, start, work.changed, ends[k])
+            copy_to(bits, fired)
+            work.stale[max(k - 1, 0)] = True
+            work.stale[min(k + 1, layers - 1)] = True
+        for change in (1, -1):
+            count = 0
+            for n in range(ends[k], ends[k + 1]):
+                if work.fired[work.changed[n]] == (change + 1) // 2:
+                    work.rows[count] = work.changed[n] - start
+                    count += 1
+            rows = work.rows[:count]
+            if k + 1 < layers:
+                signs = parameters.signs_up
+                _send_up(shape[k + 1], rows, change, sample.up, sample.maps, signs)
+            if k > 0 and not shape[k, CONV]:
+                low = shape[k - 1]
+                sums = sample.down[low[START] : low[START] + low[SIZE]]
+                add_rows(sums, parameters.signs_down, shape[k, SIGNS], rows, change)
+    for k in range(1, layers):
+        if shape[k, CONV] and ends[k + 1] > ends[k - 1]:
+            if ends[k] > ends[k - 1]:
+                max_pool(shape[k], sample.up, sample.route, sample.maps)
+                work.stale[k - 1] = True
+            _resend(shape[k], shape[k - 1, START], sample, parameters)
+
+
+@inline
+def _settle(sample, parameters, base, nudge, limits, taken, moved, residual):
+    """Let a sample go on after some steps taken; returns as `settle` puts it in ``taken``."""
+    shape, total = parameters.shape, len(sample.states)
+    layers = len(shape)
+    work = _Work(
+        np.empty(total, np.float32),
+        np.empty(total, np.float32),
+        np.empty(total, np.int8),
+        np.empty(total, np.int64),
+        np.empty(total, np.int64),
+        np.zeros(layers + 1, np.int64),
+        np.ones(layers, np.bool_),
+    )
+    while taken < limits.steps:
+        final = taken + 1 == limits.steps
+        if final:
+            copy_to(work.before, sample.states)
+        cost = _move_layers(sample, parameters, base, nudge, work, taken + 1, moved)
+        taken += 1
+        if final:
             for k in range(layers):
                 start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
-                p, s, a = drive[start:end], states[b, start:end], fired[start:end]
-                if stale[k]:
-                    _drive(k, p, shape, up[b], down[b], base[b], scale, bias, feedback)
-                    stale[k] = False
-                if k + 1 == layers and push.shape[1] > 0:
-                    nudge = push[b]
-                    stale[k] = True
-                    if push_held:
-                        for i in range(len(p)):
-                            p[i] += nudge[i]
-                    else:
-                        for i in range(len(p)):
-                            p[i] += beta * (nudge[i] - s[i])
-                _move(p, s, a, thresholds[k], gamma)
-                changes = count_changes(a, bits[b, start:end])
-                ends[k + 1] = ends[k] + changes
-                if changes:
-                    moved[b, k] = taken[b] + 1
-                if k + 1 < layers:
-                    above = shape[k + 1]
-                    row = above[KERNEL] ** 2 * above[CHANNELS] if above[CONV] else above[SIZE]
-                    cost += changes * row
-                if k > 0 and not shape[k, CONV]:
-                    cost += changes * shape[k - 1, SIZE]
-            taken[b] += 1
-            if final:
-                for k in range(layers):
-                    start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
-                    change, now = before[start:end], states[b, start:end]
-                    for i in range(len(change)):
-                        change[i] -= now[i]
-                    residual[b, k] = largest_magnitude(change)
-            if may_skip and not final and ends[layers] == 0:
-                free = layers if push_held or push.shape[1] == 0 else layers - 1
-                if free < layers:  # without the nudge, which follows the state
-                    p = drive[shape[free, START] :]
-                    _drive(free, p, shape, up[b], down[b], base[b], scale, bias, feedback)
-                left = steps - taken[b]
-                if _skip(
-                    free,
-                    shape,
-                    drive,
-                    push[b],
-                    beta,
-                    states[b],
-                    before,
-                    fired,
-                    left,
-                    thresholds,
-                    gamma,
-                    residual[b],
-                ):
-                    copy_to(states[b], before)
-                    taken[b] = steps
-                    break
-            if cost > budget:
-                copy_to(bits[b], fired)
-                taken[b] += steps + 1  # marks a sample that has stopped
-                break
-            for k in range(layers):
-                if ends[k + 1] > ends[k]:
-                    start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
-                    list_changes(bits[b, start:end], fired[start:end], start, events, ends[k])
-                    copy_to(bits[b, start:end], fired[start:end])
-                    stale[max(k - 1, 0)] = True
-                    stale[min(k + 1, layers - 1)] = True
-                for change in (1, -1):
-                    count = 0
-                    for n in range(ends[k], ends[k + 1]):
-                        if fired[events[n]] == (change + 1) // 2:
-                            rows[count] = events[n] - shape[k, START]
-                            count += 1
-                    if k + 1 < layers:
-                        _send_up(shape[k + 1], rows[:count], change, up[b], maps[b], signs_up)
-                    if k > 0 and not shape[k, CONV]:
-                        low = shape[k - 1]
-                        sums = down[b, low[START] : low[START] + low[SIZE]]
-                        add_rows(sums, signs_down, shape[k, SIGNS], rows[:count], change)
-            for k in range(1, layers):
-                if shape[k, CONV] and ends[k + 1] > ends[k - 1]:
-                    if ends[k] > ends[k - 1]:
-                        max_pool(shape[k], up[b], route[b], maps[b])
-                        stale[k - 1] = True
-                    _resend(
-                        shape[k],
-                        shape[k - 1, START],
-                        bits[b],
-                        route[b],
-                        sent[b],
-                        down[b],
-                        signs_down,
-                        fixed,
-                    )
+                change, now = work.before[start:end], sample.states[start:end]
+                for i in range(len(change)):
+                    change[i] -= now[i]
+                residual[k] = largest_magnitude(change)
+        if limits.may_skip and not final and work.ends[layers] == 0:
+            left = limits.steps - taken
+            if _skip(sample, parameters, base, nudge, work, left, residual):
+                copy_to(sample.states, work.before)
+                return limits.steps
+        if cost > limits.budget:
+            copy_to(sample.bits, work.fired)
+            return taken + limits.steps + 1
+        _send_changes(sample, parameters, work)
+    return taken
+
+
+@parallel
+def settle(samples, parameters, base, nudge, limits, outcome):
+    """Let every sample go on to its last step, or to one in which too many bits change.
+
+    Such a sample stops after that step with its sums out of date, and ``taken`` is its step plus
+    ``steps`` + 1: the caller forms its sums anew.
+
+    Args:
+        base: the input's drive, (batch, neurons of layer 1).
+    """
+    taken = outcome.taken  # numba loses what a prange assigns to a field's elements
+    for b in numba.prange(len(samples.states)):
+        taken[b] = _settle(
+            _sample(samples, b),
+            parameters,
+            base[b],
+            Nudge(nudge.push[b], nudge.beta, nudge.held),
+            limits,
+            taken[b],
+            outcome.moved[b],
+            outcome.residual[b],
+        )
 
 
 @parallel
