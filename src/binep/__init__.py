@@ -1,9 +1,11 @@
 """Dynamical binary neural networks trained by equilibrium propagation."""
 
-import binep.cli.openmp  # noqa: F401
+import binep.solvers  # noqa: F401
 from binep.core.costs import Cost, CrossEntropy, SquaredError
 from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
-from binep.core.network import Equilibrium, Network, Speed
+from binep.core.network import Network
+from binep.core.phases import Equilibrium
+from binep.core.speed import Speed
 from binep.core.neurons import Binary, Neurons, Real
 from binep.core.optim import BinaryFlip, GradientDescent
 from binep.core.synapses import Conv, Dense, Synapse

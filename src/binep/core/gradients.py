@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -140,10 +140,12 @@ class EquilibriumPropagation(GradientEstimator):
     @torch.no_grad()
     def compare(self, first: Equilibrium, second: Equilibrium, beta: float) -> None:
         """Add to every ``.grad`` from two equilibria whose nudges differ by β."""
-        factor = -1 / (beta * len(first.clamped.x))  # minus: .grad is the direction to go against
+        x = first.clamped.x
+        factor = -1 / (beta * len(x))  # minus: .grad is the direction to go against
         kind = first.by if first.by is not None and first.by is second.by else Plain
-        gradients = self.network.solver(kind).compare(first, second, factor, self.row_sparse)
-        _fill(self.network, gradients)
+        with torch.autocast(x.device.type, enabled=False):
+            gradients = self.network.solver(kind).compare(first, second, factor, self.row_sparse)
+            _fill(self.network, gradients)
 
     def _differentiate_cost(self, output: Tensor, target: Tensor) -> None:
         """A cost with parameters of its own (a readout) learns by its gradient at equilibrium."""
@@ -227,15 +229,20 @@ def _recording(module: nn.Module, x: Tensor) -> Iterator[None]:
     ):
         hooks = []
         for synapse in module.modules():
-            if isinstance(synapse, Synapse) and synapse.scale is not None:
-                if synapse.values.requires_grad:
-                    alpha = synapse.per_weight(synapse.scale.detach())
-                    hooks.append(synapse.values.register_hook(lambda g, alpha=alpha: g / alpha))
+            if not isinstance(synapse, Synapse) or synapse.scale is None:
+                continue
+            values, alpha = synapse.values, synapse.per_weight(synapse.scale.detach())
+            if values.requires_grad:
+                hooks.append(values.register_hook(_divided_by(alpha)))  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _divided_by(alpha: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda gradient: gradient / alpha
 
 
 def _fill(network: Network, gradients: Sequence[Gradient]) -> None:

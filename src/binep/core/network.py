@@ -121,7 +121,8 @@ class Network(nn.Module):
             1 in (len(needed), len(given)) and first.flattens and _size(given) == _size(needed)
         )
         if x.dim() < 2 or not fits:
-            raise ValueError(f"x has shape {tuple(x.shape)}: must be (batch, *{needed})")
+            shape = ", ".join(map(str, ("batch", *needed)))
+            raise ValueError(f"x has shape {tuple(x.shape)}: must have shape ({shape})")
         if not len(x):
             raise ValueError(f"x has shape {tuple(x.shape)}: must hold at least one sample")
         if x.device != first.values.device:
@@ -132,7 +133,8 @@ class Network(nn.Module):
         if not x.sum().isfinite() and not x.isfinite().all():
             wrong = (~x.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
             raise ValueError(f"x has values that are not finite in samples {wrong[:5]}")
-        return x.clone() if x.is_shared() else x  # another process may refill a shared one
+        shared: bool = x.is_shared()  # type: ignore[no-untyped-call]
+        return x.clone() if shared else x  # another process may refill a shared one
 
     def clamp(self, x: Tensor) -> Clamped:
         """Hold an input (batch, *input_shape) fixed."""

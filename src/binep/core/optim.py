@@ -72,12 +72,12 @@ class BinaryFlip(_Optimizer):
 
     Per batch, with g the gradient in ``.grad`` (the direction to go against, so m = −m of the
     paper): m ← (1 − γ)·m + γ·g, then every weight for which sign(w)·m > τ flips. The momentum
-    outlives a flip. It is kept as ``decay·momentum``, with the decay one number per tensor: a weight
-    without a gradient need not be visited, since decay alone flips nothing. A sparse gradient is
-    zero in the rows that it leaves out.
+    outlives a flip. It is kept as ``decay·momentum``, with the decay one number per tensor: a
+    weight without a gradient need not be visited, since decay alone flips nothing. A sparse
+    gradient is zero in the rows that it leaves out.
 
     Args:
-        params: tensors of ±1, such as ``[s.values for s in network.synapses]``, or parameter groups.
+        params: tensors of ±1, such as ``[s.values for s in network.synapses]``, or groups of them.
         gamma: momentum's rate γ, in (0, 1]; per group.
         threshold: τ ≥ 0; per group.
         noise: start m at 2γ(1 − γ)·N(0, 1) instead of 0; per group.
@@ -154,7 +154,7 @@ class BinaryFlip(_Optimizer):
                 grad = grad.to_dense()
         state["visited"] = True
         before, dense = Version(signs), signs.detach().contiguous()
-        flip = flip_plainly
+        flip: Flip = flip_plainly
         if group["one_pass"] and signs.device.type == "cpu" and signs.dtype == torch.float32:
             flip = self.quick or flip_plainly
         flips, changed = flip(dense, momentum, rows, grad.contiguous(), rate, threshold)
@@ -168,7 +168,7 @@ class BinaryFlip(_Optimizer):
         """A snapshot: later steps leave it as it is."""
         return copy.deepcopy(super().state_dict())
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over momenta and settings from `state_dict`.
 
         Raises:
@@ -222,8 +222,8 @@ def _check_group(group: Mapping[str, Any]) -> None:
     for i, signs in enumerate(group["params"]):
         if signs.dim() < 2 or not bool((signs.detach().abs() == 1).all()):
             raise ValueError(
-                f"params[{i}], of shape {tuple(signs.shape)}: must be the signs, 1 or -1, of binary "
-                "weights: [s.values for s in network.synapses]; biases, scaling factors and real "
+                f"params[{i}], of shape {tuple(signs.shape)}: must be the signs, 1 or -1, of "
+                "binary weights: [s.values for s in network.synapses]; biases, scaling factors and real "
                 "weights are for another optimizer"
             )
 

@@ -21,7 +21,7 @@ from binep.core.phases import Clamped, Equilibrium, Phase
 if TYPE_CHECKING:
     from binep.core.network import Network
 
-S = TypeVar("S", bound="type[Solver]")
+S = TypeVar("S", bound="Solver")
 
 
 class Gradient(NamedTuple):
@@ -85,7 +85,8 @@ class Solver(ABC):
         With r what the neurons send (paper, eqs. 4 and 5); likewise for the biases.
 
         Args:
-            first, second: equilibria of this solver with the same input.
+            first: an equilibrium of this solver.
+            second: another one with the same input.
             factor: what the sums are multiplied by.
             row_sparse: whether a weight's gradient may leave out rows that are zero, as a sparse
                 tensor.
@@ -120,9 +121,10 @@ class Solver(ABC):
 _REGISTERED: list[type[Solver]] = []
 
 
-def register(kind: S) -> S:
+def register(kind: type[S]) -> type[S]:
     """Class decorator: let networks use a solver, after those that were registered before it."""
-    if any(kind.name == other.name for other in (*_REGISTERED, Plain)):
+    taken: set[str] = {other.name for other in registered()}
+    if kind.name in taken:
         raise ValueError(f"a solver of the name {kind.name!r} is registered already")
     _REGISTERED.append(kind)
     return kind

@@ -101,8 +101,9 @@ class Synapse(nn.Module, ABC):
         return {name: value for name, value in self.__dict__.items() if name != "_checked"}
 
     def check_signs(self) -> None:
-        """Refuse binary weights that are not ±1; looks again only when something else than flips
-        has changed them.
+        """Refuse binary weights that are not ±1.
+
+        It looks again only when something else than flips has changed them.
 
         Raises:
             ValueError: a value other than ±1.

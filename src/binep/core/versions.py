@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -46,11 +48,14 @@ class Version:
 
 def _count(tensor: Tensor) -> int | None:
     """How often a tensor was changed in place; None where PyTorch does not count that."""
-    return None if tensor.is_inference() or tensor.is_shared() else tensor._version
+    shared: bool = tensor.is_shared()  # type: ignore[no-untyped-call]
+    return None if tensor.is_inference() or shared else tensor._version
 
 
-# By tensor: before and after the last flips, and the rows in which weights flipped, or None for any.
-_FLIPS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_Flips = tuple[Version, Version, Tensor | None]
+
+# By tensor: before and after its last flips, and the rows that hold them, or None for any.
+_FLIPS: MutableMapping[Tensor, _Flips] = WeakTensorKeyDictionary()
 
 
 def note_flips(signs: Tensor, before: Version, rows: Tensor | None) -> None:
@@ -68,8 +73,8 @@ def note_flips(signs: Tensor, before: Version, rows: Tensor | None) -> None:
 
 def only_flipped(signs: Tensor, since: Version) -> bool:
     """Whether signs differ from an earlier version by their last flips alone."""
-    before, after, _ = _FLIPS.get(signs, (None, None, None))
-    return before is not None and since.precedes(before) and after.holds(signs)
+    flips = _FLIPS.get(signs)
+    return flips is not None and since.precedes(flips[0]) and flips[1].holds(signs)
 
 
 def flipped_rows(signs: Tensor, since: Version) -> Tensor | None:

@@ -6,16 +6,23 @@ and with them numba, when it is first used.
 
 from __future__ import annotations
 
-from typing import Any
+from torch import Tensor
 
 import binep.solvers.events.solver  # noqa: F401
 from binep.core.optim import BinaryFlip
 
 
-def _flip(*arguments: Any) -> Any:
+def _flip(
+    signs: Tensor,
+    momentum: Tensor,
+    rows: Tensor | None,
+    grad: Tensor,
+    rate: float,
+    threshold: float,
+) -> tuple[Tensor | int, Tensor | None]:
     from binep.solvers.flips import flip_in_one_pass
 
-    return flip_in_one_pass(*arguments)
+    return flip_in_one_pass(signs, momentum, rows, grad, rate, threshold)
 
 
 BinaryFlip.quick = staticmethod(_flip)

@@ -12,7 +12,7 @@ from llvmlite import binding
 
 @cache
 def has_int8_products() -> bool:
-    """Whether the CPU has instructions for products of 8-bit integers (VNNI, or Arm's dot products).
+    """Whether the CPU has instructions for products of 8-bit integers (VNNI, Arm's i8mm).
 
     Many CPUs with them multiply int8 several times faster than float32. On others PyTorch's
     ``_int_mm`` is a plain loop, a hundred times slower.
@@ -28,8 +28,9 @@ def has_packed_int8() -> bool:
     It has them for x86 with AVX2; measured there, with and without VNNI.
     """
     ops = torch.ops.onednn
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return (
-        torch.backends.mkldnn.is_available()
+        available
         and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
         and hasattr(ops, "qlinear_prepack")
         and hasattr(ops, "qconv_prepack")

@@ -142,6 +142,7 @@ def max_pool(layer, up, route, maps):
 
 @inline
 def clip_to_unit(x):
+    """Every element clipped to [0, 1], in place; a NaN stays one."""
     low, high = np.float32(0), np.float32(1)
     for i in range(len(x)):
         v = low if x[i] < low else x[i]  # so written, a NaN stays one

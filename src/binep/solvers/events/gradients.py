@@ -39,9 +39,7 @@ def of_input(
     if not isinstance(synapse, Conv):
         gradient = torch.empty(len(rows), synapse.values.shape[1])
         arrays = (rows, *above, x.flatten(1).contiguous())
-        kernels.correlate_input(
-            *(t.numpy() for t in arrays), np.float32(factor), gradient.numpy()
-        )
+        kernels.correlate_input(*(t.numpy() for t in arrays), np.float32(factor), gradient.numpy())
         return _rows(rows, gradient, synapse)
     pad, (_, columns) = synapse.padding, synapse.map_shape
     route = clamped.route
