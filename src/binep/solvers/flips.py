@@ -28,7 +28,7 @@ def flip_in_one_pass(
         signs.view(len(signs), -1).numpy(),
         momentum.view(len(signs), -1).numpy(),
         rows.numpy(),
-        grad.view(len(rows), -1).numpy(),
+        grad.view(len(rows), signs[0].numel()).numpy(),
         np.float32(rate),
         np.float32(threshold),
         flips.numpy(),
