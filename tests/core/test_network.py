@@ -41,12 +41,12 @@ def test_both_phases_equal_the_oracle(t: Twins, free: int, nudged: int, beta: fl
 
 @given(twins(activation="real", convolutional=False))
 def test_stopping_early_changes_nothing_beyond_the_tolerance(t: Twins) -> None:
+    t.network.speed = Speed(off=("odd-even",))  # the same path, or there may be other equilibria
     early = t.network.relax(t.x, 500, tolerance=1e-9)
     full = t.network.relax(t.x, 500, tolerance=0)
-    assert full.steps == int(full.moved.max())
-    if early.steps < 500:
+    assert early.steps == int(early.moved.max()) <= full.steps == int(full.moved.max())
+    if early.steps < 499:
         assert (early.residual <= 1e-9).all()
-        assert early.steps == int(early.moved.max())
         for a, b in zip(early.states, full.states, strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 
@@ -81,6 +81,7 @@ def test_binary_neurons_stop_only_when_nothing_moves_any_more(t: Twins, every: i
 @given(twins(), st.integers(1, 5))
 def test_moved_is_the_last_step_that_moved_a_layer(t: Twins, steps: int) -> None:
     tolerance = 1e-3
+    t.network.speed = Speed(off=("odd-even",))
     result = t.network.relax(t.x, steps, tolerance=tolerance)
     states = t.network.initial_states(t.x)
     expected = [0] * len(states)
