@@ -36,7 +36,7 @@ STEPS = 60
 
 @dataclass(frozen=True)
 class Kind:
-    """What a solver fits, and how near the oracle its states and gradients are to be.
+    """What a solver fits, and how near the oracle its states are to be.
 
     Attributes:
         solver: the kind.
@@ -45,7 +45,6 @@ class Kind:
         any_weights: whether real weights fit, too.
         steps: of the free phase, the most.
         states: tolerance of states.
-        gradients: of gradients, which are differences of states over β.
     """
 
     solver: type[Solver]
@@ -54,16 +53,15 @@ class Kind:
     any_weights: bool
     steps: int
     states: float
-    gradients: float
 
 
 BY_NAME = {solver.name: solver for solver in registered()}
 KINDS = [
-    Kind(BY_NAME["events"], "binary", 2, False, 20, 1e-5, 1e-4),
-    Kind(BY_NAME["in-cache"], "real", 0, True, STEPS, 2e-5, 1e-4),
-    Kind(BY_NAME["digits"], "real", 2, False, STEPS, 2e-5, 2e-4),
-    Kind(Plain, "real", 2, True, STEPS, 2e-5, 1e-4),
-    Kind(Plain, "binary", 2, True, 20, 1e-5, 1e-4),
+    Kind(BY_NAME["events"], "binary", 2, False, 20, 1e-5),
+    Kind(BY_NAME["in-cache"], "real", 0, True, STEPS, 2e-5),
+    Kind(BY_NAME["digits"], "real", 2, False, STEPS, 2e-5),
+    Kind(Plain, "real", 2, True, STEPS, 2e-5),
+    Kind(Plain, "binary", 2, True, 20, 1e-5),
 ]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda k: f"{k.solver.name}-{k.activation}")
 
@@ -156,15 +154,8 @@ def cases(draw: st.DrawFn, kind: Kind) -> Case:
 
 
 def _take_only(network: Network, solver: type[Solver]) -> None:
-    network.speed = Speed(off=tuple(BY_NAME.keys() - {solver.name}))
-
-
-def oracle_ends(case: Case, free: int, nudged: int) -> tuple[list[oracle.Synapse], list[oracle.States]]:
-    synapses = [twin_of(s) for s in case.network.synapses]
-    x, target = array(case.x), array(case.target)
-    start = oracle.initial_states(synapses, case.dynamics, x)
-    low = oracle.relax(synapses, case.dynamics, x, start, free)
-    return synapses, [low, oracle.relax(synapses, case.dynamics, x, low, nudged, target, case.beta)]
+    others = BY_NAME.keys() - {solver.name}
+    network.speed = Speed(off=("odd-even", *others) if solver is Plain else tuple(others))
 
 
 def same(one: Equilibrium, other: Equilibrium, tolerance: float = 0.0) -> None:
@@ -174,32 +165,55 @@ def same(one: Equilibrium, other: Equilibrium, tolerance: float = 0.0) -> None:
 
 @every_kind
 @given(data=st.data())
-def test_both_phases_and_gradients_equal_the_oracle(kind: Kind, data: st.DataObject) -> None:
+def test_both_phases_equal_the_oracle(kind: Kind, data: st.DataObject) -> None:
+    """Step by step; of real neurons, whose path is free, the end: the oracle's step leaves it."""
     case = data.draw(cases(kind))
+    synapses, x, target = [twin_of(s) for s in case.network.synapses], array(case.x), case.target
     nudged = 3 if kind.activation == "binary" else STEPS
     free_end = case.free(kind.steps)
     nudged_end = case.nudged(free_end, nudged)
     assert free_end.by is nudged_end.by is kind.solver
-    synapses, (low, high) = oracle_ends(case, kind.steps, nudged)
-    for ours, theirs in ((free_end, low), (nudged_end, high)):
-        for a, b in zip(ours.states, theirs, strict=True):
-            np.testing.assert_allclose(array(a), b, rtol=0, atol=kind.states)
-    for row_sparse in (False, True):
-        network = case.network
-        estimator = EquilibriumPropagation(
-            network, beta=case.beta, free_steps=1, nudged_steps=1, row_sparse=row_sparse
+    low, high = ([array(state) for state in end.states] for end in (free_end, nudged_end))
+    if kind.activation == "binary":
+        start = oracle.initial_states(synapses, case.dynamics, x)
+        low_wanted = oracle.relax(synapses, case.dynamics, x, start, kind.steps)
+        high_wanted = oracle.relax(
+            synapses, case.dynamics, x, low_wanted, nudged, array(target), case.beta
         )
-        network.zero_grad()
-        estimator.compare(free_end, nudged_end, case.beta)
-        x = array(case.x)
-        expected = oracle.ep_gradient(synapses, case.dynamics, x, low, high, case.beta)
-        for synapse, g in zip(network.synapses, expected, strict=True):
-            assert synapse.values.grad is not None
-            gradient = array(synapse.values.grad.to_dense())
-            if row_sparse or not synapse.values.grad.is_sparse:
-                np.testing.assert_allclose(-gradient, g["weight"], rtol=0, atol=kind.gradients)
-            assert row_sparse or not synapse.values.grad.is_sparse
-            np.testing.assert_allclose(-array(synapse.bias.grad), g["bias"], 0, kind.gradients)  # type: ignore[arg-type]
+    else:
+        low_wanted = oracle.step(synapses, case.dynamics, low, x)
+        high_wanted = oracle.step(synapses, case.dynamics, high, x, array(target), case.beta)
+    for ours, theirs in zip([*low, *high], [*low_wanted, *high_wanted], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=kind.states)
+
+
+@every_kind
+@given(data=st.data(), row_sparse=st.booleans())
+def test_gradients_are_the_oracles_of_the_two_ends(
+    kind: Kind, data: st.DataObject, row_sparse: bool
+) -> None:
+    case = data.draw(cases(kind))
+    network, beta, steps = case.network, case.beta, kind.steps
+    free_end = case.free(steps)
+    nudged_end = case.nudged(free_end, 3)
+    estimator = EquilibriumPropagation(
+        network, beta=beta, free_steps=1, nudged_steps=1, row_sparse=row_sparse
+    )
+    network.zero_grad()
+    estimator.compare(free_end, nudged_end, beta)
+    low, high = ([array(state) for state in end.states] for end in (free_end, nudged_end))
+    synapses = [twin_of(s) for s in network.synapses]
+    expected = oracle.ep_gradient(synapses, case.dynamics, array(case.x), low, high, beta)
+    for synapse, g in zip(network.synapses, expected, strict=True):
+        gradient = synapse.values.grad
+        assert gradient is not None
+        assert row_sparse or not gradient.is_sparse
+        np.testing.assert_allclose(-array(gradient.to_dense()), g["weight"], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(-array(synapse.bias.grad), g["bias"], rtol=0, atol=1e-4)  # type: ignore[arg-type]
+        if synapse.scale is not None:  # the oracle's is alpha times it
+            alpha = array(synapse.scale)
+            ours = -alpha * array(synapse.scale.grad)  # type: ignore[arg-type]
+            np.testing.assert_allclose(ours, g["scale"], rtol=1e-3, atol=1e-4)
 
 
 @every_kind
