@@ -29,6 +29,7 @@ from binep.experiment.config import Config, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
 from binep.runs import curves as plots
 from binep.runs import folder as runs
+from binep.runs.metrics import read_metrics
 
 HOSTILE = '<script>"&</script>'
 RENDERED = plots.rendered
@@ -193,7 +194,7 @@ def test_pictures_have_words(page: Page) -> None:
 
 
 def test_results_are_those_of_the_logs(page: Page, folders: list[Path]) -> None:
-    last = [runs.read_metrics(folder / "metrics.csv")[-1] for folder in folders]
+    last = [read_metrics(folder / "metrics.csv")[-1] for folder in folders]
     assert page.column("run") == [*map(str, folders), "mean ± SD, n = 2"]
     assert page.column("seed") == ["3", "5", ""]
     for name in ("train", "test"):
@@ -207,7 +208,7 @@ def test_results_are_those_of_the_logs(page: Page, folders: list[Path]) -> None:
 
 
 def test_captions_say_where_the_lines_begin_and_end(page: Page, folders: list[Path]) -> None:
-    metrics = [runs.read_metrics(folder / "metrics.csv") for folder in folders]
+    metrics = [read_metrics(folder / "metrics.csv") for folder in folders]
     for name, column in (("test", "test_loss"), ("layer 2", "layer2_settle_steps")):
         ends = [f"{mean(rows[i][column] or 0 for rows in metrics):.3g}" for i in (0, 1)]
         assert f"{name}: {ends[0]} → {ends[1]}" in page.said
@@ -215,9 +216,7 @@ def test_captions_say_where_the_lines_begin_and_end(page: Page, folders: list[Pa
 
 def test_speed_is_the_median(page: Page, folders: list[Path]) -> None:
     for i, folder in enumerate(folders):
-        seconds = median(
-            row["train_seconds"] or 0 for row in runs.read_metrics(folder / "metrics.csv")
-        )
+        seconds = median(row["train_seconds"] or 0 for row in read_metrics(folder / "metrics.csv"))
         assert page.column("training (s per epoch)", "seed")[i] == f"{seconds:.3g}"
         assert page.column("samples/s", "seed")[i] == f"{3 * 64 / seconds:.0f}"
 
@@ -303,7 +302,7 @@ def test_without_the_data_set_the_weights_are_still_shown(tmp_path: Path) -> Non
     (tmp_path / "run").mkdir()
     runs.train(Experiment(bits.replace(data_dir=data)), tmp_path / "run")
     page = written([tmp_path / "run"], tmp_path / "page.html")
-    row = runs.read_metrics(tmp_path / "run" / "metrics.csv")[-1]
+    row = read_metrics(tmp_path / "run" / "metrics.csv")[-1]
     for label, column in report.READOUTS.items():
         assert page.column(column) == [f"{row[label]:.2f}"]
     assert page.column("fires from", "layer") == ["0.25", "0.5"]
@@ -335,8 +334,8 @@ def test_a_row_stands_beside_its_claim_and_its_reference(
             assert "the claim is not tested here" in page.said
     page = written(found, tmp_path / "page.html")
     reference = root / "mnist-fc1-100-reference/seed0"
-    ours = [runs.read_metrics(f / "metrics.csv")[-1]["test_error"] or 0 for f in found]
-    theirs = runs.read_metrics(reference / "metrics.csv")[-1]["test_error"] or 0
+    ours = [read_metrics(f / "metrics.csv")[-1]["test_error"] or 0 for f in found]
+    theirs = read_metrics(reference / "metrics.csv")[-1]["test_error"] or 0
     assert page.tables[1][1:] == [
         ["the paper's claim", "equal to full precision, trained by equilibrium propagation"],
         ["measured", f"{mean(ours):.2f} ± {stdev(ours):.2f} (n = 2, epochs: 1 of 50)"],
@@ -355,7 +354,7 @@ def test_the_first_epochs_stand_beside_the_papers_own(tmp_path: Path) -> None:
     log = Path(__file__).parents[2] / "results/mnist-fc1-ep/seed0"
     page = written([log], tmp_path / "page.html")
     head, ours, theirs = page.table("test error (%) after epoch")
-    errors = [row["test_error"] for row in runs.read_metrics(log / "metrics.csv")]
+    errors = [row["test_error"] for row in read_metrics(log / "metrics.csv")]
     assert ours == ["binep, seed 0", *(f"{error:.2f}" for error in errors[:4])]
     assert theirs[1:] == ["4.21", "3.26", "2.80", "2.60"]
     assert head[1:] == ["1", "2", "3", "4"]
@@ -449,5 +448,5 @@ def test_runs_of_other_lengths_are_shown_but_not_averaged(
     page = written([short, folders[1]], tmp_path / "page.html")
     assert page.column("epochs") == ["1", "2"]
     assert "only of the runs of most epochs, 1 of 2" in page.said
-    last = runs.read_metrics(folders[1] / "metrics.csv")[-1]
+    last = read_metrics(folders[1] / "metrics.csv")[-1]
     assert f"Test error {last['test_error']:.2f} %" in page.said

@@ -13,7 +13,9 @@ from binep.analysis import claims
 from binep.analysis import tables as reproduce
 from binep.cli import main as cli
 from binep.experiment.config import preset, preset_names
-from binep.runs import folder as runs
+from binep.runs import checkpoints
+from binep.runs.checkpoints import CHECKPOINT
+from binep.runs.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +48,7 @@ def test_rows_are_run_resumed_and_written(
     assert cli.main(command) == 0
     assert capsys.readouterr().out.count("training on cpu") == 2
     page = (output / "README.md").read_text()
-    logs = [runs.read_metrics(output / f"mnist-fc1-ep-alpha/seed{n}/metrics.csv") for n in (0, 1)]
+    logs = [read_metrics(output / f"mnist-fc1-ep-alpha/seed{n}/metrics.csv") for n in (0, 1)]
     errors = [rows[-1]["test_error"] or 0 for rows in logs]
     row = cells(page, "mnist-fc1-ep-alpha")
     assert row[1:3] == [f"{mean(errors):.2f} ± {stdev(errors):.2f}", "2 × 2 of 50"]
@@ -80,18 +82,16 @@ def test_what_was_interrupted_goes_on(
     command = ["reproduce", "mnist-fc1-ep-alpha", "--seeds", "1", "--epochs", "2"]
     command += ["--output", str(output)]
     folder = reproduce.folder_of(output, "mnist-fc1-ep-alpha", 0)
-    original, batches = runs.save_tensors, []
+    original, batches = checkpoints.save_tensors, []
 
     def stop_in_the_second_epoch(*arguments: object) -> None:
         original(*arguments)  # type: ignore[arg-type]
         batches.append(arguments)
-        if (folder / "metrics.csv").exists() and len(
-            runs.read_metrics(folder / "metrics.csv")
-        ) == 1:
+        if (folder / "metrics.csv").exists() and len(read_metrics(folder / "metrics.csv")) == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "save_tensors", stop_in_the_second_epoch)
+        patch.setattr(checkpoints, "save_tensors", stop_in_the_second_epoch)
         with pytest.raises(SystemExit):
             cli.main(command)
     assert "1 × 1 of 50" in (output / "README.md").read_text()
@@ -131,7 +131,7 @@ def test_a_run_of_other_settings_or_without_a_checkpoint_is_refused(
     folder = reproduce.folder_of(output, "mnist-fc1-ep-alpha", 0)
     text = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(text.replace("\nepochs = 1\n", "\nepochs = 3\n"))
-    (folder / runs.CHECKPOINT).unlink()
+    (folder / CHECKPOINT).unlink()
     assert cli.main([*command, "--epochs", "3"]) == 2
     assert "the log of 1 of 3 epochs, and no checkpoint" in capsys.readouterr().err
     (folder / "config.toml").write_text(text.replace("size = 100", "size = 101"))

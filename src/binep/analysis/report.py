@@ -33,6 +33,9 @@ from binep.experiment.config import Config, Layer, preset, preset_names
 from binep.experiment.experiment import build_neurons, initial_network
 from binep.runs import curves as plots
 from binep.runs import folder as runs
+from binep.runs.checkpoints import load_network
+from binep.runs.metrics import Row, read_alike
+from binep.runs.settings import comparable
 
 MISREAD = 24
 """Misread images on a page."""
@@ -132,7 +135,7 @@ def gather(folders: Sequence[Path], **overrides: Any) -> Report:
         ConfigError: runs of several settings, or a setting that cannot be.
         RunError: a file is missing or damaged.
     """
-    runs.read_alike(folders)
+    read_alike(folders)
     found = [reproduce.read(folder) for folder in folders]
     missing: list[str] = []
     readings: list[Reading] = []
@@ -161,13 +164,13 @@ def gather(folders: Sequence[Path], **overrides: Any) -> Report:
 def _first_layer(config: Config, model: Path) -> Synapse:
     """Needs no data set, unlike an experiment."""
     network = initial_network(config)
-    runs.load_network(network, model)
+    load_network(network, model)
     return network.synapses[0]
 
 
 def _preset_of(config: Config) -> str | None:
-    setting = runs.without_machine(config)
-    return next((n for n in preset_names() if runs.without_machine(preset(n)) == setting), None)
+    setting = comparable(config)
+    return next((n for n in preset_names() if comparable(preset(n)) == setting), None)
 
 
 def confusion(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
@@ -363,7 +366,7 @@ def _curves(report: Report) -> list[_Curve]:
     return drawn
 
 
-def _seen(metrics: Sequence[Sequence[runs.Row]], panel: plots.Panel) -> str:
+def _seen(metrics: Sequence[Sequence[Row]], panel: plots.Panel) -> str:
     """The two ends of each line, in words."""
     last = min(map(len, metrics)) - 1
     ends = []

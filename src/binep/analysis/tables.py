@@ -11,8 +11,11 @@ from typing import Any
 from binep.analysis import claims
 from binep.core.network import Speed
 from binep.experiment.config import Config, differing, preset
-from binep.runs import folder as runs
+from binep.runs.checkpoints import CHECKPOINT
+from binep.runs.environment import read_environment
 from binep.runs.files import RunError
+from binep.runs.metrics import Row, read_metrics
+from binep.runs.settings import comparable, read_config
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Measured:
 
     folder: Path
     config: Config
-    metrics: list[runs.Row]
+    metrics: list[Row]
     about: dict[str, Any]
 
     @property
@@ -82,12 +85,12 @@ def is_unfinished(folder: Path, config: Config) -> bool:
     held = Config.load(folder / "config.toml")
     done = 0
     if (folder / "metrics.csv").exists():
-        done = len(runs.read_metrics(folder / "metrics.csv"))
-    if others := differing(runs.without_machine(held), runs.without_machine(config)):
+        done = len(read_metrics(folder / "metrics.csv"))
+    if others := differing(comparable(held), comparable(config)):
         problem = f"a run of other settings: {', '.join(others)}"
     elif held.epochs != config.epochs:
         problem = f"a run of {held.epochs} epochs, not {config.epochs}"
-    elif 0 < done < held.epochs and not (folder / runs.CHECKPOINT).exists():
+    elif 0 < done < held.epochs and not (folder / CHECKPOINT).exists():
         problem = f"the log of {done} of {held.epochs} epochs, and no checkpoint to go on from"
     else:
         return done < held.epochs
@@ -100,12 +103,12 @@ def measured(root: Path, name: str) -> list[Measured]:
     Raises:
         RunError: a log that cannot be read, or is of another setting than the row's.
     """
-    row = runs.without_machine(preset(name))
+    row = comparable(preset(name))
     found = []
     folders = [path.parent for path in root.glob(f"{name}/seed*/metrics.csv")]
     numbered = [folder for folder in folders if folder.name[4:].isdecimal()]
     for folder in sorted(numbered, key=lambda f: int(f.name[4:])):
-        if others := differing(runs.setting(folder), row):
+        if others := differing(comparable(read_config(folder)), row):
             raise RunError(f"{folder}: its settings are not those of {name}: {', '.join(others)}")
         found.append(read(folder))
     return found
@@ -119,8 +122,8 @@ def read(folder: Path) -> Measured:
         ConfigError: the same of its config.toml.
     """
     config = Config.load(folder / "config.toml")
-    metrics = runs.read_metrics(folder / "metrics.csv")
-    return Measured(folder, config, metrics, runs.read_environment(folder))
+    metrics = read_metrics(folder / "metrics.csv")
+    return Measured(folder, config, metrics, read_environment(folder))
 
 
 def table(root: Path) -> str:
