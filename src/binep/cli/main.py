@@ -38,7 +38,7 @@ from binep.experiment.config import Config, ConfigError, did_you_mean, preset, p
 from binep.experiment.experiment import EpochResult, Experiment, initial_network
 from binep.experiment.training import Meter, Scores
 from binep.experiment.warnings import Guards
-from binep.runs import files
+from binep.runs import checkpoints, files, metrics, settings
 from binep.runs import folder as runs
 from binep.runs.files import RunError
 from binep.runs.tensorboard import Board
@@ -228,7 +228,7 @@ def resume_training(folder: Path, board: Board | None = None) -> None:
 def _train(
     experiment: Experiment,
     folder: Path,
-    rows: Sequence[runs.Row],
+    rows: Sequence[metrics.Row],
     guards: Guards,
     what: str,
     board: Board | None,
@@ -239,7 +239,7 @@ def _train(
 
     def after_epoch(result: EpochResult) -> None:
         reporter.after_epoch(result)
-        so_far.append(runs.row_of(result))
+        so_far.append(metrics.row_of(result))
         if board is not None:
             board.show(folder, so_far)
 
@@ -415,13 +415,13 @@ def plot_command(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--output {options.output}: must end in .png, .pdf or .svg")
     if not options.runs:
         raise ConfigError("plot what? Name one run folder or more")
-    metrics = runs.read_alike(options.runs)
-    for folder, rows in zip(options.runs, metrics, strict=True):
-        if len(rows) != min(map(len, metrics)):
+    found = metrics.read_alike(options.runs)
+    for folder, rows in zip(options.runs, found, strict=True):
+        if len(rows) != min(map(len, found)):
             print(f"{folder}: drawn as far as the shortest run goes, not to epoch {len(rows)}")
     from binep.runs import curves as plots
 
-    files.write(options.output, plots.rendered(plots.curves(metrics), kind))
+    files.write(options.output, plots.rendered(plots.curves(found), kind))
     print(options.output)
 
 
@@ -582,7 +582,7 @@ def inspect_command(arguments: Sequence[str]) -> None:
     if options.neurons < 1:
         raise ConfigError(f"--neurons {options.neurons}: must be at least 1")
     chosen = {"device": "cpu"} | ({"data_dir": options.data_dir} if options.data_dir else {})
-    whole = (options.run / runs.CHECKPOINT).exists()
+    whole = (options.run / checkpoints.CHECKPOINT).exists()
     experiment = (runs.load_checkpoint if whole else runs.load)(options.run, **chosen)
     data, config = experiment.data, experiment.config
     if not 0 <= options.index < len(data.test):
@@ -630,7 +630,7 @@ def inspect_command(arguments: Sequence[str]) -> None:
         f"of {len(few)} test images, one activates {_percents(often)} of the layers' neurons, "
         f"all together {_percents(ever)}"
     )
-    files.write(output / "phases.csv", runs.table(found.rows(), digits=9).encode())
+    files.write(output / "phases.csv", metrics.table(found.rows(), digits=9).encode())
     print(output / "phases.csv")
     for name, figure in drawn.items():
         path = output / f"{name}.{options.format}"
@@ -659,7 +659,7 @@ def _drawings(
     if whole:
         drawn["momenta"] = inspection_plots.momenta(inspection.momenta(network, flip))
     else:
-        drawn["momenta"] = f"the run has no {runs.CHECKPOINT}, which holds the momenta"
+        drawn["momenta"] = f"the run has no {checkpoints.CHECKPOINT}, which holds the momenta"
     try:
         signs = inspection.signs(network, initial_network(experiment.config))
         drawn["flips"] = inspection_plots.flips(signs)
@@ -753,7 +753,7 @@ def _to_check(options: CheckOptions) -> list[Experiment]:
     if options.source in preset_names():
         config = preset(options.source)
     elif path.is_dir():
-        config, trained = runs.setting(path), True
+        config, trained = settings.comparable(settings.read_config(path)), True
     else:
         config = Config.load(path) if path.suffix == ".toml" else preset(options.source)
     if config.dynamics.activation == "heaviside":
