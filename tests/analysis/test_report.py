@@ -18,13 +18,10 @@ import numpy as np
 import pooch  # type: ignore[import-untyped]
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from samples import write_mnist
 
-from binep.analysis import report
+from binep.analysis import readings, report
 from binep.cli import main as cli
-from binep.core.synapses import Conv, Dense
 from binep.experiment.config import Config, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
 from binep.runs import curves as plots
@@ -240,7 +237,7 @@ def test_the_confusion_matrix_adds_up_over_the_runs(page: Page, folders: list[Pa
 def test_misread_images_are_those_of_the_test_set(page: Page, folders: list[Path]) -> None:
     experiment = runs.load(folders[0])
     scores, labels = experiment.class_scores()
-    order = report.most_confident_errors(scores, labels, 24)
+    order = readings.most_confident_errors(scores, labels, 24)
     images = page.images("Misread")
     assert len(images) == len(order) == 24
     for (name, pixels), i in zip(images, order, strict=True):
@@ -260,7 +257,7 @@ def test_the_same_runs_give_the_same_bytes(
     page: Page, folders: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plots, "rendered", RENDERED)
-    assert report.page(report.gather(folders)) == page.text
+    assert report.page(readings.gather(folders)) == page.text
 
 
 # ---- what is not at hand
@@ -358,43 +355,6 @@ def test_the_first_epochs_stand_beside_the_papers_own(tmp_path: Path) -> None:
     assert ours == ["binep, seed 0", *(f"{error:.2f}" for error in errors[:4])]
     assert theirs[1:] == ["4.21", "3.26", "2.80", "2.60"]
     assert head[1:] == ["1", "2", "3", "4"]
-
-
-# ---- what is computed
-
-
-def test_a_confusion_matrix_by_hand() -> None:
-    labels, predictions = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 2, 0, 0])
-    expected = [[1, 1, 0], [0, 1, 0], [2, 0, 1]]
-    assert report.confusion(labels, predictions, 3).tolist() == expected
-
-
-@given(st.lists(st.tuples(*[st.floats(-1, 1, width=32)] * 3, st.integers(0, 2))), st.integers(0, 9))
-def test_the_most_confident_errors_come_first(
-    rows: list[tuple[float, float, float, int]], count: int
-) -> None:
-    scores = torch.tensor([row[:3] for row in rows]).view(-1, 3)
-    labels = torch.tensor([row[3] for row in rows], dtype=torch.int64)
-    found = report.most_confident_errors(scores, labels, count)
-    lead = {i: float(max(row[:3]) - np.float32(row[row[3]])) for i, row in enumerate(rows)}
-    wrong = [i for i, row in enumerate(rows) if max(range(3), key=row.__getitem__) != row[3]]
-    assert len(found) == len(set(found)) == min(count, len(wrong))
-    assert set(found) <= set(wrong)
-    leads = [lead[i] for i in found]
-    assert leads == sorted(leads, reverse=True)
-    assert all(lead[i] <= min(leads, default=0) for i in set(wrong) - set(found)) or not count
-
-
-def test_weights_as_images() -> None:
-    real = Dense((1, 2, 2), 3, weights="real")
-    with torch.no_grad():
-        real.values.copy_(torch.tensor([[-2.0, 0, 1, 2], [0, 0, 0, 0], [9, 9, 9, 9]]))
-    images = report.weight_images(real, 2)
-    assert images.tolist() == [[[[0, 128], [191, 255]]], [[[128, 128], [128, 128]]]]
-    binary = Conv((3, 8, 8), 2, kernel=3)
-    images = report.weight_images(binary, 9)
-    assert images.shape == (2, 3, 3, 3)
-    assert np.array_equal(images > 127, (binary.values > 0).numpy())
 
 
 # ---- what is wrong
