@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast
 import torch
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from binep.analysis import claims, gradient_check, inspection
-from binep.analysis import tables as reproduce
+from binep.analysis import claims, gradient_check, inspection, measurements, tables
 from binep.core.neurons import Binary
 from binep.core.synapses import Weights
 from binep.data import sources as data
@@ -437,7 +437,7 @@ class ReproduceOptions:
     """
 
     rows: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Presets, or all."""
+    """Presets, or all: every row of the paper's tables."""
     seeds: int = 3
     """Runs of each row, from seed 0."""
     output: Path = Path("reproduced")
@@ -455,7 +455,7 @@ class ReproduceOptions:
 def reproduce_command(arguments: Sequence[str]) -> None:
     """The command `binep reproduce`."""
     options = parse(ReproduceOptions, arguments, prog="binep reproduce")
-    known = list(claims.rows())
+    known = preset_names()
     for name in options.rows:
         if name not in (*known, "all"):
             raise ConfigError(
@@ -465,15 +465,15 @@ def reproduce_command(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--seeds {options.seeds}: must be at least 1")
     chosen = {"data_dir": options.data_dir, "device": options.device, "threads": options.threads}
     jobs = {}
-    for name in known if "all" in options.rows else dict.fromkeys(options.rows):
+    for name in claims.rows() if "all" in options.rows else dict.fromkeys(options.rows):
         for seed in range(options.seeds):
             config = preset(name).replace(seed=seed, **chosen)
             if options.epochs is not None:
                 config = config.replace(epochs=min(options.epochs, config.epochs))
             config.check()
-            jobs[reproduce.folder_of(options.output, name, seed)] = config
-    unfinished = {f: c for f, c in jobs.items() if reproduce.is_unfinished(f, c)}
-    reproduce.table(options.output)  # what cannot be read is said before any work
+            jobs[measurements.folder_of(options.output, name, seed)] = config
+    unfinished = {f: c for f, c in jobs.items() if measurements.is_unfinished(f, c)}
+    tables.table(options.output)  # what cannot be read is said before any work
     files.make_folder(options.output)
     try:
         for folder, config in unfinished.items():
@@ -482,25 +482,27 @@ def reproduce_command(arguments: Sequence[str]) -> None:
             else:
                 run_training(config, folder.parent.name, folder)
     finally:
-        files.write(options.output / "README.md", reproduce.page(options.output).encode())
+        files.write(options.output / "README.md", tables.page(options.output).encode())
         _print_rows(options.output, {folder.parent.name for folder in jobs})
 
 
-def _print_rows(root: Path, wanted: Container[str]) -> None:
+def _print_rows(root: Path, wanted: Collection[str]) -> None:
     """The rows that were asked for, or have been run; all of them are in README.md."""
     table = Table("row", "test error (%)", "runs", "epochs", "reference (%)", "claimed")
-    for name, row in claims.rows().items():
-        found = reproduce.longest(reproduce.measured(root, name))
-        beside = reproduce.longest(reproduce.measured(root, row.reference)) if row.reference else []
-        if not found and name not in wanted:
+    for row in tables.rows(root, wanted):
+        found = measurements.longest(measurements.measured(root, row.preset))
+        beside: list[measurements.Measured] = []
+        if row.reference:
+            beside = measurements.longest(measurements.measured(root, row.reference))
+        if not found and row.preset not in wanted:
             continue
         table.add_row(
-            name,
-            reproduce.mean_of(found) if found else "not run",
+            escape(row.preset),  # brackets are no markup
+            measurements.mean_of(found) if found else "not run",
             str(len(found)) if found else "",
-            reproduce.epochs_of(found, preset(name)) if found else "",
-            reproduce.mean_of(beside) if beside else "",
-            row.claim,
+            measurements.epochs_of(found, preset(row.preset)) if found else "",
+            measurements.mean_of(beside) if beside else "",
+            row.claim or "none",
         )
     console = Console()
     Console(width=console.width if console.is_terminal else 120).print(table)
@@ -538,9 +540,9 @@ def report_command(arguments: Sequence[str]) -> None:
     if not options.runs:
         raise ConfigError("report what? Name one run folder or more")
     chosen = {"data_dir": options.data_dir, "device": options.device}
-    from binep.analysis import report
+    from binep.analysis import readings, report
 
-    found = report.gather(options.runs, **{k: v for k, v in chosen.items() if v is not None})
+    found = readings.gather(options.runs, **{k: v for k, v in chosen.items() if v is not None})
     for reason in found.missing:
         print(f"binep: warning: {reason}", file=sys.stderr)
     files.write(options.output, report.page(found).encode())
