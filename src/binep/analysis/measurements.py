@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from binep.core.network import Speed
 from binep.experiment.config import Config, differing, preset
 from binep.runs.checkpoints import CHECKPOINT
 from binep.runs.environment import read_environment
@@ -40,7 +39,7 @@ class Measured:
             return "not recorded"
         threads = self.about.get("threads", 1)
         on = self.about.get("device_name") or f"{threads} thread{'s' * (threads != 1)}"
-        return ", ".join([str(self.about.get("processor")), on, *_flags(self.config.speed)])
+        return ", ".join([str(self.about.get("processor")), on, *_flags(self.config)])
 
     @property
     def epochs(self) -> int:
@@ -58,10 +57,10 @@ class Measured:
         return self.metrics[-1].get(column)
 
 
-def _flags(speed: Speed) -> Iterator[str]:
+def _flags(config: Config) -> Iterator[str]:
     """Settings of speed that are not the usual ones, as on the command line."""
-    usual = vars(type(speed)())
-    for name, value in vars(speed).items():
+    usual = vars(Config().speed)
+    for name, value in vars(config.speed).items():
         flag = name.replace("_", "-")
         if value == usual[name]:
             continue
