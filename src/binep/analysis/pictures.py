@@ -17,7 +17,7 @@ from markupsafe import Markup
 from matplotlib.image import imsave
 
 from binep.analysis.readings import Report, most_confident_errors
-from binep.core.synapses import Dense, Synapse
+from binep.core.synapses import Conv, Dense, Synapse
 from binep.experiment.config import Dynamics
 from binep.runs import curves as plots
 from binep.runs.metrics import Row
@@ -161,8 +161,8 @@ def misread(report: Report) -> Tiles | None:
 
 
 def first_weights(report: Report) -> Tiles | None:
-    """The weights of the first network's first layer; None without a network."""
-    if report.first is None:
+    """The weights of the first network's first layer; None where there are no such images."""
+    if report.first is None or not isinstance(report.first[1], (Dense, Conv)):
         return None
     run, layer = report.first
     images = weight_images(layer, NEURONS)

@@ -72,11 +72,15 @@ def _planned(report: Report) -> Config:
     return preset(report.preset) if report.preset else report.config
 
 
+ESTIMATORS = {"ep": "equilibrium propagation", "bptt": "BPTT"}
+"""Estimators by their names in a configuration; one of a user's own is called by that."""
+
 Table = tuple[list[str], list[list[str]]]
-"""A heading, and rows; the first cell of each names it."""
+"""Column names, and rows; the first cell of each names the row."""
 
 
 def _results(report: Report) -> Table:
+    """Errors after the last epoch of each run, and their mean."""
     columns = {c: label for c, label in READOUTS.items() if c in report.runs[0].metrics[0]}
     again = {reading.run.folder: f"{reading.error:.2f}" for reading in report.readings}
     head = ["run", "seed", "epochs", *columns.values(), *(["tested again (%)"] if again else [])]
@@ -99,6 +103,8 @@ def _number(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class _Claims:
+    """Claim, measurement and reference; how they compare; the first epochs."""
+
     rows: list[list[str]]
     sentence: str
     first_epochs: Table | None
@@ -140,6 +146,7 @@ def _difference(root: Path, row: claims.Row, found: Sequence[Measured]) -> str:
 
 
 def _first_epochs(report: Report, row: claims.Row) -> Table | None:
+    """Test errors beside those of the paper's own program; None where it was not run."""
     if not row.original_errors:
         return None
     count = len(row.original_errors)
@@ -156,6 +163,8 @@ def _first_epochs(report: Report, row: claims.Row) -> Table | None:
 
 @dataclass(frozen=True)
 class _Confusion:
+    """Counts by label and prediction, the largest off the diagonal, whose they are, in words."""
+
     classes: tuple[str, ...]
     counts: list[list[int]]
     largest: int
@@ -169,6 +178,7 @@ class _Confusion:
 
 
 def _confusion(report: Report) -> _Confusion | None:
+    """How often each class was read as each, summed over the runs; None without a network."""
     if not report.readings:
         return None
     classes = report.readings[0].classes
@@ -205,6 +215,7 @@ def _speed(report: Report) -> Table:
 
 
 def _setting(config: Config) -> list[tuple[str, str]]:
+    """What the network is trained with, by name."""
     dynamics, learning = config.dynamics, config.learning
     several = learning.output_copies > 1
     cut = f", every epoch cut to {config.max_batches}" if config.max_batches else ""
@@ -216,7 +227,7 @@ def _setting(config: Config) -> list[tuple[str, str]]:
         ("activation", dynamics.activation),
         ("free phase", f"at most T = {dynamics.free_steps} steps"),
         ("nudged phase", f"at most Kmax = {dynamics.nudged_steps} steps"),
-        ("gradient", "equilibrium propagation" if learning.estimator == "ep" else "BPTT"),
+        ("gradient", ESTIMATORS.get(learning.estimator, learning.estimator)),
         ("cost", learning.cost + (f", {learning.output_copies} neurons per class" * several)),
     ]
     if learning.estimator == "ep":
@@ -228,6 +239,7 @@ def _setting(config: Config) -> list[tuple[str, str]]:
 
 
 def _layers(config: Config) -> Table:
+    """Size and learning rates of each layer."""
     real = config.learning.synapses == "real"
     bits = config.dynamics.activation == "heaviside"
     readout = list(config.layers)[-1] if config.learning.cost == "cross-entropy" else None
@@ -250,8 +262,8 @@ def _layers(config: Config) -> Table:
 
 
 def _kind(layer: Layer) -> str:
-    if layer.kind == "dense":
-        return "dense"
+    if layer.kind != "conv":
+        return layer.kind
     return f"conv {layer.kernel}×{layer.kernel}, {layer.pooling} pool {layer.pool}"
 
 
@@ -261,13 +273,15 @@ Facts = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class _Origin:
+    """What one run ran on, and the commands that repeat it."""
+
     folder: str
     facts: Facts
     again: list[str]
 
 
 def _origins(report: Report) -> tuple[Facts, list[_Origin]]:
-    """What all runs ran on; and of each what else it did, and the commands that repeat it."""
+    """Facts that all runs share, and the other facts of each with the commands that repeat it."""
     facts = [_facts(run) for run in report.runs]
     shared = [f for f in facts[0] if len(facts) > 1 and all(f in others for others in facts)]
     origins = []
