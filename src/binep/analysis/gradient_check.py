@@ -238,6 +238,7 @@ def propagated(
         following = network.relax(
             free.clamped.x, 1, start=now, target=target, beta=beta, tolerance=0
         )
+        network.zero_grad()
         estimator.compare(now, following, beta)
         found: Gradients = {}
         for key, parameter in _parameters(network).items():
@@ -296,14 +297,12 @@ def _parameters(network: Network) -> Gradients:
 
 
 def _float64_copy(network: Network) -> Network:
-    """A copy in float64 without shortcuts, whose scaling factors learn, too."""
+    """A copy in float64 without shortcuts, all of whose parameters have a gradient."""
     network = copy.deepcopy(network).double()
     network.speed = Speed(
         precision="exact", follow_events=False, fused_steps=False, alternate=False
     )
-    for synapse in network.synapses:
-        synapse.train_scale(True)
-    return network
+    return network.requires_grad_(True)
 
 
 class _StraightThrough(Real):
