@@ -257,6 +257,15 @@ def test_what_was_checked_stays_as_it_was() -> None:
     assert (network.speed, network.neurons) == (same.speed, same.neurons)
 
 
+def test_what_is_frozen_is_checked_all_the_same() -> None:
+    torch.manual_seed(0)
+    network = Network([Dense(7, 6), Dense(6, 3)], Real()).requires_grad_(False)
+    y = network.cost.target(torch.tensor([0, 1, 2, 0]))
+    found = check(network, torch.rand(4, 7), y, betas=(0.1,), steps=2)
+    assert gradient_check.table(found.agreements) == gradient_check.table(checked()[1].agreements)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
 def test_a_free_phase_cut_short_is_told_by_its_residual() -> None:
     assert checked(free_steps=1)[1].residual > 1e-6
     assert checked()[1].residual < 1e-12

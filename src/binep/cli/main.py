@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast
 import torch
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from binep.analysis import claims, gradient_check, inspection
-from binep.analysis import tables as reproduce
+from binep.analysis import claims, gradient_check, inspection, measurements, tables
 from binep.core.neurons import Binary
 from binep.core.synapses import Weights
 from binep.data import sources as data
@@ -38,7 +38,7 @@ from binep.experiment.config import Config, ConfigError, did_you_mean, preset, p
 from binep.experiment.experiment import EpochResult, Experiment, initial_network
 from binep.experiment.training import Meter, Scores
 from binep.experiment.warnings import Guards
-from binep.runs import files
+from binep.runs import checkpoints, files, metrics, settings
 from binep.runs import folder as runs
 from binep.runs.files import RunError
 from binep.runs.tensorboard import Board
@@ -228,7 +228,7 @@ def resume_training(folder: Path, board: Board | None = None) -> None:
 def _train(
     experiment: Experiment,
     folder: Path,
-    rows: Sequence[runs.Row],
+    rows: Sequence[metrics.Row],
     guards: Guards,
     what: str,
     board: Board | None,
@@ -239,7 +239,7 @@ def _train(
 
     def after_epoch(result: EpochResult) -> None:
         reporter.after_epoch(result)
-        so_far.append(runs.row_of(result))
+        so_far.append(metrics.row_of(result))
         if board is not None:
             board.show(folder, so_far)
 
@@ -415,13 +415,13 @@ def plot_command(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--output {options.output}: must end in .png, .pdf or .svg")
     if not options.runs:
         raise ConfigError("plot what? Name one run folder or more")
-    metrics = runs.read_alike(options.runs)
-    for folder, rows in zip(options.runs, metrics, strict=True):
-        if len(rows) != min(map(len, metrics)):
+    found = metrics.read_alike(options.runs)
+    for folder, rows in zip(options.runs, found, strict=True):
+        if len(rows) != min(map(len, found)):
             print(f"{folder}: drawn as far as the shortest run goes, not to epoch {len(rows)}")
     from binep.runs import curves as plots
 
-    files.write(options.output, plots.rendered(plots.curves(metrics), kind))
+    files.write(options.output, plots.rendered(plots.curves(found), kind))
     print(options.output)
 
 
@@ -437,7 +437,7 @@ class ReproduceOptions:
     """
 
     rows: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Presets, or all."""
+    """Presets, or all: every row of the paper's tables."""
     seeds: int = 3
     """Runs of each row, from seed 0."""
     output: Path = Path("reproduced")
@@ -455,7 +455,7 @@ class ReproduceOptions:
 def reproduce_command(arguments: Sequence[str]) -> None:
     """The command `binep reproduce`."""
     options = parse(ReproduceOptions, arguments, prog="binep reproduce")
-    known = list(claims.rows())
+    known = preset_names()
     for name in options.rows:
         if name not in (*known, "all"):
             raise ConfigError(
@@ -465,15 +465,15 @@ def reproduce_command(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--seeds {options.seeds}: must be at least 1")
     chosen = {"data_dir": options.data_dir, "device": options.device, "threads": options.threads}
     jobs = {}
-    for name in known if "all" in options.rows else dict.fromkeys(options.rows):
+    for name in claims.rows() if "all" in options.rows else dict.fromkeys(options.rows):
         for seed in range(options.seeds):
             config = preset(name).replace(seed=seed, **chosen)
             if options.epochs is not None:
                 config = config.replace(epochs=min(options.epochs, config.epochs))
             config.check()
-            jobs[reproduce.folder_of(options.output, name, seed)] = config
-    unfinished = {f: c for f, c in jobs.items() if reproduce.is_unfinished(f, c)}
-    reproduce.table(options.output)  # what cannot be read is said before any work
+            jobs[measurements.folder_of(options.output, name, seed)] = config
+    unfinished = {f: c for f, c in jobs.items() if measurements.is_unfinished(f, c)}
+    tables.table(options.output)  # what cannot be read is said before any work
     files.make_folder(options.output)
     try:
         for folder, config in unfinished.items():
@@ -482,25 +482,27 @@ def reproduce_command(arguments: Sequence[str]) -> None:
             else:
                 run_training(config, folder.parent.name, folder)
     finally:
-        files.write(options.output / "README.md", reproduce.page(options.output).encode())
+        files.write(options.output / "README.md", tables.page(options.output).encode())
         _print_rows(options.output, {folder.parent.name for folder in jobs})
 
 
-def _print_rows(root: Path, wanted: Container[str]) -> None:
+def _print_rows(root: Path, wanted: Collection[str]) -> None:
     """The rows that were asked for, or have been run; all of them are in README.md."""
     table = Table("row", "test error (%)", "runs", "epochs", "reference (%)", "claimed")
-    for name, row in claims.rows().items():
-        found = reproduce.longest(reproduce.measured(root, name))
-        beside = reproduce.longest(reproduce.measured(root, row.reference)) if row.reference else []
-        if not found and name not in wanted:
+    for row in tables.rows(root, wanted):
+        found = measurements.longest(measurements.measured(root, row.preset))
+        beside: list[measurements.Measured] = []
+        if row.reference:
+            beside = measurements.longest(measurements.measured(root, row.reference))
+        if not found and row.preset not in wanted:
             continue
         table.add_row(
-            name,
-            reproduce.mean_of(found) if found else "not run",
+            escape(row.preset),  # brackets are no markup
+            measurements.mean_of(found) if found else "not run",
             str(len(found)) if found else "",
-            reproduce.epochs_of(found, preset(name)) if found else "",
-            reproduce.mean_of(beside) if beside else "",
-            row.claim,
+            measurements.epochs_of(found, preset(row.preset)) if found else "",
+            measurements.mean_of(beside) if beside else "",
+            row.claim or "none",
         )
     console = Console()
     Console(width=console.width if console.is_terminal else 120).print(table)
@@ -538,9 +540,9 @@ def report_command(arguments: Sequence[str]) -> None:
     if not options.runs:
         raise ConfigError("report what? Name one run folder or more")
     chosen = {"data_dir": options.data_dir, "device": options.device}
-    from binep.analysis import report
+    from binep.analysis import readings, report
 
-    found = report.gather(options.runs, **{k: v for k, v in chosen.items() if v is not None})
+    found = readings.gather(options.runs, **{k: v for k, v in chosen.items() if v is not None})
     for reason in found.missing:
         print(f"binep: warning: {reason}", file=sys.stderr)
     files.write(options.output, report.page(found).encode())
@@ -582,7 +584,7 @@ def inspect_command(arguments: Sequence[str]) -> None:
     if options.neurons < 1:
         raise ConfigError(f"--neurons {options.neurons}: must be at least 1")
     chosen = {"device": "cpu"} | ({"data_dir": options.data_dir} if options.data_dir else {})
-    whole = (options.run / runs.CHECKPOINT).exists()
+    whole = (options.run / checkpoints.CHECKPOINT).exists()
     experiment = (runs.load_checkpoint if whole else runs.load)(options.run, **chosen)
     data, config = experiment.data, experiment.config
     if not 0 <= options.index < len(data.test):
@@ -630,7 +632,7 @@ def inspect_command(arguments: Sequence[str]) -> None:
         f"of {len(few)} test images, one activates {_percents(often)} of the layers' neurons, "
         f"all together {_percents(ever)}"
     )
-    files.write(output / "phases.csv", runs.table(found.rows(), digits=9).encode())
+    files.write(output / "phases.csv", metrics.table(found.rows(), digits=9).encode())
     print(output / "phases.csv")
     for name, figure in drawn.items():
         path = output / f"{name}.{options.format}"
@@ -659,7 +661,7 @@ def _drawings(
     if whole:
         drawn["momenta"] = inspection_plots.momenta(inspection.momenta(network, flip))
     else:
-        drawn["momenta"] = f"the run has no {runs.CHECKPOINT}, which holds the momenta"
+        drawn["momenta"] = f"the run has no {checkpoints.CHECKPOINT}, which holds the momenta"
     try:
         signs = inspection.signs(network, initial_network(experiment.config))
         drawn["flips"] = inspection_plots.flips(signs)
@@ -753,7 +755,7 @@ def _to_check(options: CheckOptions) -> list[Experiment]:
     if options.source in preset_names():
         config = preset(options.source)
     elif path.is_dir():
-        config, trained = runs.setting(path), True
+        config, trained = settings.comparable(settings.read_config(path)), True
     else:
         config = Config.load(path) if path.suffix == ".toml" else preset(options.source)
     if config.dynamics.activation == "heaviside":
