@@ -9,7 +9,7 @@ That holds of a nudge inside ρ. One outside ρ also moves outputs where ρ is f
 is backpropagation whose error passes *straight through* the ρ of the output in the last step.
 
 Gradients here are ∂L/∂θ of the batch mean of the cost, by the weight W, the bias b and the scaling
-factor α; for α of both, so without the factor α that `EquilibriumPropagation` gives it.
+factor α.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from binep.core import solvers
 from binep.core.gradients import EquilibriumPropagation
-from binep.core.network import Equilibrium, Network, Speed
+from binep.core.network import Network
 from binep.core.neurons import Real
+from binep.core.phases import Equilibrium
+from binep.core.speed import Speed
 
 Gradients = dict[tuple[int, str], Tensor]
 """By layer, from 1, and parameter: weight, bias or scale."""
@@ -243,8 +246,7 @@ def propagated(
         found: Gradients = {}
         for key, parameter in _parameters(network).items():
             assert parameter.grad is not None
-            # A scaling factor's comes as α·∂/∂α.
-            found[key] = parameter.grad / parameter if key[1] == "scale" else parameter.grad
+            found[key] = parameter.grad
         yield found
         now = following
 
@@ -299,9 +301,8 @@ def _parameters(network: Network) -> Gradients:
 def _float64_copy(network: Network) -> Network:
     """A copy in float64 without shortcuts, all of whose parameters have a gradient."""
     network = copy.deepcopy(network).double()
-    network.speed = Speed(
-        precision="exact", follow_events=False, fused_steps=False, alternate=False
-    )
+    names = [solver.name for solver in solvers.registered()]
+    network.speed = Speed(off=("odd-even", *names), precision="exact")
     return network.requires_grad_(True)
 
 

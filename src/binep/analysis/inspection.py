@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from binep.core.network import Clamped, Network
+from binep.core.network import Network
 from binep.core.neurons import Binary
 from binep.core.optim import BinaryFlip
+from binep.core.phases import Clamped
 
 Array = NDArray[Any]
 
