@@ -60,7 +60,12 @@ def _print_help() -> None:
 
     app = SubcommandApp()
     for name, text in COMMANDS.items():
-        app.command(name=name, help=text)(lambda: None)
+
+        def described() -> None:
+            pass
+
+        described.__doc__ = text
+        app.command(name=name)(described)
     with contextlib.suppress(SystemExit):
         app.cli(
             prog="binep",

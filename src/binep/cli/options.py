@@ -93,10 +93,11 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | No
     except SystemExit as exit:
         if not exit.code:
             parsed()  # help: once more, to the terminal and as wide as that is
-    # Where the output is no terminal, tyro draws neither colours nor borders: a title, then
-    # paragraphs with rules between them.
-    lines = [line.strip() for line in printed.getvalue().splitlines()[1:]]
-    text = " ".join(line for line in lines if line.strip("-"))
+    # tyro prints a title, then paragraphs with rules between them, and where the output is no
+    # terminal no colours; before version 1.0.10 in a box all the same.
+    lines = printed.getvalue().splitlines()[1:]
+    lines = [(line[1:-1] if line.startswith("│") else line).strip() for line in lines]
+    text = " ".join(line for line in lines if line.strip("-─╰╯"))
     raise ConfigError(text.split(" For full helptext")[0])
 
 
