@@ -129,7 +129,10 @@ def cases(draw: st.DrawFn, kind: Kind) -> Case:
         neurons = Binary(threshold, 0.5, 1.0, held)
         reference = "free" if held else "current"
         dynamics = oracle.Dynamics(
-            "binary", 1.0, threshold=threshold, nudge_reference=reference  # type: ignore[arg-type]
+            "binary",
+            1.0,
+            threshold=threshold,
+            nudge_reference=reference,  # type: ignore[arg-type]
         )
     else:
         for synapse in synapses:  # so weak that there is one equilibrium, soon reached
