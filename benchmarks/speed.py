@@ -39,7 +39,7 @@ from binep.data.sources import DataError
 from binep.experiment.config import Config, preset
 from binep.experiment.experiment import Experiment
 from binep.runs import files
-from binep.runs.folder import environment
+from binep.runs.environment import environment
 
 SHAPES = (
     "mnist-fc1-ep",

@@ -223,8 +223,8 @@ def _check_group(group: Mapping[str, Any]) -> None:
         if signs.dim() < 2 or not bool((signs.detach().abs() == 1).all()):
             raise ValueError(
                 f"params[{i}], of shape {tuple(signs.shape)}: must be the signs, 1 or -1, of "
-                "binary weights: [s.values for s in network.synapses]; biases, scaling factors and real "
-                "weights are for another optimizer"
+                "binary weights, [s.values for s in network.synapses]; biases, scaling factors and "
+                "real weights are for another optimizer"
             )
 
 
