@@ -25,7 +25,7 @@ from binep.analysis.measurements import (
 )
 from binep.analysis.readings import Report, confusion
 from binep.analysis.tables import reference_of
-from binep.experiment.config import Config, Layer, preset
+from binep.experiment.config import Config, ConvLayer, Layer, preset
 
 READOUTS = {
     "test_error": "test error (%)",
