@@ -1,15 +1,27 @@
-"""Dynamical binary neural networks trained by equilibrium propagation."""
+"""Dynamical binary neural networks trained by equilibrium propagation.
 
-import binep.cli.openmp  # noqa: F401
-from binep.core.costs import Cost, CrossEntropy, SquaredError
-from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
-from binep.core.network import Equilibrium, Network, Speed
-from binep.core.neurons import Binary, Neurons, Real
-from binep.core.optim import BinaryFlip, GradientDescent
-from binep.core.synapses import Conv, Dense, Synapse
-from binep.experiment.config import Config, Dynamics, Layer, Learning, preset
-from binep.experiment.experiment import Experiment
-from binep.experiment.training import evaluate, train_epoch
+A name is imported when it is asked for: `import binep` loads neither PyTorch nor a compiler.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names once more, for type checkers and editors
+    from binep.core.costs import Cost, CrossEntropy, SquaredError
+    from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
+    from binep.core.network import Network
+    from binep.core.neurons import Binary, Neurons, Real
+    from binep.core.optim import BinaryFlip, GradientDescent
+    from binep.core.phases import Equilibrium
+    from binep.core.speed import Speed
+    from binep.core.synapses import Conv, Dense, Synapse
+    from binep.experiment.config import Config, Dynamics, Layer, Learning, preset
+    from binep.experiment.experiment import Experiment
+    from binep.experiment.training import evaluate, train_epoch
+
+    __version__: str
 
 __all__ = [
     "BackpropThroughTime",
@@ -38,3 +50,36 @@ __all__ = [
     "preset",
     "train_epoch",
 ]
+
+_MODULES = {
+    "core.costs": ("Cost", "CrossEntropy", "SquaredError"),
+    "core.gradients": ("BackpropThroughTime", "EquilibriumPropagation", "GradientEstimator"),
+    "core.network": ("Network",),
+    "core.phases": ("Equilibrium",),
+    "core.neurons": ("Binary", "Neurons", "Real"),
+    "core.optim": ("BinaryFlip", "GradientDescent"),
+    "core.speed": ("Speed",),
+    "core.synapses": ("Conv", "Dense", "Synapse"),
+    "experiment.config": ("Config", "Dynamics", "Layer", "Learning", "preset"),
+    "experiment.experiment": ("Experiment",),
+    "experiment.training": ("evaluate", "train_epoch"),
+}
+_HOME = {name: f"binep.{module}" for module, names in _MODULES.items() for name in names}
+"""Where each public name is defined."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("binep")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module("binep.solvers")  # which registers the faster solvers
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

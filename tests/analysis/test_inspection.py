@@ -128,14 +128,25 @@ def test_a_sample_takes_the_steps_of_the_oracle_and_stops_where_relax_does(
             np.testing.assert_allclose(state, wanted, atol=1e-9)
             assert found.residual[t, layer] == abs(state - path[t - 1][layer]).max()
 
+    limits = [0.0 if n.settle_exactly else tolerance for n in network.neurons]
+    for phase, most in (
+        (found.residual[1 : found.free_steps + 1], free_steps),
+        (found.residual[found.free_steps + 1 :], nudged_steps),
+    ):
+        moving = (phase > limits).any(axis=1)
+        assert moving[:-1].all() or tolerance == 0
+        assert len(moving) == most or (tolerance > 0 and not moving[-1])
+
     network.speed = Speed(alternate=False)
     free = network.relax(one.x, free_steps, tolerance=tolerance)
     nudged = network.relax(
         one.x, nudged_steps, start=free, target=one.target, beta=beta, tolerance=tolerance
     )
-    assert (found.free_steps, found.steps) == (free.steps, free.steps + nudged.steps)
     assert found.settled.tolist() == [free.moved.tolist(), nudged.moved.tolist()]
-    for t, end in ((free.steps, free), (found.steps, nudged)):
+    for t, end in ((found.free_steps, free), (found.steps, nudged)):
+        for state, expected in zip(path[t], end.states, strict=True):
+            np.testing.assert_allclose(state, array(expected), atol=1e-9)
+        np.testing.assert_allclose(found.residual[t], array(end.residual), atol=1e-9)
         with torch.no_grad():
             energy = inspection.energy(network, end.clamped, end.states)
             cost = network.cost.loss(end.output, one.target)
@@ -146,7 +157,8 @@ def test_a_sample_takes_the_steps_of_the_oracle_and_stops_where_relax_does(
 
     rows = found.rows()
     assert [row["step"] for row in rows] == list(range(found.steps + 1))
-    assert [row["beta"] for row in rows] == [0] * (free.steps + 1) + [beta] * nudged.steps
+    nudges = [0] * (found.free_steps + 1) + [beta] * (found.steps - found.free_steps)
+    assert [row["beta"] for row in rows] == nudges
     fired = [[oracle.fire(twins.dynamics, s) for s in states] for states in path]
     for layer in range(len(network)):
         assert rows[-1][f"layer{layer + 1}_residual"] == found.residual[-1, layer]

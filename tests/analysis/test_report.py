@@ -18,17 +18,15 @@ import numpy as np
 import pooch  # type: ignore[import-untyped]
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from samples import write_mnist
 
-from binep.analysis import report
+from binep.analysis import readings, report
 from binep.cli import main as cli
-from binep.core.synapses import Conv, Dense
 from binep.experiment.config import Config, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
 from binep.runs import curves as plots
 from binep.runs import folder as runs
+from binep.runs.metrics import read_metrics
 
 HOSTILE = '<script>"&</script>'
 RENDERED = plots.rendered
@@ -193,7 +191,7 @@ def test_pictures_have_words(page: Page) -> None:
 
 
 def test_results_are_those_of_the_logs(page: Page, folders: list[Path]) -> None:
-    last = [runs.read_metrics(folder / "metrics.csv")[-1] for folder in folders]
+    last = [read_metrics(folder / "metrics.csv")[-1] for folder in folders]
     assert page.column("run") == [*map(str, folders), "mean ± SD, n = 2"]
     assert page.column("seed") == ["3", "5", ""]
     for name in ("train", "test"):
@@ -207,7 +205,7 @@ def test_results_are_those_of_the_logs(page: Page, folders: list[Path]) -> None:
 
 
 def test_captions_say_where_the_lines_begin_and_end(page: Page, folders: list[Path]) -> None:
-    metrics = [runs.read_metrics(folder / "metrics.csv") for folder in folders]
+    metrics = [read_metrics(folder / "metrics.csv") for folder in folders]
     for name, column in (("test", "test_loss"), ("layer 2", "layer2_settle_steps")):
         ends = [f"{mean(rows[i][column] or 0 for rows in metrics):.3g}" for i in (0, 1)]
         assert f"{name}: {ends[0]} → {ends[1]}" in page.said
@@ -215,9 +213,7 @@ def test_captions_say_where_the_lines_begin_and_end(page: Page, folders: list[Pa
 
 def test_speed_is_the_median(page: Page, folders: list[Path]) -> None:
     for i, folder in enumerate(folders):
-        seconds = median(
-            row["train_seconds"] or 0 for row in runs.read_metrics(folder / "metrics.csv")
-        )
+        seconds = median(row["train_seconds"] or 0 for row in read_metrics(folder / "metrics.csv"))
         assert page.column("training (s per epoch)", "seed")[i] == f"{seconds:.3g}"
         assert page.column("samples/s", "seed")[i] == f"{3 * 64 / seconds:.0f}"
 
@@ -241,7 +237,7 @@ def test_the_confusion_matrix_adds_up_over_the_runs(page: Page, folders: list[Pa
 def test_misread_images_are_those_of_the_test_set(page: Page, folders: list[Path]) -> None:
     experiment = runs.load(folders[0])
     scores, labels = experiment.class_scores()
-    order = report.most_confident_errors(scores, labels, 24)
+    order = readings.most_confident_errors(scores, labels, 24)
     images = page.images("Misread")
     assert len(images) == len(order) == 24
     for (name, pixels), i in zip(images, order, strict=True):
@@ -261,7 +257,7 @@ def test_the_same_runs_give_the_same_bytes(
     page: Page, folders: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plots, "rendered", RENDERED)
-    assert report.page(report.gather(folders)) == page.text
+    assert report.page(readings.gather(folders)) == page.text
 
 
 # ---- what is not at hand
@@ -303,7 +299,7 @@ def test_without_the_data_set_the_weights_are_still_shown(tmp_path: Path) -> Non
     (tmp_path / "run").mkdir()
     runs.train(Experiment(bits.replace(data_dir=data)), tmp_path / "run")
     page = written([tmp_path / "run"], tmp_path / "page.html")
-    row = runs.read_metrics(tmp_path / "run" / "metrics.csv")[-1]
+    row = read_metrics(tmp_path / "run" / "metrics.csv")[-1]
     for label, column in report.READOUTS.items():
         assert page.column(column) == [f"{row[label]:.2f}"]
     assert page.column("fires from", "layer") == ["0.25", "0.5"]
@@ -335,8 +331,8 @@ def test_a_row_stands_beside_its_claim_and_its_reference(
             assert "the claim is not tested here" in page.said
     page = written(found, tmp_path / "page.html")
     reference = root / "mnist-fc1-100-reference/seed0"
-    ours = [runs.read_metrics(f / "metrics.csv")[-1]["test_error"] or 0 for f in found]
-    theirs = runs.read_metrics(reference / "metrics.csv")[-1]["test_error"] or 0
+    ours = [read_metrics(f / "metrics.csv")[-1]["test_error"] or 0 for f in found]
+    theirs = read_metrics(reference / "metrics.csv")[-1]["test_error"] or 0
     assert page.tables[1][1:] == [
         ["the paper's claim", "equal to full precision, trained by equilibrium propagation"],
         ["measured", f"{mean(ours):.2f} ± {stdev(ours):.2f} (n = 2, epochs: 1 of 50)"],
@@ -355,47 +351,10 @@ def test_the_first_epochs_stand_beside_the_papers_own(tmp_path: Path) -> None:
     log = Path(__file__).parents[2] / "results/mnist-fc1-ep/seed0"
     page = written([log], tmp_path / "page.html")
     head, ours, theirs = page.table("test error (%) after epoch")
-    errors = [row["test_error"] for row in runs.read_metrics(log / "metrics.csv")]
+    errors = [row["test_error"] for row in read_metrics(log / "metrics.csv")]
     assert ours == ["binep, seed 0", *(f"{error:.2f}" for error in errors[:4])]
     assert theirs[1:] == ["4.21", "3.26", "2.80", "2.60"]
     assert head[1:] == ["1", "2", "3", "4"]
-
-
-# ---- what is computed
-
-
-def test_a_confusion_matrix_by_hand() -> None:
-    labels, predictions = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 2, 0, 0])
-    expected = [[1, 1, 0], [0, 1, 0], [2, 0, 1]]
-    assert report.confusion(labels, predictions, 3).tolist() == expected
-
-
-@given(st.lists(st.tuples(*[st.floats(-1, 1, width=32)] * 3, st.integers(0, 2))), st.integers(0, 9))
-def test_the_most_confident_errors_come_first(
-    rows: list[tuple[float, float, float, int]], count: int
-) -> None:
-    scores = torch.tensor([row[:3] for row in rows]).view(-1, 3)
-    labels = torch.tensor([row[3] for row in rows], dtype=torch.int64)
-    found = report.most_confident_errors(scores, labels, count)
-    lead = {i: float(max(row[:3]) - np.float32(row[row[3]])) for i, row in enumerate(rows)}
-    wrong = [i for i, row in enumerate(rows) if max(range(3), key=row.__getitem__) != row[3]]
-    assert len(found) == len(set(found)) == min(count, len(wrong))
-    assert set(found) <= set(wrong)
-    leads = [lead[i] for i in found]
-    assert leads == sorted(leads, reverse=True)
-    assert all(lead[i] <= min(leads, default=0) for i in set(wrong) - set(found)) or not count
-
-
-def test_weights_as_images() -> None:
-    real = Dense((1, 2, 2), 3, weights="real")
-    with torch.no_grad():
-        real.values.copy_(torch.tensor([[-2.0, 0, 1, 2], [0, 0, 0, 0], [9, 9, 9, 9]]))
-    images = report.weight_images(real, 2)
-    assert images.tolist() == [[[[0, 128], [191, 255]]], [[[128, 128], [128, 128]]]]
-    binary = Conv((3, 8, 8), 2, kernel=3)
-    images = report.weight_images(binary, 9)
-    assert images.shape == (2, 3, 3, 3)
-    assert np.array_equal(images > 127, (binary.values > 0).numpy())
 
 
 # ---- what is wrong
@@ -449,5 +408,5 @@ def test_runs_of_other_lengths_are_shown_but_not_averaged(
     page = written([short, folders[1]], tmp_path / "page.html")
     assert page.column("epochs") == ["1", "2"]
     assert "only of the runs of most epochs, 1 of 2" in page.said
-    last = runs.read_metrics(folders[1] / "metrics.csv")[-1]
+    last = read_metrics(folders[1] / "metrics.csv")[-1]
     assert f"Test error {last['test_error']:.2f} %" in page.said

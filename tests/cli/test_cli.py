@@ -8,6 +8,7 @@ import functools
 import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import samples
 from rich.console import Console
 
 from binep.cli import main as cli
-from binep.core.network import Speed
+from binep.cli import progress, training
 from binep.experiment.config import Config, Dynamics, Layer, Learning, preset, preset_names
 from binep.experiment.experiment import Experiment
 from binep.runs import curves as plots
@@ -172,7 +173,7 @@ def test_a_terminal_shows_a_bar(binep: Command, monkeypatch: pytest.MonkeyPatch)
     terminal = functools.partial(
         Console, file=screen, force_terminal=True, width=60, _environ={"TERM": "xterm"}
     )
-    monkeypatch.setattr(cli, "Console", terminal)
+    monkeypatch.setattr(progress, "Console", terminal)
     said = binep(f"train quickstart {SMALL} --epochs 2")
     assert (said.code, len(said.out.splitlines())) == (0, 2)
     shown = " ".join(re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.getvalue()).split())
@@ -185,6 +186,32 @@ def test_a_terminal_shows_a_bar(binep: Command, monkeypatch: pytest.MonkeyPatch)
         r"error \d+\.\d\d % flips \d+ \d+ settles in \d+ \d+ \d+/s",
     )
     assert re.search(f"{bar}{scores}$", shown)
+
+
+ORDERS = [
+    "train quickstart --epochs 3 --layers.1.size 512 --off events digits --no-clip-nudged",
+    "train --epochs 3 quickstart --layers.1.size=512 --no-clip-nudged --off events digits",
+    "train --layers.1.size 512 quickstart --off events digits --epochs=3 --no-clip-nudged",
+    "train --off events digits --no-clip-nudged --layers.1.size 512 --epochs 3 quickstart",
+    "train --title mnist-fc1-ep --no-clip-nudged --epochs 3 quickstart --layers.1.size 512 "
+    "--off digits events --title Quick\\ start",
+]
+
+
+@pytest.mark.parametrize("line", ORDERS)
+def test_the_preset_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    given: list[tuple[object, ...]] = []
+    monkeypatch.setattr(training, "run_training", lambda *arguments: given.append(arguments))
+    start = preset("quickstart")
+    wanted = start.replace(
+        title="Quick start",
+        epochs=3,
+        learning=dataclasses.replace(start.learning, clip_nudged=False),
+        speed=dataclasses.replace(start.speed, off=("digits", "events")),
+        layers=start.layers | {"1": dataclasses.replace(start.layers["1"], size=512)},
+    )
+    assert cli.main(shlex.split(line)) == 0
+    assert given == [(wanted, "quickstart", None, None)]
 
 
 # ---- evaluate, plot, presets, help
@@ -221,10 +248,15 @@ def test_presets_are_listed(binep: Command) -> None:
 def test_help_says_what_there_is(binep: Command) -> None:
     said = binep("--help")
     assert said.code == 0
-    assert all(f"binep {command}" in said.out for command in cli.COMMANDS)
+    for command in cli.COMMANDS:
+        assert re.search(rf"• {command} +[A-Z]", said.out)
     kinds = {"": Config, "layers.1.": Layer, "layers.2.": Layer}
     names = [p + f.name for p, kind in kinds.items() for f in dataclasses.fields(kind)]
-    names += [f.name for kind in (Dynamics, Learning, Speed) for f in dataclasses.fields(kind)]
+    names += [
+        f.name
+        for kind in (Dynamics, Learning, type(Config().speed))
+        for f in dataclasses.fields(kind)
+    ]
     flags = {
         f"--{n.replace('_', '-')}"
         for n in names
@@ -234,6 +266,8 @@ def test_help_says_what_there_is(binep: Command) -> None:
         said = binep(line)
         assert (said.code, said.err) == (0, "")
         assert flags | {"--config", "--run-dir"} <= set(re.findall(r"--[\w.-]+", said.out))
+    for command in ("", *cli.COMMANDS):
+        assert max(map(len, binep(f"{command} --help").out.splitlines())) <= 80
     for command, flag in (("evaluate", "--device"), ("plot", "--output"), ("presets", "--help")):
         said = binep(f"{command} --help")
         assert (said.code, said.err) == (0, "")
@@ -248,7 +282,14 @@ BAD = {
     "train mnst": "unknown preset 'mnst': binep presets lists",
     "train good.toml": "unknown preset 'good.toml': --config good.toml reads it",
     "train quickstart --config good.toml": "both the preset quickstart and --config good.toml",
-    "train --config good.toml quickstart": "Unrecognized options: quickstart",
+    "train --config good.toml quickstart": "both the preset quickstart and --config good.toml",
+    "train quickstart mnist-fc1-ep": "Unrecognized options: mnist-fc1-ep",
+    "train --momentum 0.9 quickstart": "Unrecognized options: --momentum",
+    "train --epochs quickstart": "Error parsing --epochs: ",
+    "train --layers.3.size 9 quickstart": "Unrecognized options: --layers.3.size",
+    "train quickstart --follow-events True": "Unrecognized options: --follow-events",
+    "train --off events quickstart": "train what? Name a preset (binep presets lists them) or "
+    "--config FILE; quickstart was read as a value of --off: name it first",
     "train --config missing.toml": "missing.toml: cannot be read: ",
     "train --config empty": "empty/config.toml: cannot be read: No such file",
     "train --config unknown.toml": "unknown.toml: unknown key layers.1.width: one of size, ",
@@ -299,6 +340,14 @@ def test_bad_input_ends_with_one_line_before_any_work(
     assert said.err.startswith(f"binep: {BAD[line]}")
     assert said.err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_error_breaks_no_word(binep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    word = "a/long/path/" * 20 + "---│"
+    for columns in ("80", "20"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert binep(f"presets {word}").err == f"binep: Unrecognized options: {word}\n"
+        assert os.environ["COLUMNS"] == columns
 
 
 def test_every_problem_has_its_line(binep: Command) -> None:

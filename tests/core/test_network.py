@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from networks import Twins, array, twins
 
 from binep.core.costs import Cost, SquaredError
-from binep.core.network import Network, Speed
+from binep.core.network import Network
 from binep.core.neurons import Binary, Neurons, Real
+from binep.core.phases import Phase
+from binep.core.solvers import Plain, choose
+from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Conv, Dense, Synapse
 
 
@@ -34,17 +37,16 @@ def test_both_phases_equal_the_oracle(t: Twins, free: int, nudged: int, beta: fl
     for ours, theirs in zip((first, second), oracle_phases(t, free, nudged, beta), strict=True):
         for a, b in zip(ours.states, theirs, strict=True):
             np.testing.assert_allclose(array(a), b, atol=1e-11)
-    assert (first.steps, second.steps) == (free, nudged)
 
 
 @given(twins(activation="real", convolutional=False))
 def test_stopping_early_changes_nothing_beyond_the_tolerance(t: Twins) -> None:
+    t.network.speed = Speed(off=("odd-even",))  # the same path, or there may be other equilibria
     early = t.network.relax(t.x, 500, tolerance=1e-9)
     full = t.network.relax(t.x, 500, tolerance=0)
-    assert full.steps == 500
-    if early.steps < 500:
+    assert early.steps == int(early.moved.max()) <= full.steps == int(full.moved.max())
+    if early.steps < 499:
         assert (early.residual <= 1e-9).all()
-        assert (early.moved < early.steps).all()
         for a, b in zip(early.states, full.states, strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 
@@ -62,7 +64,7 @@ def test_going_on_with_another_input_takes_the_states_alone(
     states = start.states
     for _ in range(then):
         states = network.step(network.clamp(x), states)
-    assert result.clamped.x is x
+    assert torch.equal(result.clamped.x, x)
     for a, b in zip(result.states, states, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
@@ -79,6 +81,7 @@ def test_binary_neurons_stop_only_when_nothing_moves_any_more(t: Twins, every: i
 @given(twins(), st.integers(1, 5))
 def test_moved_is_the_last_step_that_moved_a_layer(t: Twins, steps: int) -> None:
     tolerance = 1e-3
+    t.network.speed = Speed(off=("odd-even",))
     result = t.network.relax(t.x, steps, tolerance=tolerance)
     states = t.network.initial_states(t.x)
     expected = [0] * len(states)
@@ -98,8 +101,10 @@ def test_moved_is_the_last_step_that_moved_a_layer(t: Twins, steps: int) -> None
 
 
 def test_a_nan_never_counts_as_settled() -> None:
-    network = Network([Dense(3, 4), Dense(4, 2)], Real())
-    result = network.relax(torch.full((2, 3), torch.nan), 7)
+    network = Network([Dense(3, 4), Dense(4, 2)], Real(), speed=Speed(off=SHORTCUTS))
+    with torch.no_grad():
+        network.synapses[0].bias[0] = torch.nan
+    result = network.relax(torch.rand(2, 3), 7)
     assert result.steps == 7
     assert result.residual.isnan().any()
 
@@ -135,9 +140,9 @@ def test_errors_are_read_as_the_oracle_reads_them(data: st.DataObject) -> None:
     assert np.array_equal(array(t.target), oracle.repeat_target(one_hot, copies))
 
 
-@pytest.mark.parametrize("alternate", [False, True])
+@pytest.mark.parametrize("off", [SHORTCUTS, tuple(set(SHORTCUTS) - {"odd-even"})])
 def test_compiled_steps_are_the_plain_steps(
-    alternate: bool, monkeypatch: pytest.MonkeyPatch
+    off: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = []
 
@@ -158,7 +163,7 @@ def test_compiled_steps_are_the_plain_steps(
     target = torch.eye(10)[:4]
     ends = []
     for compile in (False, True):
-        speed = Speed(precision="exact", fused_steps=False, alternate=alternate, compile=compile)
+        speed = Speed(off=off, compile=compile)
         network = Network(layers, Real(initial=0.5), speed=speed)
         with torch.no_grad():
             free = network.relax(x, 20)
@@ -217,20 +222,17 @@ HALVES: dict[str, Callable[[], tuple[list[Synapse], Neurons, Cost]]] = {
 
 
 @pytest.mark.parametrize("kind", HALVES)
-@pytest.mark.parametrize("fused", [True, False])
-def test_shortcuts_leave_subclasses_alone(kind: str, fused: bool) -> None:
+def test_solvers_leave_subclasses_to_the_plain_one(kind: str) -> None:
     torch.manual_seed(0)
-    network = Network(*HALVES[kind](), speed=Speed(fused_steps=fused))
+    network = Network(*HALVES[kind]())
     x = torch.rand(4, *network.synapses[0].input_shape)
     target = network.cost.target(torch.arange(4) % 3)
-
-    def phases() -> list[torch.Tensor]:
-        with torch.no_grad():
-            free = network.relax(x, 9)
-            nudged = network.relax(x, 5, start=free, target=target, beta=0.5)
-        return [*free.states, *nudged.states]
-
-    found = phases()
-    network.speed = Speed("exact", follow_events=False, fused_steps=False)
-    for a, b in zip(found, phases(), strict=True):
-        torch.testing.assert_close(a, b)
+    for phase in (Phase.of(network, x, 9), Phase.of(network, x, 9, target=target, beta=0.5)):
+        free = "cost" in kind and phase.is_free  # there the cost says nothing
+        assert free or choose(network, phase) is Plain
+        solved = network.relax(x, 9, target=phase.target, beta=phase.beta, tolerance=0)
+        states = network.initial_states(x)
+        for _ in range(9):
+            states = network.step(network.clamp(x), states, phase.nudge(states[-1]))
+        for a, b in zip(solved.states, states, strict=True):
+            torch.testing.assert_close(a, b)

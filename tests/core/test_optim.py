@@ -18,7 +18,7 @@ from binep.core.optim import _PART, SCALE_FLOOR, BinaryFlip, GradientDescent
 
 @given(
     seed=st.integers(0, 2**32),
-    shapes=st.lists(st.sampled_from([(3,), (4, 5), (2, 3, 2, 2)]), min_size=1, max_size=3),
+    shapes=st.lists(st.sampled_from([(1, 3), (4, 5), (2, 3, 2, 2)]), min_size=1, max_size=3),
     gamma=st.floats(1e-6, 1.0),
     threshold=st.floats(0.0, 0.3),
     noise=st.booleans(),
@@ -62,14 +62,14 @@ def test_momentum_and_flips_equal_the_oracle(
     assert [int(n) for n in optimizer.take_flips()] == [0] * len(signs)
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_tensors_larger_than_a_part_are_visited_whole(fused: bool) -> None:
-    signs = torch.ones(2 * _PART + 3)
-    optimizer = BinaryFlip([signs], gamma=1.0, threshold=0.0, fused=fused)
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_tensors_larger_than_a_part_are_visited_whole(one_pass: bool) -> None:
+    signs = torch.ones(1, 2 * _PART + 3)
+    optimizer = BinaryFlip([signs], gamma=1.0, threshold=0.0, one_pass=one_pass)
     signs.grad = torch.ones_like(signs)
     optimizer.step()
     assert (signs == -1).all()
-    assert [int(n) for n in optimizer.flips()] == [len(signs)]
+    assert [int(n) for n in optimizer.flips()] == [signs.numel()]
 
 
 @given(
@@ -86,8 +86,8 @@ def test_one_pass_and_sparse_gradients_change_no_bit(
     start = torch.where(drawn >= 0, 1.0, -1.0)
     copies = [start.clone() for _ in range(3)]
     optimizers = [
-        BinaryFlip([signs], gamma, threshold, noise, fused, torch.Generator().manual_seed(seed))
-        for signs, fused in zip(copies, (False, True, True), strict=True)
+        BinaryFlip([signs], gamma, threshold, noise, one_pass, torch.Generator().manual_seed(seed))
+        for signs, one_pass in zip(copies, (False, True, True), strict=True)
     ]
     generator = torch.Generator().manual_seed(seed + 1)
     for _ in range(steps):
@@ -108,7 +108,7 @@ def test_one_pass_and_sparse_gradients_change_no_bit(
 
 def test_initial_noise_has_the_papers_size() -> None:
     gamma = 0.1
-    signs = torch.ones(100_000)
+    signs = torch.ones(100, 1000)
     optimizer = BinaryFlip([signs], gamma=gamma, threshold=1.0, noise=True)
     (momentum,) = optimizer.momenta()
     assert float(momentum.std()) == pytest.approx(2 * gamma * (1 - gamma), rel=0.05)
@@ -116,11 +116,11 @@ def test_initial_noise_has_the_papers_size() -> None:
 
 def test_the_momentum_survives_in_the_state_dict() -> None:
     def fresh() -> tuple[torch.Tensor, BinaryFlip]:
-        signs = torch.ones(5)
+        signs = torch.ones(1, 5)
         return signs, BinaryFlip([signs], gamma=0.5, threshold=1.0)
 
     signs, optimizer = fresh()
-    signs.grad = torch.arange(5.0)
+    signs.grad = torch.arange(5.0)[None]
     optimizer.step()
     _, restored = fresh()
     restored.load_state_dict(optimizer.state_dict())
@@ -130,7 +130,7 @@ def test_the_momentum_survives_in_the_state_dict() -> None:
 
 
 def test_tensors_without_a_gradient_are_left_alone() -> None:
-    signs = torch.ones(3)
+    signs = torch.ones(1, 3)
     BinaryFlip([signs]).step()
     assert (signs == 1).all()
 
@@ -138,13 +138,13 @@ def test_tensors_without_a_gradient_are_left_alone() -> None:
 @pytest.mark.parametrize("gamma", [0.0, -1.0, 1.5, float("nan")])
 def test_gamma_out_of_range_is_refused(gamma: float) -> None:
     with pytest.raises(ValueError, match=r"gamma = .*must be in"):
-        BinaryFlip([torch.ones(3)], gamma=gamma)
+        BinaryFlip([torch.ones(1, 3)], gamma=gamma)
 
 
-@pytest.mark.parametrize("threshold", [-1e-9, float("nan")])
+@pytest.mark.parametrize("threshold", [-1e-9, float("nan"), float("inf")])
 def test_a_negative_threshold_is_refused(threshold: float) -> None:
-    with pytest.raises(ValueError, match=r"threshold = .*must be at least 0"):
-        BinaryFlip([torch.ones(3)], threshold=threshold)
+    with pytest.raises(ValueError, match=r"threshold = .*must be a finite number from 0"):
+        BinaryFlip([torch.ones(1, 3)], threshold=threshold)
 
 
 @given(st.floats(-10, 10), st.floats(0, 10))
@@ -153,6 +153,16 @@ def test_scaling_factors_stay_positive(gradient: float, rate: float) -> None:
     scale.grad = torch.tensor(gradient, dtype=torch.float64)
     GradientDescent([scale], lr=rate, floor=SCALE_FLOOR).step()
     assert float(scale.detach()) == pytest.approx(max(0.5 - rate * gradient, SCALE_FLOOR))
+
+
+@given(st.floats(-10, 10), st.floats(0, 10), st.floats(0.01, 2))
+def test_relative_steps_are_in_proportion(gradient: float, rate: float, start: float) -> None:
+    """The paper's rates of the scaling factors: α ← α − lr·α·g."""
+    scale = torch.tensor([start, -start], dtype=torch.float64)
+    scale.grad = torch.full((2,), gradient, dtype=torch.float64)
+    GradientDescent([scale], lr=rate, relative=True).step()
+    expected = start * (1 - rate * gradient)
+    assert scale.tolist() == pytest.approx([expected, -expected], abs=1e-12)
 
 
 @given(st.floats(-10, 10), st.floats(0, 10))
@@ -173,7 +183,7 @@ def test_training_does_not_load_the_compiler() -> None:
     code = (
         "import sys, torch\n"
         "from binep.core.optim import BinaryFlip, GradientDescent\n"
-        "p = torch.nn.Parameter(torch.ones(3))\n"
+        "p = torch.nn.Parameter(torch.ones(1, 3))\n"
         "p.grad = p.detach()\n"
         "for kind in BinaryFlip, GradientDescent: kind([p]).step()\n"
         "print('torch._dynamo' in sys.modules)\n"

@@ -13,7 +13,6 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from binep.core.optim import BinaryFlip
 from binep.core.synapses import Conv, Dense, Synapse
 
 
@@ -153,32 +152,3 @@ def test_parts_of_a_batch_make_the_whole(
     else:
         assert route is None
         assert route_ is None
-
-
-@given(st.data())
-def test_copies_of_the_signs_follow_what_flips(data: st.DataObject) -> None:
-    """In int8, as products take them, and whoever changed the signs."""
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
-    synapse = Dense(7, 5, generator=generator)
-    flip = BinaryFlip([synapse.values], gamma=1.0, threshold=0.5)
-    for _ in range(data.draw(st.integers(1, 6))):
-        change = data.draw(st.sampled_from(("flip", "flip some rows", "overwrite", "look")))
-        if change == "overwrite":
-            with torch.no_grad():
-                synapse.values.copy_(torch.randint(2, (5, 7), generator=generator) * 2 - 1)
-        elif change != "look":
-            gradient = torch.randn(5, 7, generator=generator)
-            if change == "flip some rows":
-                rows = torch.tensor([[1, 3]])
-                gradient = torch.sparse_coo_tensor(
-                    rows, gradient[rows[0]], (5, 7), is_coalesced=True, check_invariants=False
-                )
-            synapse.values.grad = gradient
-            flip.step()
-        if change == "look" or data.draw(st.booleans()):
-            for transposed in data.draw(st.sets(st.booleans())):
-                signs = synapse._signs(transposed)
-                assert torch.equal(signs.t() if transposed else signs, synapse.values.detach())
-    for transposed in (False, True):
-        signs = synapse._signs(transposed)
-        assert torch.equal(signs.t() if transposed else signs, synapse.values.detach())

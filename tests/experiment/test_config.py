@@ -407,7 +407,10 @@ BITS = {"dynamics.activation": "heaviside"}
         ({"learning.output_copies": 2}, "layers.3.size = 10: must be 20, the 10 classes of"),
         ({"layers.1.kernel": 33}, "layers.1: kernel = 33 is larger than its map of 32x32"),
         ({"layers.1.pool": 29}, "layers.1: pool = 29 is larger than its map of 28x28"),
-        ({"layers.2": ConvLayer(4, kernel=19)}, "layers.2: kernel = 19 is larger than its map of "),
+        (
+            {"layers.2": ConvLayer(4, kernel=19)},
+            "layers.2: kernel = 19 is larger than its map of 18",
+        ),
         ({"layers.1.kind": "dense", "layers.2.kind": "conv"}, "layers.2: a convolution needs"),
         ({"layers": {"1": ConvLayer(10)}}, "layers.1.kind = conv: must be dense, it is the"),
         ({"learning.synapses": "binary"}, "layers.1.weight_lr = 0.1: must be left out: binary"),

@@ -9,11 +9,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from binep.runs import tensorboard as board
 from binep.cli import main as cli
-from binep.runs import folder as runs
 from binep.experiment.config import Config, Layer
 from binep.experiment.experiment import Experiment
+from binep.runs import folder as runs
+from binep.runs import tensorboard as board
+from binep.runs.metrics import read_metrics
 
 LAYERS = {"1": Layer(8, bias_lr=0.05), "2": Layer(10, bias_lr=0.05)}
 SMALL = Config(layers=LAYERS, max_batches=2, epochs=3, threads=1)
@@ -39,7 +40,7 @@ def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def logged(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """The same of metrics.csv, in which a value has six digits."""
     columns: dict[str, list[tuple[int, float]]] = {}
-    for row in runs.read_metrics(folder / "metrics.csv"):
+    for row in read_metrics(folder / "metrics.csv"):
         for column, value in row.items():
             if column != "epoch" and value is not None:
                 near = pytest.approx(value, rel=1e-5)
@@ -62,7 +63,7 @@ def test_a_run_that_goes_on_shows_each_epoch_once() -> None:
         with pytest.raises(runs.Stopped):
             runs.train(experiment, folder, stop=lambda e=experiment: (e.epoch, e.batch) == (1, 1))
         if before:
-            (row,) = runs.read_metrics(folder / "metrics.csv")
+            (row,) = read_metrics(folder / "metrics.csv")
             with board.Board() as killed:
                 killed.show(folder, [row, {**row, "epoch": 2, "test_error": -1}])
         assert cli.main(["train", "--resume", str(folder), "--tensorboard"]) == 0

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from test_config import UNFIT, WRONG, at_keys, changed, configs
 
 from binep.data import sources as data
-from binep.runs import files
-from binep.runs import folder as runs
-from binep.experiment.config import Config, ConfigError, Layer
 from binep.data.sources import DataError
+from binep.experiment.config import Config, ConfigError, Layer
 from binep.experiment.experiment import Experiment
+from binep.runs import folder as runs
+from binep.runs.checkpoints import CHECKPOINT
 from binep.runs.files import RunError
+from binep.runs.metrics import read_metrics
+from binep.runs.tensors import load_tensors
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +92,7 @@ def test_damaged_metrics_are_a_table_or_refused(run: Path, draw: st.DataObject) 
     path = run / "damaged.csv"
     path.write_bytes(draw.draw(damaged((run / "metrics.csv").read_bytes())))
     try:
-        rows = runs.read_metrics(path)
+        rows = read_metrics(path)
     except RunError as error:
         assert str(error).startswith(f"{path}: ")
         return
@@ -100,14 +102,14 @@ def test_damaged_metrics_are_a_table_or_refused(run: Path, draw: st.DataObject) 
 @fuzzing.cases(100)
 @given(draw=st.data())
 def test_a_damaged_checkpoint_is_refused_or_whole(run: Path, draw: st.DataObject) -> None:
-    whole, path = run / runs.CHECKPOINT, run / "damaged.safetensors"
+    whole, path = run / CHECKPOINT, run / "damaged.safetensors"
     path.write_bytes(draw.draw(damaged(whole.read_bytes())))
     try:
-        state, about = files.load_tensors(path)
+        state, about = load_tensors(path)
     except RunError as error:
         assert str(error).startswith(f"{path}: ")
         return
-    expected, same = files.load_tensors(whole)  # only a blank of its header was changed
+    expected, same = load_tensors(whole)  # only a blank of its header was changed
     assert about == same
     assert all(torch.equal(state[name], expected[name]) for name in expected | state)
 

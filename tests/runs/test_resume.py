@@ -18,12 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from binep.cli import main as cli
-from binep.runs import files
-from binep.runs import folder as runs
 from binep.experiment.config import Config, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
-from binep.runs.files import RunError
 from binep.experiment.warnings import Guards
+from binep.runs import files
+from binep.runs import folder as runs
+from binep.runs.checkpoints import CHECKPOINT
+from binep.runs.files import RunError
+from binep.runs.metrics import read_metrics
+from binep.runs.tensors import load_tensors, save_tensors
 
 KILLS = 20
 
@@ -45,8 +48,8 @@ def config(**settings: Any) -> Config:
 
 def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], list[bytes]]:
     """What a run came to: all of its state, its metrics but for the clock, its networks."""
-    state, _ = files.load_tensors(folder / runs.CHECKPOINT)
-    rows = runs.read_metrics(folder / "metrics.csv")
+    state, _ = load_tensors(folder / CHECKPOINT)
+    rows = read_metrics(folder / "metrics.csv")
     metrics = [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
     return state, metrics, [(folder / f"{n}.safetensors").read_bytes() for n in ("model", "best")]
 
@@ -97,7 +100,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> 
 
     def written() -> int:
         """When the checkpoint was last written."""
-        path = killed / runs.CHECKPOINT
+        path = killed / CHECKPOINT
         return path.stat().st_mtime_ns if path.exists() else 0
 
     for _ in range(KILLS):
@@ -149,7 +152,7 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_log_without_a_checkpoint_is_not_trained_over(tmp_path: Path) -> None:
     log = (finished(tmp_path) / "metrics.csv").read_bytes()
-    (tmp_path / runs.CHECKPOINT).unlink()
+    (tmp_path / CHECKPOINT).unlink()
     with pytest.raises(RunError, match=r"holds a log, but no checkpoint.safetensors to go on from"):
         runs.resume(tmp_path)
     assert (tmp_path / "metrics.csv").read_bytes() == log
@@ -168,7 +171,7 @@ def test_the_best_network_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "best.safetensors").read_bytes() == states[best]
 
 
-@pytest.mark.parametrize("name", ["config.toml", runs.CHECKPOINT])
+@pytest.mark.parametrize("name", ["config.toml", CHECKPOINT])
 def test_damage_is_refused_by_name(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,17 +194,17 @@ def test_a_changed_checkpoint_is_refused(
     if not folder.exists():
         folder.mkdir()
         finished(folder)
-        (folder / "whole").write_bytes((folder / runs.CHECKPOINT).read_bytes())
-    path, content = folder / runs.CHECKPOINT, bytearray((folder / "whole").read_bytes())
+        (folder / "whole").write_bytes((folder / CHECKPOINT).read_bytes())
+    path, content = folder / CHECKPOINT, bytearray((folder / "whole").read_bytes())
     at, flip = data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(1, 255))
     content[at] ^= flip
     path.write_bytes(content)
     try:
-        state, about = files.load_tensors(path)
+        state, about = load_tensors(path)
     except RunError:
         return
     path.write_bytes((folder / "whole").read_bytes())  # a blank of the header: nothing is lost
-    whole, same = files.load_tensors(path)
+    whole, same = load_tensors(path)
     assert about == same
     assert all(torch.equal(state[name], whole[name]) for name in whole)
 
@@ -212,7 +215,7 @@ def test_another_configuration_or_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="of another configuration"):
         runs.resume(tmp_path)
     (tmp_path / "config.toml").write_text(config().to_toml())
-    (tmp_path / runs.CHECKPOINT).write_bytes((tmp_path / "model.safetensors").read_bytes())
+    (tmp_path / CHECKPOINT).write_bytes((tmp_path / "model.safetensors").read_bytes())
     with pytest.raises(RunError, match="is no checkpoint"):
         runs.resume(tmp_path)
     with pytest.raises(ValueError, match=r"synapses.0.values .* of shape"):
@@ -226,8 +229,8 @@ def test_a_setting_newer_than_the_checkpoint_is_no_other_configuration(tmp_path:
     older = config().to_toml().replace("fused_flips = true\n", "")
     assert older != config().to_toml()
     (tmp_path / "config.toml").write_text(older)
-    state, about = files.load_tensors(tmp_path / runs.CHECKPOINT)
-    files.save_tensors(tmp_path / runs.CHECKPOINT, state, about | {"config": older})
+    state, about = load_tensors(tmp_path / CHECKPOINT)
+    save_tensors(tmp_path / CHECKPOINT, state, about | {"config": older})
     experiment, rows, _ = runs.resume(tmp_path)
     assert experiment.epoch == len(rows) == 2
 

@@ -9,7 +9,7 @@ That holds of a nudge inside ρ. One outside ρ also moves outputs where ρ is f
 is backpropagation whose error passes *straight through* the ρ of the output in the last step.
 
 Gradients here are ∂L/∂θ of the batch mean of the cost, by the weight W, the bias b and the scaling
-factor α; for α of both, so without the factor α that `EquilibriumPropagation` gives it.
+factor α.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from binep.core import solvers
 from binep.core.gradients import EquilibriumPropagation
-from binep.core.network import Equilibrium, Network, Speed
+from binep.core.network import Network
 from binep.core.neurons import Real
+from binep.core.phases import Equilibrium
+from binep.core.speed import Speed
 
 Gradients = dict[tuple[int, str], Tensor]
 """By layer, from 1, and parameter: weight, bias or scale."""
@@ -41,7 +44,7 @@ SETTLED = 1e-12
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near equilibrium propagation is to backpropagation, for one parameter of one layer.
+    """Cosine and relative error of EP against BPTT, for one parameter of one layer.
 
     Attributes:
         weights: the layer's, "binary" or "real".
@@ -157,12 +160,12 @@ def check(
         raise ValueError("binary activations have no derivative to compare with")
     if not betas or min(betas) <= 0 or steps < 1:
         raise ValueError(f"betas = {betas} and steps = {steps}: must be above 0")
-    network, x = _plain(network), x.double()
+    network, x = _float64_copy(network), x.double()
     free = network.relax(x, free_steps, tolerance=tolerance)
     trail = [free]
     for _ in range(steps):
         trail.append(network.relax(x, 1, start=trail[-1], tolerance=0))
-    chosen = _draw(network, trail, target, trace, generator)
+    chosen = _draw_weights(network, trail, target, trace, generator)
     agreements: list[Agreement] = []
     traced: list[Traced] = []
     for nudge in nudges:
@@ -187,7 +190,7 @@ def _compare(
     beta: float,
     chosen: dict[int, Tensor],
 ) -> Iterator[tuple[list[Agreement], list[Traced]]]:
-    """All there is to say of one nudge and β, step by step."""
+    """The agreement for one nudge and β, step by step."""
     kinds = ["real" if synapse.scale is None else "binary" for synapse in network.synapses]
     steps = zip(
         propagated(network, trail[-1], target, beta, len(trail) - 1),
@@ -209,7 +212,7 @@ def _compare(
             key = layer, parameter
             place = (kinds[layer - 1], nudge, nudging, beta, layer)
             for name in names[2:]:
-                now, all_of = (_near(g[nudging][key], g[name][key]) for g in (updates, totals))
+                now, all_of = (_agreement(g[nudging][key], g[name][key]) for g in (updates, totals))
                 rows.append(Agreement(*place, parameter, name, step, *now[:2], *all_of))
             if parameter == "weight":
                 followed = chosen[layer]
@@ -238,12 +241,12 @@ def propagated(
         following = network.relax(
             free.clamped.x, 1, start=now, target=target, beta=beta, tolerance=0
         )
+        network.zero_grad()
         estimator.compare(now, following, beta)
         found: Gradients = {}
         for key, parameter in _parameters(network).items():
             assert parameter.grad is not None
-            # A scaling factor's comes as α·∂/∂α.
-            found[key] = parameter.grad / parameter if key[1] == "scale" else parameter.grad
+            found[key] = parameter.grad
         yield found
         now = following
 
@@ -270,7 +273,7 @@ def backpropagated(
     errors = [torch.zeros_like(state) for state in last.states[:-1]]
     errors += torch.autograd.grad(loss, output)
     parameters = _parameters(network)
-    stepping = _with_output(network, _Through()) if through else network
+    stepping = _with_output(network, _StraightThrough()) if through else network
     for before in reversed(trail[:-1]):
         states = [state.detach().requires_grad_() for state in before.states]
         with torch.enable_grad():
@@ -286,7 +289,7 @@ def backpropagated(
 
 
 def _parameters(network: Network) -> Gradients:
-    """What the dynamics learn by, under the names of its gradients."""
+    """Weights, biases and scaling factors of the dynamics, named as their gradients are."""
     found: Gradients = {}
     for layer, synapse in enumerate(network.synapses, start=1):
         found |= {(layer, "weight"): synapse.values, (layer, "bias"): synapse.bias}
@@ -295,16 +298,15 @@ def _parameters(network: Network) -> Gradients:
     return found
 
 
-def _plain(network: Network) -> Network:
-    """A copy in float64 without shortcuts, all of which is to learn."""
+def _float64_copy(network: Network) -> Network:
+    """A copy in float64 without shortcuts, all of whose parameters have a gradient."""
     network = copy.deepcopy(network).double()
-    network.speed = Speed("exact", follow_events=False, fused_steps=False, alternate=False)
-    for synapse in network.synapses:
-        synapse.train_scale(True)
-    return network
+    names = [solver.name for solver in solvers.registered()]
+    network.speed = Speed(off=("odd-even", *names), precision="exact")
+    return network.requires_grad_(True)
 
 
-class _Through(Real):
+class _StraightThrough(Real):
     """ρ that an error passes straight through, even where it is flat."""
 
     def update(self, state: Tensor, drive: Tensor, nudge: Tensor | None = None) -> Tensor:
@@ -321,8 +323,8 @@ def _sum(total: Gradients, more: Gradients) -> Gradients:
     return {key: total[key] + value if total else value for key, value in more.items()}
 
 
-def _near(found: Tensor, exact: Tensor) -> tuple[float, float, float, float]:
-    """Cosine, relative error, and both norms."""
+def _agreement(found: Tensor, exact: Tensor) -> tuple[float, float, float, float]:
+    """Cosine, relative error, ‖EP‖ and ‖BPTT‖."""
     norms = float(found.norm()), float(exact.norm())
     dot = float(torch.dot(found.flatten(), exact.flatten()))
     cosine = dot / (norms[0] * norms[1]) if min(norms) > 0 else math.nan
@@ -330,7 +332,7 @@ def _near(found: Tensor, exact: Tensor) -> tuple[float, float, float, float]:
     return cosine, error, *norms
 
 
-def _draw(
+def _draw_weights(
     network: Network,
     trail: Sequence[Equilibrium],
     target: Tensor,
@@ -351,7 +353,7 @@ def _draw(
 
 
 def table(rows: Sequence[Agreement] | Sequence[Traced]) -> str:
-    """Rows as CSV; a number that there is none of is left out."""
+    """Rows as CSV; the cell of a NaN is empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in fields(rows[0]))

@@ -197,5 +197,5 @@ def _legend(figure: SubFigure, lines: Sequence[Line2D], columns: int) -> None:
 
 
 def power(number: float) -> str:
-    """A number as it is said, 1e-5 rather than 1e-05."""
+    """A number without zeros before its exponent: 1e-5 rather than 1e-05."""
     return f"{number:g}".replace("e-0", "e-")

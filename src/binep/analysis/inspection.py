@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from binep.core.network import Clamped, Network
+from binep.core.network import Network
 from binep.core.neurons import Binary
 from binep.core.optim import BinaryFlip
+from binep.core.phases import Clamped
 
 Array = NDArray[Any]
 
@@ -168,10 +169,10 @@ def _last(moved: Array) -> Array:
 def activity(
     network: Network, x: Tensor, *, free_steps: int, tolerance: float = 1e-6, batch_size: int = 100
 ) -> tuple[Array, Array]:
-    """How much of each layer takes part: which neurons send something when they have settled.
+    """The share of each layer's neurons that send anything but 0 in the free equilibrium.
 
-    A neuron that never does, as many whose threshold is above all their drives, tells the layers
-    around it nothing, and EP gives its weights no gradient.
+    A neuron that never does, as many whose threshold is above all their drives, sends 0 to the
+    layers around it in both phases, and EP gives its weights no gradient.
 
     Args:
         network: the network.

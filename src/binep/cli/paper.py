@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
-from binep.cli.main import reporting_errors, run_training
+from binep.cli.errors import reporting_errors
 from binep.data.sources import input_shape_of
 from binep.experiment.config import Config, ConfigError, ConvLayer, Dynamics, Layer, Learning
 
@@ -34,14 +32,22 @@ def _parser() -> argparse.ArgumentParser:
         "--layersList. For more settings see binep train --help.",
         allow_abbrev=False,
     )
-
-    def group(title: str) -> argparse._ArgumentGroup:
-        return parser.add_argument_group(title)
-
-    hardware = group("hardware")
+    hardware = parser.add_argument_group("hardware")
     hardware.add_argument("--device", type=int, default=-1, help="GPU number, -1 for the CPU")
+    _add_architecture(parser.add_argument_group("architecture"))
+    _add_dynamics(parser.add_argument_group("equilibrium propagation"))
+    _add_flips(parser.add_argument_group("binary weights"))
+    _add_training(parser.add_argument_group("training"))
+    ours = parser.add_argument_group("added by binep")
+    ours.add_argument("--data-dir", type=Path)
+    ours.add_argument("--run-dir", type=Path)
+    ours.add_argument("--max-batches", type=int)
+    ours.add_argument("--seed", type=int, default=0)
+    ours.add_argument("--threads", type=int)
+    return parser
 
-    shape = group("architecture")
+
+def _add_architecture(shape: argparse._ArgumentGroup) -> None:
     shape.add_argument("--archi", choices=("fc", "conv"), required=True)
     shape.add_argument("--binary_settings", choices=tuple(ACTIVATIONS), required=True)
     shape.add_argument("--activationFun", choices=tuple(ACTIVATIONS.values()))
@@ -55,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     shape.add_argument("--kernelSize", type=int, default=5)
     shape.add_argument("--Fpool", type=int, default=2)
 
-    dynamics = group("equilibrium propagation")
+
+def _add_dynamics(dynamics: argparse._ArgumentGroup) -> None:
     dynamics.add_argument("--optim", choices=("ep", "bptt"), default="ep")
     dynamics.add_argument("--T", type=int, required=True, help="steps of the free phase")
     dynamics.add_argument("--Kmax", type=int, required=True, help="steps of the nudged phase")
@@ -64,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     dynamics.add_argument("--gamma_neur", type=float, default=0.5)
     dynamics.add_argument("--rho_threshold", type=float, default=0.5)
 
-    flips = group("binary weights")
+
+def _add_flips(flips: argparse._ArgumentGroup) -> None:
     for flag in ("--gamma", "--gradThreshold"):
         flips.add_argument(flag, nargs="+", type=float, help="fc: one value per layer")
     for new, old in (("--classi_gamma", "--gamma_classi"), ("--classi_threshold", None)):
@@ -74,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         flips.add_argument(*filter(None, (new, old)), nargs="+", type=float,
                            help="conv: one value per convolution")  # fmt: skip
 
-    training = group("training")
+
+def _add_training(training: argparse._ArgumentGroup) -> None:
     training.add_argument("--dataset", choices=("mnist", "cifar10"), default="mnist")
     training.add_argument("--lrBias", nargs="+", type=float, required=True)
     training.add_argument("--batchSize", type=int, default=64)
@@ -84,14 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--lrAlpha", nargs="+", type=float)
     training.add_argument("--decayLrAlpha", type=float, default=1.0)
     training.add_argument("--epochDecayLrAlpha", type=int, default=1)
-
-    ours = group("added by binep")
-    ours.add_argument("--data-dir", type=Path)
-    ours.add_argument("--run-dir", type=Path)
-    ours.add_argument("--max-batches", type=int)
-    ours.add_argument("--seed", type=int, default=0)
-    ours.add_argument("--threads", type=int)
-    return parser
 
 
 def _words(arguments: Sequence[str]) -> list[str]:
@@ -224,6 +225,8 @@ def _join(values: Sequence[int]) -> str:
 def _device(number: int) -> str:
     if number < 0:
         return "cpu"
+    import torch
+
     if number < torch.cuda.device_count():
         return f"cuda:{number}"
     print(f"main.py: warning: no CUDA device {number} here: training on the CPU", file=sys.stderr)
@@ -252,5 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             names = "|".join(FLAGS)
             text = re.sub(rf"\b({names})\b", lambda m: FLAGS[m[0]], str(error))
             raise ConfigError(text) from None
+        from binep.cli.training import run_training
+
         run_training(config, "main", run_dir)
     return 2 if failed else 0

@@ -51,9 +51,36 @@ class Cost(nn.Module, ABC):
             raise ValueError(f"labels hold {int(wrong)}: must be from 0 to {self.classes - 1}")
         return given
 
+    def as_target(self, target: Tensor, output: Tensor) -> Tensor:
+        """A target, checked, of the output's type.
+
+        Args:
+            target: from `target`, or like it: (batch, *target_shape).
+            output: states of the output layer, (batch, *shape).
+
+        Raises:
+            TypeError: no tensor.
+            ValueError: another shape or device, or values that are not finite.
+        """
+        if not isinstance(target, Tensor):
+            raise TypeError(f"target is a {type(target).__name__}: must be a tensor")
+        needed = (len(output), *self.target_shape(tuple(output.shape[1:])))
+        if tuple(target.shape) != needed:
+            raise ValueError(f"target has shape {tuple(target.shape)}: must have shape {needed}")
+        if target.device != output.device:
+            raise ValueError(f"target is on {target.device}: must be on {output.device}")
+        target = target.detach().to(output.dtype)
+        if not target.isfinite().all():
+            raise ValueError("target has values that are not finite")
+        return target
+
+    def target_shape(self, output_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one sample's target, for an output of this shape."""
+        return output_shape
+
     @abstractmethod
-    def target(self, labels: Tensor) -> Tensor:
-        """What `force` and `loss` compare with, from class labels (batch,): whole numbers."""
+    def target(self, labels: Labels) -> Tensor:
+        """What `force` and `loss` compare with, from class labels (batch,): see `labels`."""
 
     @abstractmethod
     def force(self, output: Tensor, target: Tensor) -> Tensor:
@@ -83,11 +110,14 @@ class SquaredError(Cost):
 
     def __init__(self, classes: int, copies: int = 1) -> None:
         super().__init__()
+        if min(classes, copies) < 1:
+            raise ValueError(f"classes = {classes}, copies = {copies}: must be at least 1")
         self.classes, self.copies = classes, copies
 
-    def target(self, labels: Tensor) -> Tensor:
+    def target(self, labels: Labels) -> Tensor:
         """One-hot, repeated: (batch, classes·copies)."""
-        return F.one_hot(labels, self.classes).repeat_interleave(self.copies, dim=1)
+        one_hot = F.one_hot(self.labels(labels), self.classes)
+        return one_hot.repeat_interleave(self.copies, dim=1)
 
     def force(self, output: Tensor, target: Tensor) -> Tensor:
         """Y − s_L."""
@@ -121,9 +151,13 @@ class CrossEntropy(Cost):
     def _logits(self, output: Tensor) -> Tensor:
         return self.readout.biased(self.readout.up(output)[0])
 
-    def target(self, labels: Tensor) -> Tensor:
+    def target(self, labels: Labels) -> Tensor:
         """One-hot: (batch, classes)."""
-        return F.one_hot(labels, self.classes)
+        return F.one_hot(self.labels(labels), self.classes)
+
+    def target_shape(self, output_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """One number per class."""
+        return (self.classes,)
 
     def force(self, output: Tensor, target: Tensor) -> Tensor:
         """Wᵀ(y − y^), in the shape of the output."""

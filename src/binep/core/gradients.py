@@ -1,22 +1,27 @@
 """Gradient estimators: what fills each parameter's ``.grad``.
 
-Both follow PyTorch's convention: ``.grad`` is the direction to go *against*, −g in the paper's.
-``values.grad`` is with respect to the weight W.
+All fill the same quantities, by PyTorch's convention: ``.grad`` is the direction to go *against*,
+−g in the paper's. ``values.grad`` is by the weight W, ``scale.grad`` by the scaling factor α,
+``bias.grad`` by the bias. What does not require a gradient gets none. A synapse that joins several
+layers gets the sum.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from binep.core.network import Equilibrium, Network
+from binep.core.network import Network
+from binep.core.phases import Clamped, Equilibrium
+from binep.core.solvers import Gradient, Plain
 from binep.core.synapses import Synapse
-from binep.solvers.events import solver as events
-from binep.solvers.in_cache import solver as fused
 
 Nudging = Literal["one-sided", "random-sign", "centred"]
 
@@ -25,8 +30,7 @@ class GradientEstimator(ABC):
     """Estimates the loss gradient of one batch.
 
     Args:
-        network: whose parameters' ``.grad`` are filled; those of scaling factors only where
-            ``scale.requires_grad``.
+        network: whose parameters' ``.grad`` are filled, where they require one.
         free_steps: T, the most steps of the free phase.
         nudged_steps: Kmax: the most steps of the nudged phase, or the steps that are
             differentiated.
@@ -50,11 +54,14 @@ class GradientEstimator(ABC):
         """Fill every ``.grad``.
 
         Args:
-            x: input, (batch, *input_shape).
+            x: input, (batch, *input_shape), floating point.
             target: from `Cost.target`.
 
         Returns:
             The end of the free phase.
+
+        Raises:
+            TypeError, ValueError: what does not fit, named, before any work.
         """
 
 
@@ -62,17 +69,20 @@ class EquilibriumPropagation(GradientEstimator):
     """The gradient as the difference of two equilibria (paper, eqs. 4 and 5).
 
     g_W = (1/βB) [ Σ r^β_l ⊗ r^β_{l−1} − Σ r*_l ⊗ r*_{l−1} ], likewise g_b, with r what the neurons
-    send, * the end of the free phase and β the end of the nudged one; g_α = α·∂/∂α.
+    send, * the end of the free phase and β the end of the nudged one; g_α = Σ sign·g_W over the
+    weights that share α.
 
     Args:
         beta: nudging strength β.
         nudging: "one-sided" (+β), "random-sign" (±β drawn once per batch), or "centred" (the
             difference between +β and −β; Laborieux et al. 2021).
         generator: of the random signs, on the CPU; the global one if None.
+        row_sparse: whether ``values.grad`` may be a sparse tensor that leaves out rows without a
+            gradient, as `BinaryFlip` takes it, where a solver gains by it.
         network, free_steps, nudged_steps, tolerance: see `GradientEstimator`.
 
     Raises:
-        ValueError: β = 0.
+        ValueError: β = 0 or not finite, or an unknown nudging.
     """
 
     def __init__(
@@ -90,19 +100,22 @@ class EquilibriumPropagation(GradientEstimator):
         super().__init__(
             network, free_steps=free_steps, nudged_steps=nudged_steps, tolerance=tolerance
         )
-        if beta == 0:
-            raise ValueError("beta = 0: without a nudge there is nothing to learn from")
+        if beta == 0 or not math.isfinite(beta):
+            raise ValueError(f"beta = {beta}: must be finite and not 0, or nothing is learnt")
         if nudging not in ("one-sided", "random-sign", "centred"):
             raise ValueError(
                 f"nudging = {nudging!r}: must be 'one-sided', 'random-sign' or 'centred'"
             )
         self.beta, self.nudging, self.generator = beta, nudging, generator
+        self.row_sparse = row_sparse
 
     @torch.no_grad()
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
-        """Settle, nudge, settle, compare."""
-        self.network.zero_grad()  # the last gradients make room for the next
-        free = self.network.relax(x, self.free_steps, tolerance=self.tolerance)
+        """Free phase, nudged phase, and the difference of their ends."""
+        network = self.network
+        network.zero_grad()  # the last gradients make room for the next
+        free = network.relax(x, self.free_steps, tolerance=self.tolerance)
+        target = network.cost.as_target(target, free.output)
         beta = self.beta
         if self.nudging == "random-sign" and torch.rand((), generator=self.generator) < 0.5:
             beta = -beta
@@ -113,19 +126,6 @@ class EquilibriumPropagation(GradientEstimator):
             self.compare(free, nudged, beta)
         self._differentiate_cost(free.output, target)
         return free
-
-    @torch.enable_grad()
-    def _differentiate_cost(self, output: Tensor, target: Tensor) -> None:
-        """A cost with parameters of its own (a readout) learns by its gradient at equilibrium."""
-        cost = self.network.cost
-        if any(True for _ in cost.parameters()):
-            cost.zero_grad()
-            cost.loss(output, target).mean().backward()  # type: ignore[no-untyped-call]
-            for module in cost.modules():
-                if isinstance(module, Synapse):
-                    _per_weight(module)
-                    if module.scale is not None and module.scale.grad is not None:
-                        module.scale.grad *= module.scale.detach()  # g_α = α·∂/∂α here, too
 
     def _nudged(self, free: Equilibrium, target: Tensor, beta: float) -> Equilibrium:
         return self.network.relax(
@@ -139,34 +139,27 @@ class EquilibriumPropagation(GradientEstimator):
 
     @torch.no_grad()
     def compare(self, first: Equilibrium, second: Equilibrium, beta: float) -> None:
-        """Fill every ``.grad`` from two equilibria whose nudges differ by β."""
+        """Add to every ``.grad`` from two equilibria whose nudges differ by β."""
         x = first.clamped.x
-        shrink = -1 / (beta * len(x))  # minus: .grad is the direction to go against
-        if events.correlate(self.network, first, second, shrink):
-            return
-        fired = [
-            [n.fire(s) for n, s in zip(self.network.neurons, phase.states, strict=True)]
-            for phase in (first, second)
-        ]
-        before, after = fired
-        for i, synapse in enumerate(self.network.synapses):
-            if i == 0:
-                # The input is the same in both, so one product of the difference serves.
-                above, below = (after[0] - before[0]).to(x.dtype) * shrink, x
-            else:
-                above = torch.cat([after[i], -before[i]]).to(x.dtype) * shrink
-                below = torch.cat([after[i - 1], before[i - 1]])
-            synapse.values.grad = synapse.correlate(above, below)
-            synapse.bias.grad = synapse.correlate_bias(above)
-            if synapse.scale is not None and synapse.scale.requires_grad:
-                synapse.scale.grad = synapse.scale * synapse.per_scale(synapse.values.grad)
+        factor = -1 / (beta * len(x))  # minus: .grad is the direction to go against
+        kind = first.by if first.by is not None and first.by is second.by else Plain
+        with torch.autocast(x.device.type, enabled=False):
+            gradients = self.network.solver(kind).compare(first, second, factor, self.row_sparse)
+            _fill(self.network, gradients)
+
+    def _differentiate_cost(self, output: Tensor, target: Tensor) -> None:
+        """A cost with parameters of its own (a readout) learns by its gradient at equilibrium."""
+        cost = self.network.cost
+        if any(parameter.requires_grad for parameter in cost.parameters()):
+            with _recording(cost, output):
+                cost.loss(output, target).mean().backward()  # type: ignore[no-untyped-call]
 
 
 class BackpropThroughTime(GradientEstimator):
     """The exact gradient through the last steps of the free phase (paper, section 2.2).
 
     The loss is the batch mean of the cost at the end of ``free_steps`` steps, of which the last
-    ``nudged_steps`` are differentiated. g_α is ∂/∂α, without the factor α of the other estimator.
+    ``nudged_steps`` are differentiated.
 
     Raises:
         ValueError: neurons without a derivative, or fewer free steps than differentiated ones.
@@ -189,45 +182,87 @@ class BackpropThroughTime(GradientEstimator):
             )
 
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
-        """Settle, then differentiate the last steps."""
-        network = self.network
-        before = self.free_steps - self.nudged_steps
-        start = None
-        if before:
-            with torch.no_grad():
-                start = network.relax(x, before, tolerance=self.tolerance)
+        """Settle, then take the last steps and differentiate through them."""
+        network, before = self.network, self.free_steps - self.nudged_steps
+        network.check()
+        x = network.as_input(x)
+        target = network.cost.as_target(target, network.initial_states(x)[-1])
         network.zero_grad()
-        if start is not None and network.speed.uses("in-cache") and fused.fits(network):
-            return self._through_fused_steps(start, target)
+        start, unrolled = None, None
+        if before:
+            start = network.relax(x, before, tolerance=self.tolerance)
+            if start.by is not None:
+                with torch.no_grad():
+                    solver = network.solver(start.by)
+                    unrolled = solver.unroll(start, self.nudged_steps, target)
+        if start is None or unrolled is None:
+            return self._through_autograd(x, start, target)
+        _fill(network, unrolled.gradients)
+        return Equilibrium(start.clamped, unrolled.states, start.moved, unrolled.residual)
+
+    def _through_autograd(
+        self, x: Tensor, start: Equilibrium | None, target: Tensor
+    ) -> Equilibrium:
+        network = self.network
+        states: Sequence[Tensor] = network.initial_states(x) if start is None else start.states
+        with _recording(network, x):
+            clamped, before = network.clamp(x), states
+            for _ in range(self.nudged_steps):
+                before, states = states, network.step(clamped, states)
+            network.cost.loss(states[-1], target).mean().backward()  # type: ignore[no-untyped-call]
+        ends = [state.detach() for state in states]
+        residual = torch.stack([(a - b).abs().max() for a, b in zip(ends, before, strict=True)])
+        moved = torch.full((len(network),), self.nudged_steps) if start is None else start.moved
+        return Equilibrium(Clamped(x, clamped.drive.detach()), ends, moved, residual.detach())
+
+
+@contextmanager
+def _recording(module: nn.Module, x: Tensor) -> Iterator[None]:
+    """Let autograd record, in full precision, and turn ∂/∂sign into ∂/∂W.
+
+    A layer's p = α·(sign ⋆ s), so that its ∂/∂sign is α·∂/∂W.
+    """
+    with (
+        torch.enable_grad(),
+        torch.autocast(x.device.type, enabled=False),
+        parametrize.cached(),
+    ):
+        hooks = []
+        for synapse in module.modules():
+            if not isinstance(synapse, Synapse) or synapse.scale is None:
+                continue
+            values, alpha = synapse.values, synapse.per_weight(synapse.scale.detach())
+            if values.requires_grad:
+                hooks.append(values.register_hook(_divided_by(alpha)))  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _divided_by(alpha: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda gradient: gradient / alpha
+
+
+def _fill(network: Network, gradients: Sequence[Gradient]) -> None:
+    """Add each layer's gradients to ``.grad``, the scaling factors' with them."""
+    for synapse, (weight, bias) in zip(network.synapses, gradients, strict=True):
+        with torch.enable_grad():  # a parametrization is computed here
+            values, scale = synapse.values, synapse.scale
+        if scale is not None and scale.requires_grad:
+            _add(scale, synapse.per_scale(weight))
+        if values.requires_grad:
+            _add(values, weight)
+        if synapse.bias.requires_grad:
+            _add(synapse.bias, bias)
+
+
+def _add(parameter: Tensor, gradient: Tensor) -> None:
+    """Add to a parameter's ``.grad``, or send on what it is computed from (a parametrization)."""
+    if parameter.is_leaf:
+        gradient = gradient.view_as(parameter) if not gradient.is_sparse else gradient
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    else:
         with torch.enable_grad():
-            if start is not None:  # W_1 ⋆ x + b_1 again, now to be differentiated
-                start = replace(start, clamped=network.clamp(x))
-            end = network.relax(x, self.nudged_steps, start=start, tolerance=0)
-            network.cost.loss(end.output, target).mean().backward()  # type: ignore[no-untyped-call]
-        for synapse in network.learning_synapses():
-            _per_weight(synapse)
-        steps = self.nudged_steps + (0 if start is None else start.steps)
-        moved = end.moved if start is None else start.moved
-        return replace(end, states=[s.detach() for s in end.states], steps=steps, moved=moved)
-
-    @torch.no_grad()
-    def _through_fused_steps(self, start: Equilibrium, target: Tensor) -> Equilibrium:
-        """The same without autograd."""
-        x, synapses = start.clamped.x, self.network.synapses
-        end = fused.Loop(self.network).unroll(start, self.nudged_steps, target)
-        first = synapses[0]
-        gradients = [(first.correlate(end.drive, x), first.correlate_bias(end.drive))]
-        gradients += zip(end.weights, end.biases, strict=True)
-        for synapse, (weight, bias) in zip(synapses, gradients, strict=True):
-            # The cost is a mean over the batch.
-            synapse.values.grad, synapse.bias.grad = weight.div_(len(x)), bias.div(len(x))
-            if synapse.scale is not None and synapse.scale.requires_grad:
-                synapse.scale.grad = synapse.per_scale(synapse.values.grad)
-        steps = start.steps + self.nudged_steps
-        return Equilibrium(start.clamped, end.states, steps, start.moved, end.residual)
-
-
-def _per_weight(synapse: Synapse) -> None:
-    """Turn autograd's ∂/∂sign, which is α·∂/∂W since p = α·(sign ⋆ s), into ∂/∂W."""
-    if synapse.scale is not None and synapse.values.grad is not None:
-        synapse.values.grad /= synapse.per_weight(synapse.scale.detach())
+            parameter.backward(gradient.to_dense())  # type: ignore[no-untyped-call]

@@ -6,94 +6,22 @@ layer l − 1 to layer l (paper, section 2.1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Container, Sequence
 from itertools import pairwise
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from binep.core import solvers
 from binep.core.costs import Cost, SquaredError
-from binep.core.neurons import Neurons, Real
-from binep.core.overrelaxation import Relaxation
-from binep.core.speed import Speed as Speed
+from binep.core.neurons import Neurons
+from binep.core.phases import Clamped, Equilibrium, Phase
+from binep.core.solvers import Solver
+from binep.core.speed import Speed
 from binep.core.synapses import Route, Synapse
-from binep.solvers.digits import solver as digits
-from binep.solvers.events import solver as events
-from binep.solvers.in_cache import solver as fused
 
-
-@dataclass(frozen=True)
-class Clamped:
-    """An input held fixed, with what it contributes to the first layer: W_1 ⋆ x + b_1.
-
-    The input does not move, so that drive is computed once per batch, and so is its route.
-    """
-
-    x: Tensor
-    drive: Tensor
-    route: Route = None
-
-
-@dataclass(frozen=True)
-class Equilibrium:
-    """Where the dynamics ended.
-
-    Attributes:
-        clamped: the input.
-        states: s_1 … s_L, each (batch, *shape).
-        steps: steps taken; fewer than asked for if everything had settled. Where shortcuts follow
-            bits, steps without a change are counted among them.
-        moved: per layer the last step that moved a real state by more than the tolerance, or
-            changed a bit, (L,): the steps that it took to settle.
-        residual: per layer max|Δs| in the last step, (L,).
-        trace: the same as a shortcut keeps it, if it needs more than the states to go on from.
-    """
-
-    clamped: Clamped
-    states: list[Tensor]
-    steps: int
-    moved: Tensor
-    residual: Tensor
-    trace: object = None
-
-    @property
-    def output(self) -> Tensor:
-        """s_L."""
-        return self.states[-1]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What `Network.relax` asks of a shortcut.
-
-    Attributes:
-        clamped: the input.
-        states: to start from.
-        steps: the most steps.
-        target: what the output is nudged towards, or None.
-        beta: of the nudge.
-        held: a nudge that stays the same, or None.
-        nudge: of the output of some samples: their nudge, or None.
-        tolerance: see `Network.relax`.
-        turns: layers that move at once, counted from 0, in the order of a step.
-    """
-
-    clamped: Clamped
-    states: Sequence[Tensor]
-    steps: int
-    target: Tensor | None
-    beta: float
-    held: Tensor | None
-    nudge: Callable[[Tensor, slice], Tensor | None]
-    tolerance: float
-    turns: Sequence[Sequence[int]]
-
-    @property
-    def alternate(self) -> bool:
-        """Whether layers move in turn."""
-        return len(self.turns) > 1
+S = TypeVar("S", bound=Solver)
 
 
 class Network(nn.Module):
@@ -122,7 +50,41 @@ class Network(nn.Module):
         super().__init__()
         if not synapses:
             raise ValueError("a network needs at least one synapse layer")
-        for layer, (low, high) in enumerate(pairwise(synapses), start=1):
+        self.synapses = nn.ModuleList(synapses)  # type: ignore[assignment]
+        kinds = [neurons] * len(synapses) if isinstance(neurons, Neurons) else list(neurons)
+        self.neurons = kinds
+        self._check_layers()
+        self.cost = SquaredError(_size(synapses[-1].output_shape)) if cost is None else cost
+        self.speed = Speed() if speed is None else speed
+        # Each solver with the synapses that it was made for.
+        self._solvers: dict[type[Solver], tuple[tuple[Synapse, ...], Solver]] = {}
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles leave the solvers behind."""
+        return {**self.__dict__, "_solvers": {}}
+
+    def learning_synapses(self) -> list[Synapse]:
+        """All synapses with something to learn: those of the dynamics, then the cost's readout."""
+        return [module for module in self.modules() if isinstance(module, Synapse)]
+
+    def check(self) -> None:
+        """Look at what may have been changed from outside.
+
+        Raises:
+            ValueError: layers that do not fit each other, or binary weights that are not ±1.
+        """
+        self._check_layers()
+        for number, synapse in enumerate(self.learning_synapses(), start=1):
+            try:
+                synapse.check_signs()
+            except ValueError as error:
+                raise ValueError(f"layer {number}: {error}") from None
+
+    def _check_layers(self) -> None:
+        for layer, (low, high) in enumerate(pairwise(self.synapses), start=1):
             if low.output_shape != high.input_shape and (
                 len(high.input_shape) != 1 or high.input_shape[0] != _size(low.output_shape)
             ):
@@ -130,22 +92,49 @@ class Network(nn.Module):
                     f"layer {layer} has shape {low.output_shape}, "
                     f"but layer {layer + 1} takes {high.input_shape}"
                 )
-        self.synapses = nn.ModuleList(synapses)  # type: ignore[assignment]
-        kinds = [neurons] * len(synapses) if isinstance(neurons, Neurons) else list(neurons)
-        if len(kinds) != len(synapses):
-            raise ValueError(f"{len(synapses)} layers of synapses, but {len(kinds)} of neurons")
-        self.neurons = kinds
-        self.cost = SquaredError(_size(synapses[-1].output_shape)) if cost is None else cost
-        self.speed = Speed() if speed is None else speed
-        self._wiring: events.Wiring | None = None
-        self._lines: digits.Lines | None = None
+        if len(self.neurons) != len(self.synapses):
+            raise ValueError(
+                f"{len(self.synapses)} layers of synapses, but {len(self.neurons)} of neurons"
+            )
 
-    def __len__(self) -> int:
-        return len(self.neurons)
+    def as_input(self, x: Tensor) -> Tensor:
+        """An input, checked, of the parameters' type.
 
-    def learning_synapses(self) -> list[Synapse]:
-        """All synapses with something to learn: those of the dynamics, then the cost's readout."""
-        return [module for module in self.modules() if isinstance(module, Synapse)]
+        Args:
+            x: (batch, *input_shape), floating point. Into dense synapses of n inputs any shape of
+                n values per sample goes.
+
+        Raises:
+            TypeError: no tensor, or not of floating point.
+            ValueError: another shape or device than the network's, or values that are not finite.
+        """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x is a {type(x).__name__}: must be a tensor, such as torch.tensor(x)")
+        first = self.synapses[0]
+        if not x.is_floating_point():
+            raise TypeError(
+                f"x is {x.dtype}: must be floating point, x.float(); images of 0 to 255 as "
+                "x.float() / 255"
+            )
+        needed, given = tuple(first.input_shape), tuple(x.shape[1:])
+        fits = given == needed or (
+            1 in (len(needed), len(given)) and first.flattens and _size(given) == _size(needed)
+        )
+        if x.dim() < 2 or not fits:
+            shape = ", ".join(map(str, ("batch", *needed)))
+            raise ValueError(f"x has shape {tuple(x.shape)}: must have shape ({shape})")
+        if not len(x):
+            raise ValueError(f"x has shape {tuple(x.shape)}: must hold at least one sample")
+        if x.device != first.values.device:
+            raise ValueError(
+                f"x is on {x.device}: must be on {first.values.device}, as the network"
+            )
+        x = x.detach().to(first.values.dtype)
+        if not x.sum().isfinite() and not x.isfinite().all():
+            wrong = (~x.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+            raise ValueError(f"x has values that are not finite in samples {wrong[:5]}")
+        shared: bool = x.is_shared()  # type: ignore[no-untyped-call]
+        return x.clone() if shared else x  # another process may refill a shared one
 
     def clamp(self, x: Tensor) -> Clamped:
         """Hold an input (batch, *input_shape) fixed."""
@@ -167,49 +156,49 @@ class Network(nn.Module):
         clamped: Clamped,
         states: Sequence[Tensor],
         nudge: Tensor | None = None,
-        which: Container[int] | None = None,
-        relaxation: Tensor | None = None,
+        layers: Container[int] | None = None,
+        omega: Tensor | None = None,
     ) -> list[Tensor]:
         """Move all layers at once, from the states of the previous step.
 
         p_l = W_l ⋆ s_{l−1} + b_l + W_{l+1}ᵀ ⋆ s_{l+1}, then each layer's `Neurons.update`.
 
         The equilibrium of real neurons is where s = rho(p), the minimum of the energy in the box
-        [0, 1]. Any relaxation ω leaves it in place: rho(s + ω·(p − s)) = s there (projected
+        [0, 1]. Any over-relaxation ω leaves it in place: rho(s + ω·(p − s)) = s there (projected
         successive over-relaxation; Cryer 1971, SIAM Journal on Control 9:385).
 
         Args:
             clamped: the input.
             states: s_1 … s_L.
             nudge: β·(−∂C/∂s_L), or None in the free phase.
-            which: the layers that move, counted from 0; all if None.
-            relaxation: ω of each sample, (batch,); 1 if None, as in the paper.
+            layers: the layers that move, counted from 0; all if None.
+            omega: ω of each sample, (batch,); 1 if None, as in the paper.
         """
-        which = range(len(self)) if which is None else which
+        layers = range(len(self)) if layers is None else layers
         sent = [n.fire(s) for n, s in zip(self.neurons, states, strict=True)]
         moved: list[Tensor] = []
         drives: list[Tensor | None] = [clamped.drive]
         routes: list[Route] = [clamped.route]
         for i, (synapse, below) in enumerate(zip(self.synapses[1:], sent, strict=False), start=1):
-            needed = i in which or (i - 1 in which and synapse.has_route)
+            needed = i in layers or (i - 1 in layers and synapse.has_route)
             drive, route = synapse.up(below) if needed else (None, None)
             drives.append(None if drive is None else synapse.biased(drive))
             routes.append(route)
         for i, (neurons, state) in enumerate(zip(self.neurons, states, strict=True)):
             drive = drives[i]
-            if i not in which or drive is None:
+            if i not in layers or drive is None:
                 moved.append(state)
                 continue
             last = i + 1 == len(self)
             if not last:
                 feedback = self.synapses[i + 1].down(sent[i + 1], routes[i + 1])
                 drive = drive + feedback.view_as(drive)
-            if relaxation is not None:
-                factor = relaxation.view(-1, *[1] * (state.dim() - 1))
-                drive = torch.lerp(state, drive, factor)
+            if omega is not None:
+                drive = torch.lerp(state, drive, omega.view(-1, *[1] * (state.dim() - 1)))
             moved.append(neurons.update(state, drive, nudge if last else None))
         return moved
 
+    @torch.no_grad()
     def relax(
         self,
         x: Tensor,
@@ -223,115 +212,47 @@ class Network(nn.Module):
     ) -> Equilibrium:
         """Let the network settle: the free phase, or with a target the nudged phase.
 
-        In a step all layers move at once, as in the paper, or where `Speed.alternate` says so in
-        turn.
+        Without gradients; `BackpropThroughTime` differentiates steps. In a step all layers move at
+        once, as in the paper, or odd ones before even ones (`Speed`). The first solver that fits
+        takes the steps: see `binep.core.solvers.choose`.
 
         Args:
-            x: input, (batch, *input_shape).
+            x: input, (batch, *input_shape), floating point.
             steps: the most steps to take (T or Kmax), at least 1.
-            start: where this network, as it is now, came to from this very tensor x, to go on from
-                there; of another input the states alone count. The neurons' initial states if None.
+            start: where to go on from; the neurons' initial states if None.
             target: what the output is nudged towards, from `Cost.target`.
             beta: strength and sign of the nudge.
             tolerance: stop once no state moves by more than this in a step. Binary neurons stop
                 only when nothing moves at all. 0 takes all the steps.
             check_every: steps between two looks at whether all has settled, at each of which the
                 host waits for the device; by default 1 on a CPU and 8 on a GPU.
+
+        Raises:
+            TypeError, ValueError: what does not fit, named, before any work; see `Phase.of`.
         """
-        if start is not None and start.clamped.x is x:
-            clamped, trace = start.clamped, start.trace
-        else:
-            clamped, trace = self.clamp(x), None
-        states = self.initial_states(clamped.x) if start is None else start.states
-        held = self._nudge(states[-1], target, beta) if self.neurons[-1].hold_nudge else None
+        phase = Phase.of(
+            self, x, steps,
+            start=start, target=target, beta=beta, tolerance=tolerance, check_every=check_every,
+        )  # fmt: skip
+        kind = solvers.choose(self, phase)
+        memory = None
+        if start is not None and start.by is kind and phase.clamped is not None:
+            memory = start.memory
+        with torch.autocast(phase.x.device.type, enabled=False):
+            return self.solver(kind).solve(phase, memory)
 
-        def nudge(output: Tensor, some: slice = slice(None)) -> Tensor | None:
-            if held is not None:
-                return held[some]
-            return self._nudge(output, None if target is None else target[some], beta)
-
-        turns = self._turns(free=target is None, tolerance=tolerance)
-        compiled = self._compiled()
-        if compiled is not None:
-            task = Task(clamped, states, steps, target, beta, held, nudge, tolerance, turns)
-            return Equilibrium(clamped, *compiled.relax(task, trace))
-        if check_every is None:
-            check_every = 1 if x.device.type == "cpu" else 8
-        moved = torch.zeros(len(self), dtype=torch.int64, device=x.device)
-        allowed = x.new_tensor([0.0 if n.settle_exactly else tolerance for n in self.neurons])
-        taken, residual = 0, torch.zeros_like(allowed)
-        step = self._fused_step if self.speed.compile else self.step
-        states = [state.contiguous() for state in states]  # torch.compile would start twice
-        relaxation = Relaxation.of(clamped.drive) if len(turns) > 1 else None
-        while taken < steps:
-            following = states
-            for which in turns:
-                factor = relaxation.factor if relaxation else None
-                following = step(clamped, following, nudge(following[-1]), which, factor)
-            change = _change(following, states)
-            if relaxation is not None:
-                relaxation.follow(change.amax(dim=0))
-            residual = change.amax(dim=1)
-            taken += 1
-            moving = ~(residual <= allowed)  # a NaN has not settled
-            moved.masked_fill_(self._changed(following, states, moving), taken)
-            states = following
-            if tolerance > 0 and taken % check_every == 0 and not moving.any():
-                break
-        return Equilibrium(clamped, states, taken, moved, residual)
-
-    def _turns(self, *, free: bool, tolerance: float) -> list[range]:
-        """The layers that move at once, in the order of a step."""
-        count = len(self)
-        # Only of these is it known that they settle where s = rho(p).
-        real = all(type(neurons) is Real for neurons in self.neurons)
-        settles = free and tolerance > 0 and not torch.is_grad_enabled()
-        if self.speed.uses("odd-even") and real and settles and count > 1:
-            return [range(0, count, 2), range(1, count, 2)]
-        return [range(count)]
-
-    def _changed(self, new: Sequence[Tensor], old: Sequence[Tensor], moving: Tensor) -> Tensor:
-        """Which layers have moved, or changed a bit where only bits are sent."""
-        return torch.stack(
-            [
-                (n.fire(a) != n.fire(b)).any() if n.settle_exactly else still_moving
-                for n, a, b, still_moving in zip(self.neurons, new, old, moving, strict=True)
-            ]
-        )
-
-    @cached_property
-    def _fused_step(self) -> Callable[..., list[Tensor]]:
-        return torch.compile(self.step, dynamic=False)
-
-    @property
-    def wiring(self) -> events.Wiring:
-        """The network as events see it; made when first needed."""
-        self._wiring = self._wiring or events.Wiring(self)
-        return self._wiring
-
-    def _compiled(self) -> events.Wiring | fused.Loop | digits.Lines | None:
-        """What takes the steps in place of `step`, if a shortcut applies."""
-        if torch.is_grad_enabled() and not events.fits(self):
-            return None  # what is compiled has no gradient
-        if self.speed.uses("events") and events.fits(self):
-            return self.wiring
-        if self.speed.uses("in-cache") and fused.fits(self):
-            return fused.Loop(self)
-        if self.speed.precision != "exact" and self.speed.uses("digits") and digits.fits(self):
-            self._lines = self._lines or digits.Lines(self)
-            return self._lines
-        return None
-
-    def _nudge(self, output: Tensor, target: Tensor | None, beta: float) -> Tensor | None:
-        if target is None or beta == 0:
-            return None
-        return beta * self.cost.force(output, target)
-
-
-@torch.no_grad()
-def _change(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
-    """max|Δs| of each layer and sample, (L, batch)."""
-    return torch.stack([(n - o).abs_().flatten(1).amax(1) for n, o in zip(new, old, strict=True)])
+    def solver(self, kind: type[S]) -> S:
+        """The network's solver of a kind: made when first needed, and anew for other synapses."""
+        synapses = tuple(self.synapses)
+        made_for, solver = self._solvers.get(kind, ((), None))
+        if (
+            solver is None
+            or len(made_for) != len(synapses)
+            or any(a is not b for a, b in zip(made_for, synapses, strict=True))
+        ):
+            solver = kind(self)
+            self._solvers[kind] = (synapses, solver)
+        return cast(S, solver)
 
 
 def _size(shape: Sequence[int]) -> int:

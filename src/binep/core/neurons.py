@@ -58,6 +58,9 @@ class Real(Neurons):
         nudge: "outside", s ← rho(p) + nudge, as the paper's program does; or "inside",
             s ← rho(p + nudge), the textbook form, which follows the loss gradient more closely.
         clip_nudged: whether an output nudged from outside is clipped to [0, 1] again.
+
+    Raises:
+        ValueError: an initial state outside [0, 1], or an unknown nudge.
     """
 
     initial: float = 0.0
@@ -67,6 +70,11 @@ class Real(Neurons):
     differentiable = True
     hold_nudge = False
     settle_exactly = False
+
+    def __post_init__(self) -> None:
+        _check_initial(self.initial)
+        if self.nudge not in ("outside", "inside"):
+            raise ValueError(f"nudge = {self.nudge!r}: must be 'outside' or 'inside'")
 
     def fire(self, state: Tensor) -> Tensor:
         """Real neurons send their state."""
@@ -97,6 +105,9 @@ class Binary(Neurons):
         initial: pre-activation at the start of the free phase.
         hold_nudge: nudge with the free phase's last output (the paper's convolutional networks)
             instead of the current one (its dense networks).
+
+    Raises:
+        ValueError: a setting out of range.
     """
 
     threshold: float = 0.5
@@ -106,6 +117,12 @@ class Binary(Neurons):
 
     differentiable = False
     settle_exactly = True
+
+    def __post_init__(self) -> None:
+        _check_initial(self.initial)
+        for name, value in (("threshold", self.threshold), ("filter", self.filter)):
+            if not 0 < value <= 1:
+                raise ValueError(f"{name} = {value}: must be in (0, 1]")
 
     def fire(self, state: Tensor) -> Tensor:
         """a(s): 1 where s has reached the threshold, else 0, as int8."""
@@ -117,3 +134,8 @@ class Binary(Neurons):
             drive = drive + nudge
         # Not torch.lerp: products rounded one by one are the same wherever they are computed.
         return ((1 - self.filter) * state + (self.filter * drive)).clamp(0, 1)
+
+
+def _check_initial(initial: float) -> None:
+    if not 0 <= initial <= 1:
+        raise ValueError(f"initial = {initial}: must be in [0, 1]")

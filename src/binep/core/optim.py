@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from binep.core.synapses import note_changed_rows
-from binep.solvers import kernels
+from binep.core.versions import Version, note_flips
 
 _PART = 2**18
 """Weights visited at a time: small enough that a part stays in cache for all of its update."""
@@ -24,10 +24,29 @@ SCALE_FLOOR = 1e-6
 """Scaling factors stay at least this large."""
 
 
-class _Eager(Optimizer):
-    """An optimizer that does without torch.compile, whose import takes 70 MB and a second."""
+class Flip(Protocol):
+    """``momentum`` += rate·grad, then every sign for which sign·momentum > threshold flips.
 
-    # PyTorch wraps this one so that it is not compiled, for which it imports the compiler.
+    Returns how many flipped, and the rows in which any did (None if unknown). ``grad`` holds the
+    given rows, or all of them if None. Signs, momentum and grad are contiguous.
+    """
+
+    def __call__(  # noqa: D102
+        self,
+        signs: Tensor,
+        momentum: Tensor,
+        rows: Tensor | None,
+        grad: Tensor,
+        rate: float,
+        threshold: float,
+    ) -> tuple[Tensor | int, Tensor | None]: ...
+
+
+class _Optimizer(Optimizer):
+    """An optimizer that updates one parameter at a time."""
+
+    # PyTorch wraps this one so that it is not compiled, and for that imports its compiler: 1.0 to
+    # 1.9 s and 72 MB, at the start of every training.
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
 
     @torch.no_grad()
@@ -48,26 +67,33 @@ class _Eager(Optimizer):
         raise NotImplementedError
 
 
-class BinaryFlip(_Eager):
+class BinaryFlip(_Optimizer):
     """Flips a weight when its gradient's moving average passes a threshold (paper, section 3.1).
 
     Per batch, with g the gradient in ``.grad`` (the direction to go against, so m = −m of the
-    paper): m ← (1 − gamma)·m + gamma·g, then every weight for which sign(w)·m > threshold flips.
-    The momentum outlives a flip. It is kept as ``decay·momentum``, with the decay one number per
-    tensor: a weight without a gradient need not be visited, since decay alone flips nothing. A
-    sparse gradient is zero in the rows that it leaves out.
+    paper): m ← (1 − γ)·m + γ·g, then every weight for which sign(w)·m > τ flips. The momentum
+    outlives a flip. It is kept as ``decay·momentum``, with the decay one number per tensor: a
+    weight without a gradient need not be visited, since decay alone flips nothing. A sparse
+    gradient is zero in the rows that it leaves out.
 
     Args:
-        params: tensors of ±1, or parameter groups.
+        params: tensors of ±1, such as ``[s.values for s in network.synapses]``, or groups of them.
         gamma: momentum's rate γ, in (0, 1]; per group.
         threshold: τ ≥ 0; per group.
         noise: start m at 2γ(1 − γ)·N(0, 1) instead of 0; per group.
         one_pass: on a CPU, update and flip in one pass over memory; per group.
         generator: of that noise, on the CPU; the global one if None.
+        lr: what PyTorch's schedulers change: γ is multiplied by it; per group.
 
     Raises:
-        ValueError: a setting out of range.
+        ValueError: a setting out of range, or a parameter that holds other values than ±1.
     """
+
+    takes_rows = True
+    """Whether gradients may be sparse tensors of some rows."""
+
+    quick: Flip | None = None
+    """On a CPU in float32: takes one pass over memory. Registered by `binep.solvers`."""
 
     def __init__(
         self,
@@ -77,50 +103,87 @@ class BinaryFlip(_Eager):
         noise: bool = False,
         one_pass: bool = True,
         generator: torch.Generator | None = None,
+        lr: float = 1.0,
     ) -> None:
-        defaults = {"gamma": gamma, "threshold": threshold, "noise": noise, "one_pass": one_pass}
-        super().__init__(params, defaults)
-        for group in self.param_groups:
-            if not 0 < group["gamma"] <= 1:
-                raise ValueError(f"gamma = {group['gamma']}: must be in (0, 1]")
-            if not group["threshold"] >= 0:
-                raise ValueError(f"threshold = {group['threshold']}: must be at least 0")
-            # In the group, not in the state: loading casts a state to its parameter's type.
-            group["flips"] = [
-                torch.zeros((), dtype=torch.int64, device=signs.device) for signs in group["params"]
-            ]
-            group["decay"] = [1.0] * len(group["params"])
-            for signs in group["params"]:
-                momentum = self._start(signs, group, generator)
-                # Noise may begin above the threshold: the first step visits every weight.
-                self.state[signs] = {"momentum": momentum, "visited": not group["noise"]}
+        self._generator = generator
+        defaults = {"gamma": gamma, "threshold": threshold, "noise": noise}
+        super().__init__(params, {**defaults, "one_pass": one_pass, "lr": lr})
 
-    @staticmethod
-    def _start(signs: Tensor, group: dict[str, Any], generator: torch.Generator | None) -> Tensor:
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, and start its momenta."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            _check_group(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        # In the group, not in the state: loading casts a state to its parameter's type.
+        group["flips"] = [
+            torch.zeros((), dtype=torch.int64, device=p.device) for p in group["params"]
+        ]
+        group["decay"] = [1.0] * len(group["params"])
+        for signs in group["params"]:
+            # Noise may begin above the threshold: the first step visits every weight.
+            start = self._start(signs, group)
+            self.state[signs] = {"momentum": start, "visited": not group["noise"]}
+
+    def _start(self, signs: Tensor, group: dict[str, Any]) -> Tensor:
         if not group["noise"]:
             return torch.zeros_like(signs, memory_format=torch.contiguous_format)
-        normal = torch.randn(signs.shape, generator=generator)
+        normal = torch.randn(signs.shape, generator=self._generator)
         size: float = 2 * group["gamma"] * (1 - group["gamma"])
         return (size * normal).to(signs)
 
     def _update(self, group: dict[str, Any], i: int, signs: Tensor, grad: Tensor) -> None:
-        momentum = self.state[signs]["momentum"]
-        decay = group["decay"][i] * (1 - group["gamma"])
+        state = self.state[signs]
+        momentum = state["momentum"]
+        gamma = group["gamma"] * group["lr"]
+        decay = group["decay"][i] * (1 - gamma)
         if decay < _SMALLEST_DECAY:
             momentum *= decay
             decay = 1.0
         group["decay"][i] = decay
-        rate, threshold = group["gamma"] / decay, group["threshold"] / decay
+        rate, threshold = gamma / decay, group["threshold"] / decay
         rows = None
-        if grad.is_sparse and self.state[signs]["visited"]:
-            rows, grad = grad.indices()[0], grad.values()
-        elif grad.is_sparse:
-            grad = grad.to_dense()
-        self.state[signs]["visited"] = True
+        if grad.is_sparse:
+            grad = grad.coalesce()
+            if state["visited"]:
+                rows, grad = grad.indices()[0], grad.values()
+            else:
+                grad = grad.to_dense()
+        state["visited"] = True
+        before, dense = Version(signs), signs.detach().contiguous()
+        flip: Flip = flip_plainly
         if group["one_pass"] and signs.device.type == "cpu" and signs.dtype == torch.float32:
-            group["flips"][i] += _flip_fused(signs, momentum, rows, grad, rate, threshold)
-        else:
-            group["flips"][i] += _flip(signs, momentum, rows, grad, rate, threshold)
+            flip = self.quick or flip_plainly
+        flips, changed = flip(dense, momentum, rows, grad.contiguous(), rate, threshold)
+        group["flips"][i] += flips
+        if not signs.is_contiguous():
+            signs.copy_(dense)
+        if changed is None or len(changed):
+            note_flips(signs, before, changed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A snapshot: later steps leave it as it is."""
+        return copy.deepcopy(super().state_dict())
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over momenta and settings from `state_dict`.
+
+        Raises:
+            ValueError: of other groups, or momenta of other shapes than the weights'.
+        """
+        saved, params = state_dict["state"], [p for g in self.param_groups for p in g["params"]]
+        for i, signs in enumerate(params):
+            momentum = saved.get(i, {}).get("momentum")
+            shape = None if momentum is None else tuple(momentum.shape)
+            if shape != tuple(signs.shape):
+                raise ValueError(
+                    f"the momentum of params[{i}] has shape {shape}: must be {tuple(signs.shape)}, "
+                    "that of the weights"
+                )
+        super().load_state_dict(dict(state_dict))
 
     def momenta(self) -> list[Tensor]:
         """The momenta m, copies in the order given; opposite in sign to the paper's."""
@@ -151,56 +214,42 @@ class BinaryFlip(_Eager):
         return taken
 
 
-def _flip(
+def _check_group(group: Mapping[str, Any]) -> None:
+    if not 0 < group["gamma"] <= 1:
+        raise ValueError(f"gamma = {group['gamma']}: must be in (0, 1]")
+    if not 0 <= group["threshold"] < math.inf:
+        raise ValueError(f"threshold = {group['threshold']}: must be a finite number from 0")
+    for i, signs in enumerate(group["params"]):
+        if signs.dim() < 2 or not bool((signs.detach().abs() == 1).all()):
+            raise ValueError(
+                f"params[{i}], of shape {tuple(signs.shape)}: must be the signs, 1 or -1, of "
+                "binary weights, [s.values for s in network.synapses]; biases, scaling factors and "
+                "real weights are for another optimizer"
+            )
+
+
+def flip_plainly(
     signs: Tensor,
     momentum: Tensor,
     rows: Tensor | None,
     grad: Tensor,
     rate: float,
     threshold: float,
-) -> Tensor:
-    """``momentum`` += rate·grad, then flip where sign·momentum > threshold; returns how many."""
+) -> tuple[Tensor, None]:
+    """`Flip` on any device."""
     if rows is not None:
         grad = torch.zeros_like(momentum).index_copy_(0, rows, grad)
     flips = torch.zeros((), dtype=torch.int64, device=signs.device)
-    flat = (signs.view(-1), momentum.view(-1), grad.reshape(-1))
+    flat = (signs.view(-1), momentum.view(-1), grad.view(-1))
     for w, m, g in zip(*(torch.split(t, _PART) for t in flat), strict=True):
         m += g * rate
         flipped = (w * m).gt_(threshold)
         flips += flipped.sum().long()
         w.addcmul_(w, flipped, value=-2)  # w − 2·w: exactly −w
-    return flips
+    return flips, None
 
 
-def _flip_fused(
-    signs: Tensor,
-    momentum: Tensor,
-    rows: Tensor | None,
-    grad: Tensor,
-    rate: float,
-    threshold: float,
-) -> int:
-    """The same in one pass over memory, to the same bits."""
-    kernels.use_threads()
-    if rows is None:
-        rows = torch.arange(len(signs))
-    flips = torch.empty(len(rows), dtype=torch.int64)
-    kernels.flip(
-        signs.detach().view(len(signs), -1).numpy(),
-        momentum.view(len(signs), -1).numpy(),
-        rows.numpy(),
-        grad.reshape(len(rows), signs[0].numel()).contiguous().numpy(),
-        np.float32(rate),
-        np.float32(threshold),
-        flips.numpy(),
-    )
-    changed = rows[flips > 0]
-    if len(changed):
-        note_changed_rows(signs, changed)
-    return int(flips.sum())
-
-
-class GradientDescent(_Eager):
+class GradientDescent(_Optimizer):
     """p ← max(p − lr·g, floor), for biases, real weights and scaling factors.
 
     A scaling factor at or below zero would turn a layer's weights over or switch them off.
@@ -209,6 +258,8 @@ class GradientDescent(_Eager):
         params: tensors, or parameter groups.
         lr: learning rate; per group.
         floor: what no element gets below, such as `SCALE_FLOOR`; per group.
+        relative: whether a step is in proportion to the parameter, p ← p − lr·p·g: so the paper's
+            rates of the scaling factors are meant; per group.
     """
 
     def __init__(
@@ -216,10 +267,12 @@ class GradientDescent(_Eager):
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float = 1e-3,
         floor: float | None = None,
+        relative: bool = False,
     ) -> None:
-        super().__init__(params, {"lr": lr, "floor": floor})
+        super().__init__(params, {"lr": lr, "floor": floor, "relative": relative})
 
     def _update(self, group: dict[str, Any], i: int, parameter: Tensor, grad: Tensor) -> None:
-        parameter.add_(grad, alpha=-group["lr"])
+        step = parameter * grad if group["relative"] else grad
+        parameter.add_(step, alpha=-group["lr"])
         if group["floor"] is not None:
             parameter.clamp_(min=group["floor"])

@@ -1,9 +1,10 @@
-"""How far layers that move in turn go: ω, found for each sample from how fast it settles.
+"""Adaptive over-relaxation of odd/even Gauss–Seidel updates: ω of each sample.
 
-Where every second layer moves, each from what the others have just become, and goes ω times the
-way to its update, the changes of successive steps shrink by a rate λ. That of moving all at once
-and no further, μ, follows from it: (λ + ω − 1)² = λω²μ², and with it the ω that settles fastest,
-2 / (1 + √(1 − μ²)) (Young 1954, Transactions of the American Mathematical Society 76:92).
+In a step every second layer moves, each from what the others have just become, and by ω times the
+way to its update; the changes of successive steps then shrink by a rate λ. The rate μ of moving all
+layers at once without over-relaxation follows from it, (λ + ω − 1)² = λω²μ², and with it the ω that
+settles fastest, 2 / (1 + √(1 − μ²)) (Young 1954, Transactions of the American Mathematical Society
+76:92).
 """
 
 from __future__ import annotations
@@ -18,46 +19,46 @@ FIRST = 1.2
 MOST = 1.5
 """Max-pooled convolutions do not settle where ω is much more."""
 STEADY = 0.1
-"""A rate tells something once it changes by less than this share of itself in a step."""
+"""A rate is used once it changes by less than this share of itself in a step."""
 
 
 @dataclass
-class Relaxation:
-    """The samples of a batch on their way.
+class OverRelaxation:
+    """ω of each sample of a batch, and what it is estimated from.
 
     Attributes:
-        factor: ω of each, (batch,).
-        change: max|Δs| in its last step.
-        rate: by how much that was smaller than in the step before.
+        omega: ω, (batch,).
+        change: max|Δs| in the last step, (batch,).
+        rate: that change over the one before it, (batch,).
     """
 
-    factor: Tensor
+    omega: Tensor
     change: Tensor
     rate: Tensor
 
     @classmethod
-    def of(cls, like: Tensor) -> Relaxation:
-        """That of samples (batch, …) which have not moved yet."""
-        factor = like.new_full((len(like),), FIRST)
-        return cls(factor, torch.full_like(factor, torch.inf), torch.zeros_like(factor))
+    def of(cls, like: Tensor) -> OverRelaxation:
+        """For samples (batch, …) before their first step."""
+        omega = like.new_full((len(like),), FIRST)
+        return cls(omega, torch.full_like(omega, torch.inf), torch.zeros_like(omega))
 
-    def follow(self, change: Tensor) -> None:
-        """Go further where a sample settles steadily, but slowly; `kernels.further` is the same.
+    def update(self, change: Tensor) -> None:
+        """Raise ω of samples whose changes shrink slowly at a steady rate.
 
         Args:
             change: max|Δs| of each sample in a step, (batch,).
         """
         rate = change / self.change
-        seen = rate.maximum(self.factor - 1)  # nothing settles faster than that for long
-        mu_squared = (seen + self.factor - 1).square() / (seen * self.factor.square())
+        seen = rate.maximum(self.omega - 1)  # no rate is smaller than that for long
+        mu_squared = (seen + self.omega - 1).square() / (seen * self.omega.square())
         best = 2 / (1 + (1 - mu_squared).clamp(min=0).sqrt())
         steady = (rate - self.rate).abs() < STEADY * rate
-        further = self.factor.maximum(best.clamp(max=MOST))
-        self.factor = torch.where(steady & (rate < 1), further, self.factor)
+        larger = self.omega.maximum(best.clamp(max=MOST))
+        self.omega = torch.where(steady & (rate < 1), larger, self.omega)
         self.change, self.rate = change, rate
 
     def keep(self, count: int, to: Tensor, of: Tensor) -> None:
-        """So many samples, after some have taken the places of others."""
+        """Keep the first ``count`` samples, after those at ``of`` have replaced those at ``to``."""
         for name, values in vars(self).items():
             values[to] = values[of]
             setattr(self, name, values[:count])

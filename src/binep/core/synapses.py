@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import starmap
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from binep.core.shapes import map_shape_of
-from binep.solvers import machine
+from binep.core.versions import Version, only_flipped
 
 _AT_ONCE = 2**19
 """Elements of a convolution's maps before pooling."""
@@ -33,42 +33,21 @@ Route = Tensor | None
 """Indices of the maxima that `Conv.up` pooled; None where nothing was max-pooled."""
 
 
-Version = tuple[int, int]
-"""Of a tensor's contents: where they lie, and how often they have changed."""
-
-
-def version_of(values: Tensor) -> Version:
-    """The contents' version now."""
-    return values.data_ptr(), values._version
-
-
-def note_changed_rows(values: Tensor, rows: Tensor) -> None:
-    """Count a change that PyTorch has not seen, for those who keep a copy in another form."""
-    before = version_of(values)
-    torch.autograd.graph.increment_version(values)
-    values.last_change = (before, version_of(values), rows)  # type: ignore[attr-defined]
-
-
-def changed_rows(values: Tensor, since: Version | None) -> Tensor | None:
-    """The rows that may have changed since a version, or None if nobody knows."""
-    before, after, rows = getattr(values, "last_change", (None, None, None))
-    return rows if (before, after) == (since, version_of(values)) else None
-
-
 class Synapse(nn.Module, ABC):
     """What joins a layer below to a layer above.
 
     Attributes:
         values: the signs ±1 of binary weights, or real weights themselves; ``values.grad`` is the
-            gradient with respect to the weight W, for binary weights too; sparse where shortcuts
-            follow bits. To be changed in place, not through ``.data``: shortcuts keep them in other
-            forms, and PyTorch's count of changes tells when to make these anew.
+            gradient with respect to the weight W, for binary weights too. To be changed in place or
+            replaced, not through ``.data``: solvers keep them in other forms, and PyTorch's count
+            of changes tells when to make these anew.
         scale: the scaling factor α > 0: shape () for a dense layer, (channels,) for a
             convolution; None with real weights.
         bias: one value per neuron (dense) or per channel (convolution).
         input_shape: shape of one sample below.
         output_shape: shape of one sample above.
         has_route: whether `down` needs the route of the `up` of the same time step.
+        flattens: whether a sample below may come in any shape of as many values.
     """
 
     values: nn.Parameter
@@ -77,6 +56,8 @@ class Synapse(nn.Module, ABC):
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     has_route = False
+    flattens = False
+    _checked: Version | None = None
 
     def _initialise(
         self,
@@ -108,6 +89,37 @@ class Synapse(nn.Module, ABC):
             self.register_parameter("scale", None)
         bias = uniform(shape[0])
         self.bias = nn.Parameter(torch.zeros_like(bias) if zero_bias else bias)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """PyTorch's parametrizations lie in a dictionary that admits no module called "values"."""
+        if name == "parametrizations" and type(value) is nn.ModuleDict:
+            value = _Parametrizations()
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies are looked at anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_checked"}
+
+    def check_signs(self) -> None:
+        """Refuse binary weights that are not ±1.
+
+        It looks again only when something else than flips has changed them.
+
+        Raises:
+            ValueError: a value other than ±1.
+        """
+        values = self.values.detach()
+        checked = self._checked
+        if self.scale is None or (checked is not None and checked.holds(values)):
+            return
+        if checked is None or not only_flipped(self.values, checked):
+            wrong = values[values.abs() != 1]
+            if wrong.numel():
+                raise ValueError(
+                    f"a sign of its binary weights is {float(wrong[0]):.3g}: must be 1 or -1; only "
+                    "BinaryFlip keeps them so, other optimizers are for the other parameters"
+                )
+        self._checked = Version(values)
 
     @property
     def weight(self) -> Tensor:
@@ -172,16 +184,11 @@ class Synapse(nn.Module, ABC):
         return product.sum() if self.scale.dim() == 0 else product.flatten(1).sum(dim=1)
 
 
-def _grey_levels(x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """X as uint8 times a unit, if it is that up to the rounding of its float32."""
-    largest = x.max()
-    if x.dtype != torch.float32 or x.shape[1] < 2 or not (largest > 0 and x.min() >= 0):
-        return None
-    unit = largest / 255
-    whole = (x / unit).round_()
-    if (whole * unit - x).abs_().max() > 2**-23 * largest:
-        return None
-    return whole.to(torch.uint8), unit
+class _Parametrizations(nn.ModuleDict):
+    """PyTorch's parametrizations of a module's parameters, also of one called "values"."""
+
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        self._modules[key] = module
 
 
 def _round(positive: Tensor) -> Tensor:
@@ -191,7 +198,7 @@ def _round(positive: Tensor) -> Tensor:
 
 
 class Dense(Synapse):
-    """All-to-all synapses.
+    """All-to-all synapses; one scaling factor for all weights.
 
     Args:
         inputs: neurons below, or the shape of one sample below, which is flattened.
@@ -203,6 +210,8 @@ class Dense(Synapse):
     Raises:
         ValueError: a size below one.
     """
+
+    flattens = True
 
     def __init__(
         self,
@@ -218,37 +227,17 @@ class Dense(Synapse):
         self.output_shape = (outputs,)
         if min(*self.input_shape, outputs) < 1:
             raise ValueError(f"Dense({inputs}, {outputs}): sizes must be at least 1")
-        self._int8: dict[bool, tuple[Version, Tensor]] = {}
         shape = (outputs, math.prod(self.input_shape))
         self._initialise(shape, False, weights, zero_bias, generator)
 
     def up(self, below: Tensor) -> tuple[Tensor, Route]:
         """W·s."""
-        below = below.flatten(1)
-        if self._in_integers(below):
-            return self._scaled(torch._int_mm(below, self._signs(transposed=True))), None
-        return self._scaled(F.linear(below.to(self.values.dtype), self.values)), None
-
-    def up_input(self, x: Tensor) -> tuple[Tensor, Route]:
-        """W·x: exact in integers where x has 256 grey levels."""
-        in_integers = self._has_int8() and not torch.is_grad_enabled()
-        levels = _grey_levels(x.flatten(1)) if in_integers else None
-        if levels is None:
-            return self.up(x)
-        whole, unit = levels
-        if machine.multiplies_integers():
-            # The signs as they are: no transposed copy is needed of synapses that only send up.
-            product = torch._int_mm(whole, self._signs(transposed=False).t())
-        else:
-            product = F.linear(whole.float(), self.values)  # as exact
-        return self._scaled(product * unit), None
+        return self._scaled(F.linear(below.flatten(1).to(self.values.dtype), self.values)), None
 
     def down(self, above: Tensor, route: Route) -> Tensor:
         """Wᵀ·s."""
-        if self._in_integers(above):
-            product = self._scaled(torch._int_mm(above, self._signs(transposed=False)))
-        else:  # scaled last, sums of bits and signs are exact
-            product = self._scaled(above.to(self.values.dtype) @ self.values)
+        # Scaled last: sums of bits and signs are exact.
+        product = self._scaled(above.to(self.values.dtype) @ self.values)
         return product.view(-1, *self.input_shape)
 
     def correlate(self, above: Tensor, below: Tensor) -> Tensor:
@@ -256,35 +245,7 @@ class Dense(Synapse):
         return above.T @ below.flatten(1).to(above.dtype)
 
     def _scaled(self, product: Tensor) -> Tensor:
-        product = product.to(self.values.dtype)
         return product if self.scale is None else product * self.scale
-
-    def _in_integers(self, sent: Tensor) -> bool:
-        """Whether to multiply bits by signs in int8, with exact 32-bit sums.
-
-        Floats are as exact here (sums stay far below 2²⁴) but several times slower on many CPUs.
-        """
-        # torch._int_mm is wrong for sums of one term (torch 2.13)
-        fits = sent.dtype == torch.int8 and self._has_int8() and sent.shape[1] > 1
-        return fits and machine.multiplies_integers()
-
-    def _has_int8(self) -> bool:
-        return self.values.device.type == "cpu" and self.scale is not None
-
-    def _signs(self, transposed: bool) -> Tensor:
-        """The signs as int8, (outputs, inputs) or transposed; made anew when ``values`` change."""
-        version = version_of(self.values)
-        made_of, signs = self._int8.get(transposed, (None, None))
-        if signs is None or made_of != version:
-            rows = None if signs is None else changed_rows(self.values, made_of)
-            values = self.values.detach()
-            if signs is None or rows is None:
-                signs = values.to(torch.int8)
-                signs = signs.t().contiguous() if transposed else signs
-            else:
-                (signs.t() if transposed else signs)[rows] = values[rows].to(torch.int8)
-            self._int8[transposed] = (version, signs)
-        return signs
 
     def correlate_bias(self, above: Tensor) -> Tensor:
         """Σ s_above."""
@@ -380,7 +341,9 @@ class Conv(Synapse):
             return above
         if self.pooling == "max":
             assert route is not None
-            return F.max_unpool2d(above, route, [self.pool] * 2, output_size=list(self.map_shape))
+            maps = above.new_zeros(*above.shape[:2], self.map_shape[0] * self.map_shape[1])
+            maps.scatter_(2, route.flatten(2), above.flatten(2))
+            return maps.view(*above.shape[:2], *self.map_shape)
         spread = above / self.pool**2
         spread = spread.repeat_interleave(self.pool, -2).repeat_interleave(self.pool, -1)
         rows = self.map_shape[0] - spread.shape[-2]

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from binep.core.costs import Labels, Readout
 from binep.core.gradients import GradientEstimator
-from binep.core.network import Equilibrium, Network
+from binep.core.network import Network
+from binep.core.phases import Equilibrium
 
 Batches = Iterable[tuple[Tensor, Labels]]
 """Pairs of inputs (batch, *shape), float, and labels (batch,), whole numbers."""

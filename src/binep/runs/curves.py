@@ -1,4 +1,4 @@
-"""Figures."""
+"""Curves over the epochs, from the rows of metrics.csv, and figures as files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from matplotlib.ticker import MaxNLocator
 Rows = Sequence[Mapping[str, float | None]]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, told apart by colour-blind readers too."""
+"""Okabe and Ito's colours, which colour-blind readers can distinguish, too."""
 
 
 MARKERS = "os^DvP*"
-"""A line's marker, for readers without colours."""
+"""Markers of the lines, for prints without colours."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Panel:
     """One set of axes, over the epochs.
 
     Attributes:
-        quantity: what it shows.
+        quantity: its name.
         columns: columns of metrics.csv by their names in the legend.
         label: of the axis, with its unit.
         scale: "linear" or "log".
-        span: of a linear axis at least.
+        span: a linear axis is at least this long.
     """
 
     quantity: str
@@ -42,7 +42,7 @@ class Panel:
 
 
 def panels(columns: Collection[str]) -> list[Panel]:
-    """What to draw of the columns of a metrics.csv: six panels."""
+    """The six panels for the columns of a metrics.csv."""
     layers = [c.removesuffix("_flips") for c in columns if c.endswith("_flips")]
 
     def both(quantity: str) -> dict[str, str]:
@@ -89,7 +89,7 @@ def curve(runs: Sequence[Rows], panel: Panel) -> Figure:
 
 
 def _lines(axes: Axes, runs: Sequence[Rows], panel: Panel) -> None:
-    """A line per column that has values."""
+    """Draw a line per column that has values."""
     length = min(map(len, runs))
     epochs = np.array([row["epoch"] for row in runs[0][:length]], float)
     for i, (name, column) in enumerate(panel.columns.items()):
@@ -121,7 +121,7 @@ def _lines(axes: Axes, runs: Sequence[Rows], panel: Panel) -> None:
 
 
 def rendered(figure: Figure, kind: str = "png") -> bytes:
-    """A figure as the content of a file: png, pdf or svg."""
+    """The content of a figure's file: png, pdf or svg."""
     content = io.BytesIO()
     with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: publishers refuse Type 3
         figure.savefig(content, format=kind, dpi="figure")

@@ -1,19 +1,11 @@
-"""Files that are never half there, and tensors that are refused when they are damaged."""
+"""Files that are written whole or not at all, and folders that one process writes at a time."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
 
 try:
     import fcntl
@@ -80,50 +72,3 @@ def locked(folder: Path) -> Iterator[None]:
             except OSError:
                 raise RunError(f"{folder}: another process trains here") from None
         yield
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors as safetensors, with facts about them and a digest of both.
-
-    Args:
-        path: the file.
-        tensors: on any device.
-        about: what JSON can hold.
-    """
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(about, sort_keys=True)
-    # One key, since the library writes several in any order: the same tensors, the same bytes.
-    header = {"binep": _digest(kept, text) + text}
-    write(path, safetensors.torch.save(kept, header))
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote.
-
-    Raises:
-        RunError: the file is missing, truncated, of another kind, or has been changed.
-    """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # the library's errors on damaged files have no common type
-        raise RunError(f"{path}: damaged or no safetensors file: {error}") from error
-    if "binep" not in header:
-        raise RunError(f"{path}: not written by binep: it has no digest")
-    digest, text = header["binep"][:64], header["binep"][64:]
-    if digest != _digest(tensors, text):
-        raise RunError(f"{path}: damaged or changed: its digest does not fit its content")
-    about: dict[str, Any] = json.loads(text)
-    return tensors, about
-
-
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

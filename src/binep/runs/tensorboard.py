@@ -1,4 +1,4 @@
-"""The rows of metrics.csv for TensorBoard, beside a run's other files."""
+"""The rows of metrics.csv as TensorBoard's event files, in a folder of the run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,28 @@
-"""Faster ways to take the steps of a phase."""
+"""Faster ways to take the steps of a phase.
+
+Importing this registers them, in the order in which they are tried. Each loads its compiled loops,
+and with them numba, when it is first used.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+import binep.solvers.events.solver  # noqa: F401
+from binep.core.optim import BinaryFlip
+
+
+def _flip(
+    signs: Tensor,
+    momentum: Tensor,
+    rows: Tensor | None,
+    grad: Tensor,
+    rate: float,
+    threshold: float,
+) -> tuple[Tensor | int, Tensor | None]:
+    from binep.solvers.flips import flip_in_one_pass
+
+    return flip_in_one_pass(signs, momentum, rows, grad, rate, threshold)
+
+
+BinaryFlip.quick = staticmethod(_flip)

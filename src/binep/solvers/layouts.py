@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binep.core.synapses import Conv, Dense, Synapse
-from binep.solvers import kernels
-from binep.solvers.kernels import Array
+from binep.core.synapses import Conv, Synapse
+from binep.solvers import primitives
+from binep.solvers.primitives import Array
 
 
 def flatten(layer: Tensor) -> Tensor:
@@ -41,18 +41,18 @@ def per_neuron(parameter: Tensor, synapse: Synapse) -> Tensor:
 
 def table(synapses: Sequence[Synapse]) -> Array:
     """A row per layer, as `binep.solvers.kernels` describes it."""
-    shape = np.zeros((len(synapses), kernels.FIELDS), np.int64)
+    shape = np.zeros((len(synapses), primitives.FIELDS), np.int64)
     start = signs = places = 0
     for k, (row, synapse) in enumerate(zip(shape, synapses, strict=True)):
         size = torch.Size(synapse.output_shape).numel()
-        row[kernels.SIZE], row[kernels.START] = size, start
-        row[kernels.SIGNS], row[kernels.MAP] = signs, places
+        row[primitives.SIZE], row[primitives.START] = size, start
+        row[primitives.SIGNS], row[primitives.MAP] = signs, places
         start += size
         if k == 0:  # the input does not move: nothing follows it through these signs
             continue
         signs += synapse.values.numel()
         if isinstance(synapse, Conv):
-            row[kernels.CONV :] = (
+            row[primitives.CONV :] = (
                 1,
                 synapse.output_shape[0],
                 *synapse.map_shape,
@@ -78,14 +78,3 @@ def column_order(synapse: Synapse, low: Synapse) -> Tensor:
         channels, rows, width = low.output_shape
         return columns.view(rows, width, channels).movedim(2, 0).flatten()
     return columns
-
-
-def is_compiled(synapse: Synapse) -> bool:
-    """Whether the kernels can stand for it: signs in float32 on a CPU, pooled by the maximum."""
-    return (
-        type(synapse) in (Dense, Conv)  # a subclass may do something else
-        and synapse.scale is not None
-        and synapse.values.dtype == torch.float32
-        and synapse.values.device.type == "cpu"
-        and (not isinstance(synapse, Conv) or synapse.max_pooled)
-    )

@@ -1,36 +1,67 @@
-"""What this machine's CPU is quick at: tried once, when first needed.
-
-Many CPUs multiply 8-bit integers several times faster than floats. On others PyTorch has plain
-loops for some of these products, a hundred times slower.
-"""
+"""What this machine's CPU has, and threads of compiled loops."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import os
 from functools import cache
 
+import numba
 import torch
-
-
-def is_quicker(act: Callable[[], object], other: Callable[[], object]) -> bool:
-    """Whether an act is not several times slower than another, so that noise decides nothing."""
-    return _seconds(act) < 3 * _seconds(other)
-
-
-def _seconds(act: Callable[[], object]) -> float:
-    """The least of three, after one that sets things up."""
-    seconds = []
-    for _ in range(4):
-        begin = time.perf_counter()
-        act()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds[1:])
+from llvmlite import binding
 
 
 @cache
-def multiplies_integers() -> bool:
-    """Whether `torch._int_mm` is to be used, rather than floats."""
-    ones = torch.ones(512, 512, dtype=torch.int8)
-    floats = ones.float()
-    return is_quicker(lambda: torch._int_mm(ones[:32], ones), lambda: floats[:32] @ floats)
+def has_int8_products() -> bool:
+    """Whether the CPU has instructions for products of 8-bit integers (VNNI, Arm's i8mm).
+
+    Many CPUs with them multiply int8 several times faster than float32. On others PyTorch's
+    ``_int_mm`` is a plain loop, a hundred times slower.
+    """
+    features = binding.get_host_cpu_features()
+    return any(features.get(name, False) for name in ("avx512vnni", "avxvnni", "i8mm"))
+
+
+@cache
+def has_packed_int8() -> bool:
+    """Whether oneDNN's packed int8 products are here and at least about as quick as float32.
+
+    It has them for x86 with AVX2; measured there, with and without VNNI.
+    """
+    ops = torch.ops.onednn
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return (
+        available
+        and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+        and hasattr(ops, "qlinear_prepack")
+        and hasattr(ops, "qconv_prepack")
+    )
+
+
+_FORKED = "this process was forked from one that had used binep's compiled loops, whose threads it \
+lacks: start workers by multiprocessing's spawn method, or fork before the first use"
+_used = _forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _used
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def use_threads() -> None:
+    """Let compiled loops use as many threads as PyTorch does; call this before any.
+
+    Raises:
+        RuntimeError: in a process forked from one that had called this.
+    """
+    global _used
+    if _forked:
+        raise RuntimeError(_FORKED)
+    _used = True
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    if torch.get_num_threads() != threads:  # numba's start resets what OpenMP tells PyTorch
+        torch.set_num_threads(threads)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
 from samples import write_mnist
 
-from binep.analysis import claims
-from binep.analysis import tables as reproduce
+from binep.analysis import claims, measurements, readings, tables
 from binep.cli import main as cli
 from binep.experiment.config import preset, preset_names
-from binep.runs import folder as runs
+from binep.runs import checkpoints
+from binep.runs.checkpoints import CHECKPOINT
+from binep.runs.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,11 +29,11 @@ def cells(page: str, row: str) -> list[str]:
 
 
 def test_the_committed_tables_are_those_of_the_committed_logs() -> None:
-    assert (ROOT / "results" / "README.md").read_text() == reproduce.page(ROOT / "results")
+    assert (ROOT / "results" / "README.md").read_text() == tables.page(ROOT / "results")
 
 
 def test_rows_are_the_presets_and_their_references_have_real_weights() -> None:
-    assert set(claims.rows()) == set(preset_names()) - {"quickstart"}
+    assert set(claims.rows()) <= set(preset_names())
     for row in claims.rows().values():
         if row.reference is not None:
             assert preset(row.reference).learning.synapses == "real"
@@ -46,7 +50,7 @@ def test_rows_are_run_resumed_and_written(
     assert cli.main(command) == 0
     assert capsys.readouterr().out.count("training on cpu") == 2
     page = (output / "README.md").read_text()
-    logs = [runs.read_metrics(output / f"mnist-fc1-ep-alpha/seed{n}/metrics.csv") for n in (0, 1)]
+    logs = [read_metrics(output / f"mnist-fc1-ep-alpha/seed{n}/metrics.csv") for n in (0, 1)]
     errors = [rows[-1]["test_error"] or 0 for rows in logs]
     row = cells(page, "mnist-fc1-ep-alpha")
     assert row[1:3] == [f"{mean(errors):.2f} ± {stdev(errors):.2f}", "2 × 2 of 50"]
@@ -79,19 +83,17 @@ def test_what_was_interrupted_goes_on(
     output = tmp_path / "tables"
     command = ["reproduce", "mnist-fc1-ep-alpha", "--seeds", "1", "--epochs", "2"]
     command += ["--output", str(output)]
-    folder = reproduce.folder_of(output, "mnist-fc1-ep-alpha", 0)
-    original, batches = runs.save_tensors, []
+    folder = measurements.folder_of(output, "mnist-fc1-ep-alpha", 0)
+    original, batches = checkpoints.save_tensors, []
 
     def stop_in_the_second_epoch(*arguments: object) -> None:
         original(*arguments)  # type: ignore[arg-type]
         batches.append(arguments)
-        if (folder / "metrics.csv").exists() and len(
-            runs.read_metrics(folder / "metrics.csv")
-        ) == 1:
+        if (folder / "metrics.csv").exists() and len(read_metrics(folder / "metrics.csv")) == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "save_tensors", stop_in_the_second_epoch)
+        patch.setattr(checkpoints, "save_tensors", stop_in_the_second_epoch)
         with pytest.raises(SystemExit):
             cli.main(command)
     assert "1 × 1 of 50" in (output / "README.md").read_text()
@@ -104,7 +106,6 @@ def test_what_was_interrupted_goes_on(
     ("arguments", "message"),
     [
         (["mnist-fc1-epp"], "no row mnist-fc1-epp (did you mean mnist-fc1-ep?)"),
-        (["quickstart"], "no row quickstart"),
         (["mnist-fc1-ep", "--seeds", "0"], "--seeds 0: must be at least 1"),
         (["mnist-fc1-ep", "--epochs", "0"], "epochs = 0: must be"),
     ],
@@ -128,10 +129,10 @@ def test_a_run_of_other_settings_or_without_a_checkpoint_is_refused(
     capsys.readouterr()
     assert cli.main([*command, "--epochs", "2"]) == 2
     assert "holds a run of 1 epochs, not 2: name another --output" in capsys.readouterr().err
-    folder = reproduce.folder_of(output, "mnist-fc1-ep-alpha", 0)
+    folder = measurements.folder_of(output, "mnist-fc1-ep-alpha", 0)
     text = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(text.replace("\nepochs = 1\n", "\nepochs = 3\n"))
-    (folder / runs.CHECKPOINT).unlink()
+    (folder / CHECKPOINT).unlink()
     assert cli.main([*command, "--epochs", "3"]) == 2
     assert "the log of 1 of 3 epochs, and no checkpoint" in capsys.readouterr().err
     (folder / "config.toml").write_text(text.replace("size = 100", "size = 101"))
@@ -141,3 +142,65 @@ def test_a_run_of_other_settings_or_without_a_checkpoint_is_refused(
     assert "its settings are not those of mnist-fc1-ep-alpha" in capsys.readouterr().err
     folder.rename(folder.with_name("seed0-old"))  # no run of the row any more
     assert cli.main(["reproduce", "--output", str(output)]) == 0
+
+
+# ---- presets without a claim
+
+
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A preset of a name full of marks, beside those of the package."""
+    name = "my [net] *100*-reference"
+    package = tmp_path / "package"
+    shutil.copytree(str(importlib.resources.files("binep.experiment")), package)
+    config = preset("quickstart").replace(title="Odd", max_batches=2, epochs=2)
+    layers = {**config.layers, "1": replace(config.layers["1"], size=7)}
+    (package / "presets" / f"{name}.toml").write_text(config.replace(layers=layers).to_toml())
+    monkeypatch.setattr(importlib.resources, "files", lambda _: package)
+    return name
+
+
+def test_a_preset_without_a_claim_is_reproduced_and_reported(
+    odd: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "tables"
+    command = ["reproduce", odd, "--seeds", "2", "--threads", "1", "--output", str(output)]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert said.count("training on cpu") == 2
+    assert re.search(rf"{re.escape(odd)} .*\bnone\b", said)
+    page = (output / "README.md").read_text()
+    *paper, last = re.findall("^\\| `(.*?)`", page, re.MULTILINE)
+    assert (paper, last) == ([*claims.rows()], odd)
+    (line,) = (line for line in page.splitlines() if f"`{odd}`" in line)
+    assert "[seed1](my%20%5Bnet%5D%20%2A100%2A-reference/seed1)" in line
+    logs = [read_metrics(output / odd / f"seed{n}/metrics.csv") for n in (0, 1)]
+    errors = [rows[-1]["test_error"] or 0 for rows in logs]
+    measured = f"{mean(errors):.2f} ± {stdev(errors):.2f} | 2 × 2 | none | none |"
+    assert measured in line
+
+    # Nothing is left to do; and without a run the preset has no row.
+    assert cli.main(command) == 0
+    assert "training on cpu" not in capsys.readouterr().out
+    assert odd not in tables.page(tmp_path)
+    assert [row.preset for row in tables.rows(tmp_path, {odd})][-1] == odd
+
+    folders = [str(output / odd / f"seed{n}") for n in (0, 1)]
+    assert cli.main(["report", *folders, "--output", str(tmp_path / "page.html")]) == 0
+    html = (tmp_path / "page.html").read_text()
+    assert f"Preset <code>{odd}</code>, Odd." in html
+    assert "no row of the paper's tables, so the paper claims nothing of it" in html
+    assert "epochs: 2 of" not in html
+    assert "After the last epoch (2)" in html
+
+
+def test_a_report_names_the_preset_that_has_a_claim(
+    odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another of the same setting comes first in the alphabet."""
+    presets = tmp_path / "package" / "presets"
+    shutil.copy(presets / "mnist-fc1-ep.toml", presets / "a copy.toml")
+    found = readings.gather([ROOT / "results/mnist-fc1-ep/seed0"])
+    assert found.preset == "mnist-fc1-ep"
+    assert found.row == claims.rows()["mnist-fc1-ep"]
+    assert claims.row_of("a copy").claim == ""

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
 import json
-import os
 import re
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,19 +15,15 @@ import pytest
 import safetensors.torch
 import samples
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from refusals import refused
 from torch import Tensor
 
-from binep.runs import files
-from binep.runs import curves as plots
-from binep.runs import folder as runs
 from binep.experiment.config import Config, ConvLayer, Dynamics, Layer, Learning
 from binep.experiment.experiment import EpochResult, Experiment
-from binep.core.network import Network
-from binep.core.neurons import Real
-from binep.runs.folder import Row, RunError
-from binep.core.synapses import Conv, Dense
+from binep.runs import curves as plots
+from binep.runs import folder as runs
+from binep.runs.files import RunError
+from binep.runs.metrics import Row, read_metrics
 
 FILES = {"config.toml", "metrics.csv", "model.safetensors", "curves.png", "environment.json"}
 FILES |= {"best.safetensors", "checkpoint.safetensors", ".lock", "log.txt"}
@@ -111,7 +102,7 @@ def test_metrics_have_the_documented_columns_and_a_row_per_epoch(run: Run) -> No
     lines = (run.folder / "metrics.csv").read_text().splitlines()
     layers = ",".join(LAYER.format(number) for number in run.config.layers)
     assert lines[0] == f"{COLUMNS},{layers}{run.further}"
-    rows = runs.read_metrics(run.folder / "metrics.csv")
+    rows = read_metrics(run.folder / "metrics.csv")
     assert [row["epoch"] for row in rows] == [1, 2]
     for row, returned in zip(rows, run.rows, strict=True):
         assert row == {k: v if v is None else pytest.approx(v, 1e-5) for k, v in returned.items()}
@@ -202,137 +193,9 @@ def test_a_run_cut_short_keeps_its_finished_epochs(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         runs.train(Experiment(DENSE), tmp_path, after_epoch=stop)
-    (row,) = runs.read_metrics(tmp_path / "metrics.csv")
+    (row,) = read_metrics(tmp_path / "metrics.csv")
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert f"{runs.load(tmp_path).evaluate().loss:.6g}" == f"{row['test_loss']:.6g}"
-
-
-@pytest.mark.parametrize("value", [0.0, float("inf")])
-def test_any_row_can_be_drawn(value: float) -> None:
-    """Such as epochs without a flip, which a logarithmic axis cannot show."""
-    names = f"{COLUMNS},{LAYER.format(1)}".split(",")
-    row: Row = {**dict.fromkeys(names, value), "epoch": 1.0}
-    picture = plots.rendered(plots.curves([[row, {**row, "epoch": 2.0}]]))
-    assert matplotlib.image.imread(io.BytesIO(picture)).ndim == 3
-
-
-def test_the_revision_is_that_of_the_package_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not of a project around the folder that the package is installed in."""
-    folder = Path(runs.__file__).parent
-    monkeypatch.setattr(runs, "__file__", str(folder / "inside" / "runs" / "folder.py"))
-    assert runs._git_revision() is None
-
-
-# ---- networks in files
-
-
-def network() -> Network:
-    generator = torch.Generator().manual_seed(0)
-    conv = Conv((1, 4, 4), 2, kernel=3, padding=1, generator=generator)
-    return Network(
-        [
-            conv,
-            Dense(conv.output_shape, 3, weights="real", generator=generator),
-            Dense(3, 2, generator=generator),
-        ],
-        Real(0.0, "outside", True),
-    )
-
-
-def states(module: Network) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-@contextlib.contextmanager
-def refused(path: Path, *reasons: str) -> Iterator[None]:
-    """A RunError of one line that names the file and the reasons."""
-    with pytest.raises(RunError) as error:
-        yield
-    message = str(error.value)
-    assert message.startswith(f"{path}: ")
-    assert "\n" not in message
-    for reason in reasons:
-        assert reason in message
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    runs.save_network(network(), path)
-    return path
-
-
-def test_a_network_is_read_back_to_the_bit(model: Path) -> None:
-    other = network()
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.mul_(-2)
-    runs.load_network(other, model)
-    assert all(torch.equal(t, other.state_dict()[n]) for n, t in states(network()).items())
-
-
-Change = Callable[[dict[str, Tensor]], object]
-CHANGES: list[tuple[Change, tuple[str, ...]]] = [
-    (lambda s: s.pop("synapses.1.bias"), ("synapses.1.bias missing",)),
-    (lambda s: s.update(extra=torch.zeros(1)), ("extra missing or unknown",)),
-    (lambda s: s.update({"synapses.2.values": s["synapses.2.values"].T}), ("(3, 2)", "(2, 3)")),
-    (lambda s: s["synapses.2.values"].view(-1)[1:2].fill_(0), ("synapses.2.values", "signs")),
-    (lambda s: s["synapses.0.values"].view(-1)[1:2].fill_(-128), ("synapses.0.values", "signs")),
-    (lambda s: s.update({"synapses.2.values": torch.full((2, 3), 0.5)}), ("float32", "int8")),
-    (
-        lambda s: s.update({"synapses.1.bias": torch.ones(3, dtype=torch.complex64)}),
-        ("complex64", "float32"),
-    ),
-    (lambda s: s["synapses.0.scale"].fill_(torch.nan), ("synapses.0.scale", "finite")),
-    (lambda s: s["synapses.1.values"][:1].fill_(torch.inf), ("synapses.1.values", "finite")),
-]
-
-
-@pytest.mark.parametrize(("change", "reasons"), CHANGES)
-def test_a_file_of_another_network_is_refused(
-    model: Path, tmp_path: Path, change: Change, reasons: tuple[str, ...]
-) -> None:
-    state = {n: t.clone() for n, t in safetensors.torch.load(model.read_bytes()).items()}
-    change(state)
-    path = tmp_path / "model.safetensors"
-    files.save_tensors(path, state, {"kind": "network"})
-    target = network()
-    with refused(path, *reasons):
-        runs.load_network(target, path)
-    assert all(torch.equal(t, target.state_dict()[n]) for n, t in states(network()).items())
-
-
-@given(st.data())
-def test_a_damaged_file_is_refused_or_holds_a_network(
-    tmp_path_factory: pytest.TempPathFactory, model: Path, data: st.DataObject
-) -> None:
-    content = bytearray(model.read_bytes())
-    kind = data.draw(st.sampled_from(("cut", "random", "changed")))
-    if kind == "changed":
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    elif kind == "cut":
-        del content[data.draw(st.integers(0, len(content) - 1)) :]
-    else:
-        content = bytearray(data.draw(st.binary()))
-    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
-    path.write_bytes(content)
-    target = network()
-    if kind != "changed":
-        with refused(path, "damaged"):
-            runs.load_network(target, path)
-        return
-    with contextlib.suppress(RunError):  # a change of the header's blanks changes nothing
-        runs.load_network(target, path)
-    for name, tensor in states(network()).items():
-        assert torch.equal(tensor, target.state_dict()[name])
-
-
-def test_a_type_that_torch_lacks_is_refused(model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    header = b'{"x":{"dtype":"F8_E8M0","shape":[1],"data_offsets":[0,1]}}'
-    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
-    with refused(path, "safetensors file" if not hasattr(torch, "float8_e8m0fnu") else "binep"):
-        runs.load_network(network(), path)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -358,29 +221,6 @@ def test_settings_can_be_replaced_on_loading(tmp_path: Path) -> None:
     runs.train(Experiment(DENSE.replace(dataset="mnist", data_dir=data_dir, epochs=1)), folder)
     moved = data_dir.rename(tmp_path / "moved")
     assert runs.load(folder, data_dir=moved).evaluate().samples == 10
-
-
-# ---- metrics
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        None,
-        b"",
-        b"epoch,train_error\n1,2\n",
-        *(b"epoch,test_error\n" + row for row in (b"", b"1,x\n", b"1,2,3\n", b"1,\xff\n")),
-    ],
-)
-def test_no_table_of_metrics_is_refused(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "metrics.csv"
-    if content is not None:
-        path.write_bytes(content)
-    with refused(path):
-        runs.read_metrics(path)
-
-
-# ---- folders and files
 
 
 def test_new_folders_never_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,27 +254,3 @@ def test_only_a_new_or_empty_folder_is_claimed(tmp_path: Path) -> None:
         with refused(taken, reason):
             runs.claim_folder(taken)
     assert list(folder.iterdir()) == [file]
-
-
-@given(old=st.binary(), new=st.binary())
-def test_a_failed_write_leaves_the_old_file_whole(
-    tmp_path_factory: pytest.TempPathFactory, old: bytes, new: bytes
-) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    path = tmp_path_factory.mktemp("files") / "file"
-    files.write(path, old)
-    with pytest.MonkeyPatch.context() as patch, refused(path, os.strerror(errno.ENOSPC)):
-        patch.setattr(os, "fsync", full)
-        files.write(path, new)
-    assert path.read_bytes() == old
-    assert list(path.parent.iterdir()) == [path]
-    files.write(path, new)
-    assert path.read_bytes() == new
-
-
-def test_a_file_in_no_folder_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "nowhere" / "file"
-    with refused(path, "cannot be written"):
-        files.write(path, b"")

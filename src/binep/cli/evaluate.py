@@ -1,0 +1,34 @@
+"""`binep evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from binep.cli.options import Run, given, parse
+from binep.cli.output import errors, join
+
+
+@dataclass(frozen=True)
+class Options:
+    """Test a trained network again."""
+
+    run: Run
+    """A run folder."""
+    data_dir: Path | None = None
+    """Folder of the data sets, if not the run's."""
+    device: str | None = None
+    """cpu, cuda or cuda:N, if not the run's."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the scores of a run's last network on its test set."""
+    options = parse(Options, arguments, prog="binep evaluate")
+    from binep.runs import folder as runs
+
+    scores = runs.load(options.run, **given(options, "data_dir", "device")).evaluate()
+    print(
+        f"test error {errors(scores)}  test loss {scores.loss:.6g}  "
+        f"settles in {join(scores.settle_steps)} steps  {scores.samples} samples"
+    )

@@ -1,0 +1,162 @@
+"""`binep inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from binep.cli.options import Run, given, parse
+from binep.cli.output import join
+from binep.experiment.config import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from binep.analysis.inspection import Phases
+    from binep.experiment.experiment import Experiment
+
+ACTIVITY = 500
+"""Test images over which it is counted which neurons ever fire."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Follow one test image through a trained network, and draw what happens.
+
+    In RUN/inspect or the folder --output:
+    - phases: scores, states, residuals, energy and cost in both phases
+    - bits: what each layer fires
+    - momenta: how far weights are from their flip
+    - flips: which weights differ from their start
+
+    phases.csv has the numbers of both phases. Runs on the CPU.
+    """
+
+    run: Run
+    """A run folder."""
+    index: int = 0
+    """Which test image, from 0."""
+    output: Path | None = None
+    """Folder for the figures; otherwise RUN/inspect."""
+    format: Literal["pdf", "svg", "png"] = "pdf"
+    """Of the figures."""
+    neurons: int = 12
+    """How many neurons of each layer are drawn."""
+    data_dir: Path | None = None
+    """Folder of the data sets, if not the run's."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print what one image does, and leave the figures and phases.csv."""
+    options = parse(Options, arguments, prog="binep inspect")
+    if options.neurons < 1:
+        raise ConfigError(f"--neurons {options.neurons}: must be at least 1")
+    from binep.runs import checkpoints, curves, files, metrics
+    from binep.runs import folder as runs
+
+    whole = (options.run / checkpoints.CHECKPOINT).exists()
+    load = runs.load_checkpoint if whole else runs.load
+    experiment = load(options.run, device="cpu", **given(options, "data_dir"))
+    found = _followed(experiment, options.index)
+    drawn = {"phases": _phases(experiment, found, options)} | _drawings(experiment, found, whole)
+    output = options.output or options.run / "inspect"
+    files.make_folder(output)
+    _print_summary(experiment, found, options.index)
+    files.write(output / "phases.csv", metrics.table(found.rows(), digits=9).encode())
+    print(output / "phases.csv")
+    for name, figure in drawn.items():
+        path = output / f"{name}.{options.format}"
+        if isinstance(figure, str):
+            print(f"no {path.name}: {figure}")
+        else:
+            files.write(path, curves.rendered(figure, options.format))
+            print(path)
+
+
+def _followed(experiment: Experiment, index: int) -> Phases:
+    """Both phases of a test image."""
+    from binep.analysis import inspection
+
+    data, config = experiment.data, experiment.config
+    if not 0 <= index < len(data.test):
+        last = len(data.test) - 1
+        raise ConfigError(
+            f"--index {index}: must be from 0 to {last}, the test images of {data.name}"
+        )
+    return inspection.follow(
+        experiment.network,
+        data.prepare(data.test.images[index][None])[0],
+        int(data.test.labels[index]),
+        free_steps=config.dynamics.free_steps,
+        nudged_steps=config.dynamics.nudged_steps,
+        beta=config.learning.beta,
+        tolerance=config.dynamics.settle_tol,
+    )
+
+
+def _phases(experiment: Experiment, found: Phases, options: Options) -> Figure:
+    from binep.analysis import inspection_figures
+    from binep.core.neurons import Binary
+
+    data = experiment.data
+    return inspection_figures.phases(
+        found,
+        data.test.images[options.index].numpy(),
+        data.classes,
+        int(data.test.labels[options.index]),
+        neurons=options.neurons,
+        thresholds=[n.threshold for n in experiment.network.neurons if isinstance(n, Binary)],
+    )
+
+
+def _drawings(experiment: Experiment, found: Phases, whole: bool) -> dict[str, Figure | str]:
+    """The figures besides the phases by name, or why there is none."""
+    from binep.analysis import inspection, inspection_figures
+    from binep.experiment.build import initial_network
+    from binep.runs.checkpoints import CHECKPOINT
+
+    drawn: dict[str, Figure | str] = {}
+    network, flip = experiment.network, experiment.flip
+    drawn["bits"] = inspection_figures.bits(found) if found.bits else "its neurons fire no bits"
+    if flip is None:
+        return drawn | dict.fromkeys(("momenta", "flips"), "its weights are real and do not flip")
+    if whole:
+        drawn["momenta"] = inspection_figures.momenta(inspection.momenta(network, flip))
+    else:
+        drawn["momenta"] = f"the run has no {CHECKPOINT}, which holds the momenta"
+    try:
+        signs = inspection.signs(network, initial_network(experiment.config))
+        drawn["flips"] = inspection_figures.flips(signs)
+    except ValueError as error:
+        drawn["flips"] = f"{error}, which its seed gives now"
+    return drawn
+
+
+def _print_summary(experiment: Experiment, found: Phases, index: int) -> None:
+    """How the image is read and settles, and how many neurons it and others activate."""
+    from binep.analysis import inspection
+
+    data, dynamics = experiment.data, experiment.config.dynamics
+    label = data.classes[int(data.test.labels[index])]
+    read = data.classes[int(found.scores[found.free_steps].argmax())]
+    print(
+        f"test image {index} of {data.name}: label {label}, read as {read}; "
+        f"settles in {join(found.settled[0])} steps, nudged in {join(found.settled[1])}"
+    )
+    few = data.test.images[:ACTIVITY]
+    often, ever = inspection.activity(
+        experiment.network,
+        data.prepare(few),
+        free_steps=dynamics.free_steps,
+        tolerance=dynamics.settle_tol,
+    )
+    print(
+        f"of {len(few)} test images, one activates {_percents(often)} of the layers' neurons, "
+        f"all together {_percents(ever)}"
+    )
+
+
+def _percents(shares: Iterable[float]) -> str:
+    return " ".join(f"{100 * share:.1f}" for share in shares) + " %"

@@ -1,0 +1,120 @@
+"""Flags become dataclasses, and what does not fit becomes one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructTypeInfo,
+)
+
+from binep.core.speed import Speed
+from binep.experiment.config import ConfigError
+
+T = TypeVar("T")
+Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Runs = Annotated[
+    tuple[Path, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="RUN...", help_behavior_hint=""),
+]
+RULES = ConstructorRegistry()
+
+
+@RULES.primitive_rule
+def _or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A number, text or path that may also be None is shown, and refused, as if it might not."""
+    kinds = typing.get_args(info.type)
+    if typing.get_origin(info.type) not in (typing.Union, types.UnionType):
+        return None
+    if len(kinds) != 2 or kinds[1] is not types.NoneType or kinds[0] not in (int, float, str, Path):
+        return None
+    kind = kinds[0]
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH" if kind is Path else kind.__name__.upper(),
+        instance_from_str=lambda words: None if words == ["None"] else kind(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, kind),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+class _Speed(Speed):
+    """Another type with the fields of `Speed`, for which tyro's own rule holds."""
+
+
+@RULES.struct_rule
+def _without_former_names(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Flags for what `Speed` has, not for the names of version 0.1 that it also takes."""
+    if info.type is not Speed:
+        return None
+    spec = ConstructorRegistry.get_struct_spec(dataclasses.replace(info, type=_Speed))
+    assert isinstance(spec, StructConstructorSpec)
+    names = {field.name for field in dataclasses.fields(Speed)}
+    fields = tuple(field for field in spec.fields if field.name in names)
+    return dataclasses.replace(spec, instantiate=Speed, fields=fields)
+
+
+def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | None = None) -> T:
+    """Parse flags into a dataclass; `--help` prints what there is, and ends the process.
+
+    Raises:
+        ConfigError: an unknown flag, or a value of the wrong type, in one line.
+    """
+
+    def parsed() -> T:
+        result: T = tyro.cli(
+            kind,
+            args=list(arguments),
+            prog=prog,
+            default=cast(T, default),
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
+            registry=RULES,
+        )
+        return result
+
+    printed = io.StringIO()
+    try:
+        with _wide(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            return parsed()
+    except SystemExit as exit:
+        if not exit.code:
+            parsed()  # help: once more, to the terminal and as wide as that is
+    # tyro prints a title, then paragraphs with rules between them, and where the output is no
+    # terminal no colours; before version 1.0.10 in a box all the same.
+    lines = printed.getvalue().splitlines()[1:]
+    lines = [(line[1:-1] if line.startswith("│") else line).strip() for line in lines]
+    text = " ".join(line for line in lines if line.strip("-─╰╯"))
+    raise ConfigError(text.split(" For full helptext")[0])
+
+
+@contextlib.contextmanager
+def _wide() -> Iterator[None]:
+    """A terminal so wide that tyro breaks no line, and no long word in two."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100000"
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
+
+
+def given(options: object, *names: str) -> dict[str, Any]:
+    """Those of the options that were given, by name; one that was not is None."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,40 @@
+"""How numbers and tables are printed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from binep.experiment.training import Scores
+
+
+def errors(scores: Scores) -> str:
+    """The error in percent, and in brackets what else a data set counts as one."""
+    others = [
+        f"{name.removeprefix('error_').replace('_', ' ')} {value:.2f}"
+        for name, value in scores.errors.items()
+        if name != "error"
+    ]
+    return f"{scores.error:.2f} %" + (f" ({', '.join(others)})" if others else "")
+
+
+def join(values: Sequence[float]) -> str:
+    """Whole numbers with blanks between them."""
+    return " ".join(f"{value:.0f}" for value in values)
+
+
+def warn(text: str) -> None:
+    """Print a warning, where it does not mix with what the command prints."""
+    print(f"binep: warning: {text}", file=sys.stderr)
+
+
+def print_table(table: Table, width: int = 120) -> None:
+    """Print a table: as wide as the terminal, or so many letters wide in a file or a pipe."""
+    from rich.console import Console
+
+    console = Console()
+    Console(width=console.width if console.is_terminal else width).print(table)

@@ -1,0 +1,120 @@
+"""`binep reproduce`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from binep.cli.options import parse
+from binep.cli.output import print_table
+from binep.experiment.config import Config, ConfigError, did_you_mean, preset, preset_names
+
+
+@dataclass(frozen=True)
+class Options:
+    """Run rows of the paper's tables, and write the tables from all runs so far.
+
+    What has been run is not run again; what was interrupted goes on.
+
+    Without a row only the tables are written.
+    """
+
+    rows: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="ROW...", help_behavior_hint=""),
+    ] = ()
+    """Presets, or all: every row of the paper's tables."""
+    seeds: int = 3
+    """Runs of each row, from seed 0."""
+    output: Path = Path("reproduced")
+    """Folder of the runs, and of README.md with the tables."""
+    epochs: int | None = None
+    """Fewer epochs than a row's own; the tables say so."""
+    data_dir: Path | None = None
+    """Folder of the data sets; otherwise $BINEP_DATA, otherwise a cache folder."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; otherwise what PyTorch chooses."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train what is missing of the rows, then write and print the tables."""
+    options = parse(Options, arguments, prog="binep reproduce")
+    from binep.analysis import measurements, tables
+    from binep.cli.training import resume_training, run_training
+    from binep.runs import files
+
+    jobs = _jobs(options)
+    unfinished = {f: c for f, c in jobs.items() if measurements.is_unfinished(f, c)}
+    tables.table(options.output)  # what cannot be read is reported before any work
+    files.make_folder(options.output)
+    try:
+        for folder, config in unfinished.items():
+            if (folder / "config.toml").exists():
+                resume_training(folder)
+            else:
+                run_training(config, folder.parent.name, folder)
+    finally:
+        files.write(options.output / "README.md", tables.page(options.output).encode())
+        _print_rows(options.output, {folder.parent.name for folder in jobs})
+
+
+def _jobs(options: Options) -> dict[Path, Config]:
+    """The runs that were asked for: folder and settings.
+
+    Raises:
+        ConfigError: an unknown row, or a setting that cannot be.
+    """
+    from binep.analysis import claims, measurements
+
+    known = preset_names()
+    for name in options.rows:
+        if name not in (*known, "all"):
+            raise ConfigError(
+                f"no row {name}{did_you_mean(name, known)}: one of {', '.join(known)}"
+            )
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds {options.seeds}: must be at least 1")
+    chosen = {"data_dir": options.data_dir, "device": options.device, "threads": options.threads}
+    jobs = {}
+    for name in claims.rows() if "all" in options.rows else dict.fromkeys(options.rows):
+        for seed in range(options.seeds):
+            config = preset(name).replace(seed=seed, **chosen)
+            if options.epochs is not None:
+                config = config.replace(epochs=min(options.epochs, config.epochs))
+            config.check()
+            jobs[measurements.folder_of(options.output, name, seed)] = config
+    return jobs
+
+
+def _print_rows(root: Path, wanted: Collection[str]) -> None:
+    """The rows that were asked for, or have been run; all of them are in README.md."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from binep.analysis import measurements, tables
+
+    table = Table("row", "test error (%)", "runs", "epochs", "reference (%)", "claimed")
+    for row in tables.rows(root, wanted):
+        found = measurements.longest(measurements.measured(root, row.preset))
+        beside: list[measurements.Measured] = []
+        if row.reference:
+            beside = measurements.longest(measurements.measured(root, row.reference))
+        if not found and row.preset not in wanted:
+            continue
+        table.add_row(
+            escape(row.preset),  # brackets are no markup
+            measurements.mean_of(found) if found else "not run",
+            str(len(found)) if found else "",
+            measurements.epochs_of(found, preset(row.preset)) if found else "",
+            measurements.mean_of(beside) if beside else "",
+            row.claim or "none",
+        )
+    print_table(table)
+    print(root / "README.md")

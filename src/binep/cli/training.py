@@ -1,0 +1,103 @@
+"""Training with its progress shown, as `train`, `reproduce` and the paper's command line do."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from binep.cli.progress import Reporter
+from binep.experiment.config import Config
+from binep.experiment.experiment import EpochResult, Experiment
+from binep.experiment.warnings import Guards
+from binep.runs import folder as runs
+from binep.runs import metrics
+from binep.runs.tensorboard import Board
+
+
+def run_training(
+    config: Config, name: str, run_dir: Path | None, board: Board | None = None
+) -> None:
+    """Train, showing progress, and leave a run folder."""
+    experiment = Experiment(config)
+    folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
+    _train(experiment, folder, [], Guards(), f"{config.summary()}: training", board)
+
+
+def resume_training(folder: Path, board: Board | None = None) -> None:
+    """Go on with a run, showing progress."""
+    experiment, rows, guards = runs.resume(folder)
+    place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
+    if experiment.epoch == experiment.config.epochs:
+        place = "has ended; nothing left to do"
+    what = f"{experiment.config.summary()}: {place}"
+    _train(experiment, folder, rows, guards, what, board)
+
+
+def _train(
+    experiment: Experiment,
+    folder: Path,
+    rows: Sequence[metrics.Row],
+    guards: Guards,
+    what: str,
+    board: Board | None,
+) -> None:
+    print(f"{what} on {experiment.device}, run folder {folder}", flush=True)
+    stopped = ""
+    so_far = list(rows)
+
+    def after_epoch(result: EpochResult) -> None:
+        reporter.after_epoch(result)
+        so_far.append(metrics.row_of(result))
+        if board is not None:
+            board.show(folder, so_far)
+
+    with (
+        board or contextlib.nullcontext(),
+        Reporter(experiment) as reporter,
+        _stop_on_interrupt() as stop,
+    ):
+        try:
+            rows = runs.train(
+                experiment,
+                folder,
+                rows=rows,
+                after_batch=reporter.after_batch,
+                after_epoch=after_epoch,
+                stop=stop.is_set,
+                warn=reporter.warn,
+                guards=guards,
+            )
+            if board is not None:  # of a run that had ended before
+                board.show(folder, rows)
+        except runs.Stopped:
+            stopped = f"stopped in epoch {experiment.epoch + 1} after batch {experiment.batch}"
+    if stopped:
+        print(f"{stopped}; go on with: binep train --resume {shlex.quote(str(folder))}")
+        raise SystemExit(128 + signal.SIGINT)
+    print(f"test error {rows[-1]['test_error']:.2f} % after epoch {len(rows)}; see {folder}")
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C, or a request to terminate, sets an event; a second one ends the process at once."""
+    stop = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

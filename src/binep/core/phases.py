@@ -1,0 +1,202 @@
+"""A phase, as it is asked for, and the equilibrium in which it ends.
+
+`Phase` is the door: what Python hands to the dynamics is checked and converted here, once. Behind
+it nobody checks again.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from binep.core.synapses import Route
+from binep.core.versions import Version
+
+if TYPE_CHECKING:
+    from binep.core.network import Network
+    from binep.core.solvers import Solver
+
+
+@dataclass(frozen=True, eq=False)
+class Clamped:
+    """An input held fixed, with what it contributes to the first layer.
+
+    It does not change during a phase, so that contribution is computed once.
+
+    Attributes:
+        x: the input, (batch, *input_shape).
+        drive: W_1 ⋆ x + b_1, (batch, *shape of layer 1).
+        route: of a max-pooled convolution, the places of the maxima; see `Synapse.up`.
+    """
+
+    x: Tensor
+    drive: Tensor
+    route: Route = None
+
+
+@dataclass(frozen=True, eq=False)
+class Equilibrium:
+    """Where a phase ended.
+
+    Attributes:
+        clamped: the input.
+        states: s_1 … s_L, each (batch, *shape).
+        moved: per layer the last step in which a real state moved by more than the tolerance, or a
+            binary neuron's bit changed, (L,) int64: the steps that the layer took to settle.
+        residual: per layer max|Δs| in the last step, (L,).
+        by: the kind of solver that took the steps; None if none did.
+        memory: what that solver goes on from, if it keeps more than the states.
+    """
+
+    clamped: Clamped
+    states: Sequence[Tensor]
+    moved: Tensor
+    residual: Tensor
+    by: type[Solver] | None = None
+    memory: object = None
+    _stamp: tuple[Version, ...] = field(default=(), repr=False)
+
+    @property
+    def output(self) -> Tensor:
+        """s_L."""
+        return self.states[-1]
+
+    @property
+    def steps(self) -> int:
+        """Time steps until the last layer had settled: the largest of `moved`."""
+        return int(self.moved.max())
+
+    def is_current(self, network: Network, x: Tensor) -> bool:
+        """Whether parameters, input and states still hold what they held when it was reached.
+
+        Only then can a solver go on from its memory; otherwise the states alone count.
+        """
+        tensors = (*network.parameters(), x, *self.states)
+        stamp = self._stamp
+        return len(stamp) == len(tensors) and all(
+            version.holds(tensor) for version, tensor in zip(stamp, tensors, strict=True)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """A free phase, or with a target a nudged phase: what a `Solver` is asked for.
+
+    Attributes:
+        network: whose states settle.
+        x: input, (batch, *input_shape), of the parameters' type.
+        states: to start from, each (batch, *shape).
+        steps: the most time steps, at least 1.
+        clamped: the input's contribution, where it is known from an earlier phase.
+        target: what the output is nudged towards, or None in the free phase.
+        beta: strength and sign of the nudge; 0 in the free phase.
+        held: a nudge that stays the same through the phase, or None.
+        tolerance: a phase ends once no real state moves by more than this in a step, and no binary
+            neuron's state at all; 0 takes all steps.
+        check_every: steps between two looks at whether all has settled.
+    """
+
+    network: Network
+    x: Tensor
+    states: Sequence[Tensor]
+    steps: int
+    clamped: Clamped | None = None
+    target: Tensor | None = None
+    beta: float = 0.0
+    held: Tensor | None = None
+    tolerance: float = 1e-6
+    check_every: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        x: Tensor,
+        steps: int,
+        *,
+        start: Equilibrium | None = None,
+        target: Tensor | None = None,
+        beta: float = 0.0,
+        tolerance: float = 1e-6,
+        check_every: int | None = None,
+    ) -> Phase:
+        """A phase, checked; `Network.relax` says what the arguments are.
+
+        Raises:
+            TypeError: x or the target is no floating-point tensor.
+            ValueError: a shape, a device or a value that does not fit, named.
+        """
+        network.check()
+        x = network.as_input(x)
+        steps = _whole("steps", steps)
+        if check_every is None:
+            check_every = 1 if x.device.type == "cpu" else 8
+        beta, tolerance = float(beta), float(tolerance)
+        if not math.isfinite(beta):
+            raise ValueError(f"beta = {beta}: must be finite")
+        if not 0 <= tolerance < math.inf:
+            raise ValueError(f"tolerance = {tolerance}: must be a finite number from 0")
+        states: Sequence[Tensor] = network.initial_states(x)
+        clamped = None
+        if start is not None:
+            _check_start(start, states)
+            states = [s.detach().to(x.dtype) for s in start.states]
+            clamped = start.clamped if start.is_current(network, x) else None
+        held = None
+        if target is not None:
+            target = network.cost.as_target(target, states[-1])
+            if beta and network.neurons[-1].hold_nudge:
+                held = beta * network.cost.force(states[-1], target)
+        elif beta:
+            raise ValueError(f"beta = {beta:g} without a target: there is nothing to nudge towards")
+        every = _whole("check_every", check_every)
+        return cls(network, x, states, steps, clamped, target, beta, held, tolerance, every)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing nudges the output."""
+        return self.target is None
+
+    def nudge(self, output: Tensor, some: slice = slice(None)) -> Tensor | None:
+        """β·(−∂C/∂s_L) at some samples' output; None in the free phase."""
+        if self.target is None or self.beta == 0:
+            return None
+        if self.held is not None:
+            return self.held[some]
+        return self.beta * self.network.cost.force(output, self.target[some])
+
+    def ended(
+        self,
+        solver: Solver,
+        clamped: Clamped,
+        states: Sequence[Tensor],
+        moved: Tensor,
+        residual: Tensor,
+        memory: object = None,
+    ) -> Equilibrium:
+        """The equilibrium that a solver came to; see `Equilibrium`."""
+        tensors = (*self.network.parameters(), self.x, *states)
+        stamp = tuple(Version(tensor) for tensor in tensors)
+        return Equilibrium(clamped, states, moved, residual, type(solver), memory, stamp)
+
+
+def _whole(name: str, value: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} = {value!r}: must be a whole number") from None
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(f"{name} = {value}: must be at least 1")
+    return number
+
+
+def _check_start(start: Equilibrium, states: Sequence[Tensor]) -> None:
+    given = [tuple(state.shape) for state in start.states]
+    needed = [tuple(state.shape) for state in states]
+    if given != needed:
+        raise ValueError(f"start has states of shapes {given}: must be {needed}, as x says")

@@ -1,0 +1,82 @@
+"""Whether a tensor still holds what it held: for whoever keeps a copy of it in another form."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+
+class Version:
+    """What a tensor held at a moment.
+
+    Keeps the memory that it looked at, so that no other tensor can come to lie at its address, and
+    PyTorch's count of changes in place. A change through ``.data`` is not counted. Tensors whose
+    changes PyTorch does not count here (shared with other processes, or made in inference mode)
+    never hold what they held.
+
+    Args:
+        tensor: to look at; it is not copied.
+    """
+
+    __slots__ = ("_memory", "count")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._memory = tensor.detach()
+        self.count = _count(tensor)
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor is this one, unchanged."""
+        return self.count is not None and self.count == _count(tensor) and self._is_at(tensor)
+
+    def precedes(self, other: Version) -> bool:
+        """Whether another look at the same memory found it unchanged."""
+        return self.count is not None and self.count == other.count and self._is_at(other._memory)
+
+    def _is_at(self, tensor: Tensor) -> bool:
+        mine = self._memory
+        return (
+            mine.data_ptr() == tensor.data_ptr()
+            and mine.shape == tensor.shape
+            and mine.stride() == tensor.stride()
+            and mine.dtype == tensor.dtype
+            and mine.device == tensor.device
+        )
+
+
+def _count(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; None where PyTorch does not count that."""
+    shared: bool = tensor.is_shared()  # type: ignore[no-untyped-call]
+    return None if tensor.is_inference() or shared else tensor._version
+
+
+_Flips = tuple[Version, Version, Tensor | None]
+
+# By tensor: before and after its last flips, and the rows that hold them, or None for any.
+_FLIPS: MutableMapping[Tensor, _Flips] = WeakTensorKeyDictionary()
+
+
+def note_flips(signs: Tensor, before: Version, rows: Tensor | None) -> None:
+    """Note that signs were changed by flips alone, so that copies need only follow these.
+
+    Args:
+        signs: as they are now; a change that PyTorch has not seen is counted.
+        before: looked at before the flips.
+        rows: in which weights may have flipped; None if in any.
+    """
+    if before.holds(signs) and not signs.is_inference():
+        torch.autograd.graph.increment_version(signs)
+    _FLIPS[signs] = (before, Version(signs), rows)
+
+
+def only_flipped(signs: Tensor, since: Version) -> bool:
+    """Whether signs differ from an earlier version by their last flips alone."""
+    flips = _FLIPS.get(signs)
+    return flips is not None and since.precedes(flips[0]) and flips[1].holds(signs)
+
+
+def flipped_rows(signs: Tensor, since: Version) -> Tensor | None:
+    """The rows in which signs may differ from an earlier version, or None if nobody knows."""
+    return _FLIPS[signs][2] if only_flipped(signs, since) else None

@@ -1,0 +1,89 @@
+"""Networks in files, and the checkpoints that training goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from binep.core.network import Network
+from binep.experiment.config import Config
+from binep.experiment.experiment import check_fit, stored
+from binep.runs.files import RunError
+from binep.runs.metrics import Row
+from binep.runs.tensors import load_tensors, save_tensors
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that training goes on from.
+
+    Attributes:
+        state: from `Experiment.state`.
+        rows: the rows of metrics.csv so far.
+        warned: kinds of warnings that were given, from `Guards.known`.
+    """
+
+    state: dict[str, Tensor]
+    rows: list[Row]
+    warned: list[str]
+
+
+def write_checkpoint(folder: Path, config: Config, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint of a run folder.
+
+    Raises:
+        RunError: it cannot be written; the one before is whole.
+    """
+    about = {
+        "kind": "checkpoint",
+        "config": config.to_toml(),
+        "rows": checkpoint.rows,
+        "warned": checkpoint.warned,
+    }
+    save_tensors(folder / CHECKPOINT, checkpoint.state, about)
+
+
+def read_checkpoint(folder: Path, config: Config) -> Checkpoint:
+    """The checkpoint of a run folder.
+
+    Args:
+        folder: the run folder.
+        config: its configuration, which must be the checkpoint's.
+
+    Raises:
+        RunError: the file is missing, damaged, or of another configuration.
+    """
+    path = folder / CHECKPOINT
+    state, about = load_tensors(path)
+    if about.get("kind") != "checkpoint":
+        raise RunError(f"{path}: is no checkpoint")
+    # Compared as they are read, so that a setting newer than the checkpoint is no difference.
+    if Config.from_toml(about["config"], str(path)) != config:
+        raise RunError(f"{path}: of another configuration than {folder / 'config.toml'}")
+    return Checkpoint(state, about["rows"], about["warned"])
+
+
+def save_network(network: Network, path: Path) -> None:
+    """Write a network's parameters; signs take a byte each."""
+    save_tensors(path, stored(network), {"kind": "network"})
+
+
+def load_network(network: Network, path: Path) -> None:
+    """Read parameters written by `save_network` into a network of the same shape.
+
+    Raises:
+        RunError: the file is missing, damaged, or of another network.
+    """
+    state, _ = load_tensors(path)
+    try:
+        check_fit(state, stored(network))
+    except ValueError as error:
+        raise RunError(f"{path}: {error}") from None
+    for name, tensor in state.items():
+        if not bool(tensor.isfinite().all()):
+            raise RunError(f"{path}: {name} holds values that are not finite")
+    network.load_state_dict(state)

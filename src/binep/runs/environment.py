@@ -1,0 +1,86 @@
+"""What a run ran on: machine, versions and command."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from binep.runs.files import RunError
+
+if TYPE_CHECKING:
+    from binep.experiment.experiment import Experiment
+
+
+def environment(experiment: Experiment) -> dict[str, Any]:
+    """What a run runs on: versions, machine, device and command, as JSON can hold it."""
+    import torch
+
+    device, name = experiment.device, Path(sys.argv[0]).name
+    return {
+        "command": ["binep" if name == "__main__.py" else name, *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {name: version(name) for name in ("binep", "torch", "numpy")},
+        "python": platform.python_version(),
+        "git_revision": _git_revision(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    }
+
+
+def _git_revision() -> str | None:
+    """Revision of the checkout that the package runs from; None if it is installed elsewhere."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():  # else git would answer for a project around the package
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _processor() -> str:
+    """The CPU's name, cores and vector instructions."""
+    import torch
+
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    name = found.group(1) if found else platform.processor()
+    return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What environment.json holds of a run; empty if it was not kept.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = folder / "environment.json"
+    if not path.exists():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"{path}: not JSON: {error}") from error
+    kinds = {"command": list, "versions": dict}
+    if not isinstance(about, dict) or any(
+        not isinstance(about.get(key, kind()), kind) for key, kind in kinds.items()
+    ):
+        raise RunError(f"{path}: does not say what a run ran on")
+    return about

@@ -1,0 +1,92 @@
+"""metrics.csv: a row per epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from binep.experiment.config import ConfigError, differing
+from binep.runs.files import RunError
+from binep.runs.settings import comparable, read_config
+
+if TYPE_CHECKING:
+    from binep.experiment.experiment import EpochResult
+
+Row = dict[str, float | None]
+"""A row of metrics.csv by column; None where a column has no meaning for the layer."""
+
+
+def row_of(result: EpochResult) -> Row:
+    """An epoch as a row of metrics.csv; docs/runs.md explains the columns."""
+    train, test = result.train, result.test
+    row: Row = {
+        "epoch": result.epoch,
+        "train_error": train.error,
+        "test_error": test.error,
+        "train_loss": train.loss,
+        "test_loss": test.loss,
+        "train_seconds": train.seconds,
+        "test_seconds": test.seconds,
+    }
+    for i, change in enumerate(result.layers):
+        settles = i < len(train.settle_steps)  # a readout has no states
+        row |= {
+            f"layer{i + 1}_flips": change.flips if change else None,
+            f"layer{i + 1}_flip_rate": change.flip_rate if change else None,
+            f"layer{i + 1}_settle_steps": train.settle_steps[i] if settles else None,
+            f"layer{i + 1}_residual": train.residual[i] if settles else None,
+            f"layer{i + 1}_alpha": change.scale if change else None,
+        }
+    for name in train.errors:
+        if name != "error":
+            row |= {f"train_{name}": train.errors[name], f"test_{name}": test.errors[name]}
+    return row
+
+
+def table(rows: Sequence[Row], digits: int = 6) -> str:
+    """Rows as the text of a CSV file, with so many significant digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: "" if v is None else f"{v:.{digits}g}" for k, v in row.items()})
+    return text.getvalue()
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Read a metrics.csv.
+
+    Raises:
+        RunError: the file is missing or no such table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or "epoch" not in rows[0] or "test_error" not in rows[0]:
+            raise RunError(f"{path}: no table of metrics with a row for an epoch")
+        return [{k: float(v) if v else None for k, v in row.items()} for row in rows]
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, csv.Error) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{path}: no table of metrics: {error}") from error
+
+
+def read_alike(folders: Sequence[Path]) -> list[list[Row]]:
+    """The metrics of runs that differ in nothing but seed, machine and length.
+
+    Raises:
+        ConfigError: settings or columns that are not those of the first run.
+        RunError: a file is missing or damaged.
+    """
+    settings = [comparable(read_config(folder)) for folder in folders]
+    metrics = [read_metrics(folder / "metrics.csv") for folder in folders]
+    for folder, chosen, rows in zip(folders, settings, metrics, strict=True):
+        if chosen != settings[0] or rows[0].keys() != metrics[0][0].keys():
+            which = ", ".join(differing(chosen, settings[0])) or "columns of metrics.csv"
+            raise ConfigError(f"{folder}: its settings are not those of {folders[0]}: {which}")
+    return metrics

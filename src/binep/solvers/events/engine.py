@@ -1,0 +1,214 @@
+"""Samples of binary neurons in time, and the correlations of their bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from binep.core.network import Network
+from binep.core.phases import Clamped, Equilibrium, Phase
+from binep.core.solvers import Gradient
+from binep.core.synapses import Conv
+from binep.solvers import layouts, machine, primitives
+from binep.solvers.events import gradients, kernels
+from binep.solvers.events.parameters import SignCopies, widest
+from binep.solvers.inputs import InputDrive
+
+_DENSE_ADVANTAGE = 8
+"""How many times cheaper an addition is in a dense product than in an event."""
+
+
+@dataclass
+class Trace:
+    """Samples after a phase: what `binep.solvers.events.kernels.Samples` describes."""
+
+    states: Tensor
+    bits: Tensor
+    up: Tensor
+    down: Tensor
+    sent: Tensor
+    route: Tensor
+    maps: Tensor
+
+    def copy(self) -> Trace:
+        """Arrays of its own."""
+        return Trace(*(tensor.clone() for tensor in vars(self).values()))
+
+    def arrays(self) -> kernels.Samples:
+        """The same memory for the loops."""
+        return kernels.Samples(*(tensor.numpy() for tensor in vars(self).values()))
+
+
+Settled = tuple[Clamped, list[Tensor], Tensor, Tensor, Trace]
+"""The input, states, moved and residual of an `Equilibrium`, and what to go on from."""
+
+
+class Engine:
+    """Settles samples of a network.
+
+    Args:
+        network: for which `EventSolver.fits` holds.
+    """
+
+    def __init__(self, network: Network) -> None:
+        machine.use_threads()
+        self.network = network
+        self.copies = SignCopies(network)
+        self.shape, self.sizes = self.copies.shape, self.copies.sizes
+        self._input = InputDrive(network)
+        high = network.synapses[1:]
+        areas = [s.map_shape[0] * s.map_shape[1] if isinstance(s, Conv) else 0 for s in high]
+        self._places = sum(
+            area * synapse.output_shape[0] for area, synapse in zip(areas, high, strict=True)
+        )
+        # Of a dense synapse upward and downward, of a convolution upward.
+        additions = sum(s.values.numel() * (a or 2) for a, s in zip(areas, high, strict=True))
+        # A step asks for all of them at most.
+        self._budget = additions // (_DENSE_ADVANTAGE if machine.has_int8_products() else 1)
+
+    def settle(self, phase: Phase, memory: object) -> Settled:
+        """Take a phase's steps."""
+        machine.use_threads()
+        clamped = phase.clamped or self._input.clamp(phase.x)
+        parameters = self.copies.current()
+        if isinstance(memory, Trace):
+            trace = memory.copy()
+        else:
+            trace = self._begin(phase.states, parameters)
+        moved, residual = self._run(trace, phase, clamped, parameters)
+        states = [self.layer(trace.states, k) for k in range(len(self.sizes))]
+        return clamped, states, moved.amax(dim=0), residual.amax(dim=0), trace
+
+    def _run(
+        self, trace: Trace, phase: Phase, clamped: Clamped, parameters: kernels.Parameters
+    ) -> tuple[Tensor, Tensor]:
+        """Per sample and layer the last step in which a bit changed, and max|Δs| of the last."""
+        batch = len(trace.states)
+        moved = torch.zeros(batch, len(self.sizes), dtype=torch.int64)
+        residual = torch.zeros(batch, len(self.sizes))
+        taken = torch.zeros(batch, dtype=torch.int64)
+        push = phase.held if phase.held is not None else phase.target
+        if push is None or phase.beta == 0:
+            push = torch.zeros(batch, 0)
+        held, beta = phase.held is not None, np.float32(phase.beta)
+        nudge = kernels.Nudge(layouts.flatten(push).contiguous().numpy(), beta, held)
+        base = layouts.flatten(clamped.drive).contiguous().numpy()
+        limits = kernels.Limits(phase.steps, self._budget, phase.tolerance > 0)
+        outcome = kernels.Outcome(taken.numpy(), moved.numpy(), residual.numpy())
+        while True:
+            kernels.settle(trace.arrays(), parameters, base, nudge, limits, outcome)
+            stopped = (taken > phase.steps).nonzero().flatten()
+            if not len(stopped):
+                return moved, residual
+            taken[stopped] -= phase.steps + 1
+            self._sum_up(trace, stopped, parameters)
+
+    def _begin(self, states: Sequence[Tensor], parameters: kernels.Parameters) -> Trace:
+        """Samples at these states, with all their sums."""
+        batch = len(states[0])
+        uniform = all(state.stride(0) == 0 for state in states)
+        if uniform:  # as at the start of the free phase: one sample serves for all
+            states = [state[:1] for state in states]
+        flat = torch.cat([layouts.flatten(state) for state in states], dim=1)
+        network = self.network
+        fired = [n.fire(self.layer(flat, k)) for k, n in enumerate(network.neurons)]
+        bits = torch.cat([layouts.flatten(layer) for layer in fired], dim=1)
+        conv = any(isinstance(synapse, Conv) for synapse in network.synapses[1:])
+        narrow = torch.int16 if widest(network) < 2**15 else torch.int32
+        up = torch.zeros(flat.shape, dtype=narrow)
+        down = up.int() if conv else up.clone()
+        small = torch.zeros(len(flat), flat.shape[1] if conv else 0, dtype=torch.int32)
+        maps = torch.zeros(len(flat), self._places, dtype=narrow)
+        trace = Trace(flat, bits, up, down, small - 1, small, maps)
+        self._sum_up(trace, torch.arange(len(flat)), parameters)
+        if uniform:
+            trace = Trace(*(t.expand(batch, -1).contiguous() for t in vars(trace).values()))
+        return trace
+
+    def _sum_up(self, trace: Trace, samples: Tensor, parameters: kernels.Parameters) -> None:
+        """Form the sums of some samples from their bits, by dense products."""
+        shape = self.shape
+        every = len(samples) == len(trace.bits)
+        chosen = slice(None) if every else samples  # indexing by numbers would copy
+        for k in range(1, len(shape)):
+            synapse = self.network.synapses[k]
+            up, down = self.copies.signs(k)
+            low, here = shape[k - 1 : k + 1, primitives.START]
+            low_size, size = self.sizes[k - 1 : k + 1]
+            below = trace.bits[chosen, low : low + low_size]
+            if isinstance(synapse, Conv):
+                at = shape[k, primitives.MAP]
+                product = _product(_patches(synapse, below), up).view(len(samples), -1)
+                trace.maps[chosen, at : at + product.shape[1]] = product.to(trace.maps.dtype)
+            else:
+                above = trace.bits[chosen, here : here + size]
+                for sums, place, sent, signs in (
+                    (trace.up, slice(here, here + size), below, up),
+                    (trace.down, slice(low, low + low_size), above, down),
+                ):
+                    product = _product(sent, signs)
+                    sums[chosen, place] = product if every else product.to(sums.dtype)
+        if self._places:
+            kernels.resend(samples.numpy(), trace.arrays(), parameters)
+
+    def part(self, flat: Tensor, k: int) -> Tensor:
+        """A layer's part of a flat tensor."""
+        start = self.shape[k, primitives.START]
+        return flat[:, start : start + self.sizes[k]]
+
+    def layer(self, flat: Tensor, k: int) -> Tensor:
+        """A layer's part of a flat tensor, in the network's own order of neurons."""
+        return layouts.unflatten(self.part(flat, k), self.network.synapses[k].output_shape)
+
+    def compare(
+        self, first: Equilibrium, second: Equilibrium, factor: float, row_sparse: bool
+    ) -> list[Gradient] | None:
+        """See `Solver.compare`; None where the equilibria do not hold what it takes."""
+        then, now = first.memory, second.memory
+        if not isinstance(then, Trace) or not isinstance(now, Trace):
+            return None
+        if len(then.bits) >= 2**15:  # sums over the batch are in 16 bits
+            return None
+        machine.use_threads()
+        found: list[Gradient] = []
+        below = [then.bits[:, :0]] * 2
+        for k, synapse in enumerate(self.network.synapses):
+            above = [self.part(trace.bits, k).contiguous() for trace in (then, now)]
+            bias, rows = gradients.of_bias(synapse, below, above, factor)
+            if k == 0:
+                weight = gradients.of_input(synapse, first.clamped, above, rows, factor)
+            elif isinstance(synapse, Conv):
+                sent = [self.part(trace.sent, k).contiguous() for trace in (then, now)]
+                weight = gradients.of_conv(synapse, self.shape[k], sent, below, factor)
+            else:
+                order = self.copies.orders[k - 1]
+                weight = gradients.of_dense(synapse, above, below, rows, order, factor)
+            found.append(Gradient(weight if row_sparse else weight.to_dense(), bias))
+            below = above
+        return found
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Exact product of bits and signs, in int32."""
+    # torch._int_mm is wrong for sums of one term (torch 2.13)
+    if left.shape[1] > 1 and machine.has_int8_products():
+        return torch._int_mm(left.contiguous(), right)
+    product = torch.zeros(len(left), right.shape[1], dtype=torch.int32)
+    kernels.multiply(left.contiguous().numpy(), right.flatten().numpy(), product.numpy())
+    return product
+
+
+def _patches(synapse: Conv, below: Tensor) -> Tensor:
+    """What each place of the map sees of bits (batch, row·column·channel): a row per place."""
+    channels, rows, columns = synapse.input_shape
+    pad, kernel = synapse.padding, synapse.values.shape[-1]
+    images = F.pad(below.reshape(-1, rows, columns, channels), (0, 0, pad, pad, pad, pad))
+    places = synapse.map_shape[0] * synapse.map_shape[1]
+    found = torch.empty(len(below) * places, kernel**2 * channels, dtype=torch.int8)
+    kernels.patches(images.numpy(), kernel, found.numpy())
+    return found

@@ -1,0 +1,49 @@
+"""Momenta and flips in one pass over memory: see `binep.core.optim.Flip`."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from binep.solvers.machine import use_threads
+from binep.solvers.primitives import parallel
+
+
+def flip_in_one_pass(
+    signs: Tensor,
+    momentum: Tensor,
+    rows: Tensor | None,
+    grad: Tensor,
+    rate: float,
+    threshold: float,
+) -> tuple[int, Tensor]:
+    """`Flip` on a CPU in float32, to the same bits as the plain one."""
+    use_threads()
+    if rows is None:
+        rows = torch.arange(len(signs))
+    flips = torch.empty(len(rows), dtype=torch.int64)
+    _flip(
+        signs.view(len(signs), -1).numpy(),
+        momentum.view(len(signs), -1).numpy(),
+        rows.numpy(),
+        grad.view(len(rows), signs[0].numel()).numpy(),
+        np.float32(rate),
+        np.float32(threshold),
+        flips.numpy(),
+    )
+    return int(flips.sum()), rows[flips > 0]
+
+
+@parallel
+def _flip(signs, momentum, rows, gradient, rate, threshold, flips):  # type: ignore[no-untyped-def]
+    for n in numba.prange(len(rows)):
+        row, count = rows[n], 0
+        for i in range(signs.shape[1]):
+            m = momentum[row, i] + rate * gradient[n, i]
+            momentum[row, i] = m
+            if signs[row, i] * m > threshold:
+                signs[row, i] = -signs[row, i]
+                count += 1
+        flips[n] = count

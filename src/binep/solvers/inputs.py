@@ -1,0 +1,74 @@
+"""The input's contribution to the first layer, in 8-bit integers where that is exact."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from binep.core.network import Network
+from binep.core.phases import Clamped
+from binep.core.synapses import Dense
+from binep.core.versions import Version, flipped_rows
+from binep.solvers import machine
+
+
+class InputDrive:
+    """W_1 ⋆ x + b_1 of a network, several times quicker for images of 256 grey levels.
+
+    Such an x is a whole number from 0 to 255 times a unit, so that signs ⋆ whole numbers is exact
+    in 32 bits. Measured for batches of 64 at 784-4096 (one thread, a CPU with VNNI): 0.9 ms, 3.0 ms
+    in float32, of 10.7 ms for all of a training batch.
+
+    Args:
+        network: on a CPU.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._signs: tuple[Version, Tensor] | None = None
+        self._lock = threading.Lock()
+
+    def clamp(self, x: Tensor) -> Clamped:
+        """`Network.clamp`."""
+        first = self.network.synapses[0]
+        fits = type(first) is Dense and first.scale is not None and x.dtype == torch.float32
+        levels = _grey_levels(x.flatten(1)) if fits else None
+        if levels is None:
+            return self.network.clamp(x)
+        whole, unit = levels
+        if machine.has_int8_products():
+            product = torch._int_mm(whole, self._int8_signs(first.values).t()).float()
+        else:
+            product = F.linear(whole.float(), first.values)  # as exact
+        assert first.scale is not None
+        return Clamped(x, first.biased(product * unit * first.scale))
+
+    def _int8_signs(self, values: Tensor) -> Tensor:
+        """The signs as int8; of a copy that is out of date only the rows with flips are renewed."""
+        with self._lock:
+            if self._signs is not None and self._signs[0].holds(values):
+                return self._signs[1]
+            rows = None if self._signs is None else flipped_rows(values, self._signs[0])
+            if self._signs is None or rows is None:
+                signs = values.to(torch.int8)
+            else:
+                signs = self._signs[1]
+                signs[rows] = values[rows].to(torch.int8)
+            self._signs = (Version(values), signs)
+            return signs
+
+
+def _grey_levels(x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """X (batch, values) as uint8 times a unit, if it is that up to the rounding of its float32."""
+    largest = x.max()
+    # torch._int_mm is wrong for sums of one term (torch 2.13)
+    if x.shape[1] < 2 or not (largest > 0 and x.min() >= 0):
+        return None
+    unit = largest / 255
+    whole = (x / unit).round_()
+    if not (whole * unit - x).abs_().max() <= 2**-23 * largest:
+        return None
+    return whole.to(torch.uint8), unit

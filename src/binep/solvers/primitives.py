@@ -1,0 +1,171 @@
+"""Loops that several solvers are made of, compiled by numba.
+
+Arrays are C-ordered. Maps of convolutions are stored (row, column, channel), so that what
+one neuron sends is a contiguous row of signs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+inline: Any = numba.njit(cache=True)
+parallel: Any = numba.njit(parallel=True, cache=True, error_model="numpy")
+SUMS_IN_ANY_ORDER = {"reassoc", "contract"}
+
+(
+    SIZE,  # neurons of the layer
+    START,  # where the layer begins among a sample's neurons
+    SIGNS,  # where the signs of the synapse that leads to it begin
+    MAP,  # where its map before pooling begins
+    CONV,  # 1 for a convolution, 0 for a dense synapse; all below are of convolutions
+    CHANNELS,
+    ROWS,  # of the map before pooling
+    COLUMNS,
+    POOL,
+    KERNEL,
+    PADDING,
+    LOW_CHANNELS,  # of the layer below
+    LOW_ROWS,
+    LOW_COLUMNS,
+    FIELDS,
+) = range(15)
+"""Columns of a table of layers, which has a row for each."""
+
+
+@inline
+def add_multiple(total, at, signs, start, count, factor):
+    """Total[at:] += factor·signs[start:], so many of them."""
+    # Slices: indices that cannot be negative let the loop be vectorized.
+    to, row = total[at : at + count], signs[start : start + count]
+    if factor == 1:
+        for i in range(count):
+            to[i] += row[i]
+    elif factor == -1:
+        for i in range(count):
+            to[i] -= row[i]
+    else:
+        for i in range(count):
+            to[i] += np.int32(factor) * np.int32(row[i])
+
+
+@inline
+def add_rows(to, signs, start, rows, change):
+    """Add (change = 1) or take away (−1) rows of signs; several at once, to pass over less."""
+    count = len(to)
+    whole = len(rows) // 4 * 4
+    for n in range(0, whole, 4):
+        a, b, c, d = (
+            signs[start + rows[n] * count : start + (rows[n] + 1) * count],
+            signs[start + rows[n + 1] * count : start + (rows[n + 1] + 1) * count],
+            signs[start + rows[n + 2] * count : start + (rows[n + 2] + 1) * count],
+            signs[start + rows[n + 3] * count : start + (rows[n + 3] + 1) * count],
+        )
+        if change > 0:
+            for i in range(count):
+                to[i] += np.int16(a[i]) + np.int16(b[i]) + np.int16(c[i]) + np.int16(d[i])
+        else:
+            for i in range(count):
+                to[i] -= np.int16(a[i]) + np.int16(b[i]) + np.int16(c[i]) + np.int16(d[i])
+    for n in range(whole, len(rows)):
+        at = start + rows[n] * count
+        add_multiple(to, 0, signs, at, count, change)
+
+
+@inline
+def copy_to(to, source):
+    """To[:] = source: several times quicker as a loop than as numba assigns arrays."""
+    for i in range(len(to)):
+        to[i] = source[i]
+
+
+@inline
+def count_changes(fired, bits):
+    """How many bits differ."""
+    count = 0
+    for i in range(len(fired)):
+        count += np.int32(fired[i] ^ bits[i])
+    return count
+
+
+@inline
+def list_changes(bits, now, start, places, count):
+    """Append the places of the bits that differ, counted from ``start``, behind so many others.
+
+    Returns:
+        How many places there are.
+    """
+    for block in range(0, len(bits), 256):
+        old, new = bits[block : block + 256], now[block : block + 256]
+        if count_changes(new, old):
+            for i in range(len(new)):
+                if new[i] != old[i]:
+                    places[count] = start + block + i
+                    count += 1
+    return count
+
+
+@inline
+def largest_magnitude(x):
+    """max|x|: the bits of positive floats are in the order of integers, which vectorize."""
+    whole, largest = x.view(np.int32), np.zeros(1, np.int32)
+    most = np.int32(0)
+    for i in range(len(whole)):
+        size = whole[i] & np.int32(0x7FFFFFFF)
+        most = size if size > most else most
+    largest[0] = most
+    return largest.view(np.float32)[0]
+
+
+@inline
+def max_pool(layer, up, route, maps):
+    """The maximum of each window, and its place: the first one among equals."""
+    channels, pool = layer[CHANNELS], layer[POOL]
+    rows, columns = layer[ROWS] // pool, layer[COLUMNS] // pool
+    for y in range(rows):
+        for x in range(columns):
+            to = layer[START] + (y * columns + x) * channels
+            best, best_place = up[to : to + channels], route[to : to + channels]
+            for d in range(pool * pool):
+                place = (y * pool + d // pool) * layer[COLUMNS] + x * pool + d % pool
+                at = layer[MAP] + place * channels
+                here = maps[at : at + channels]
+                for c in range(channels):
+                    better = d == 0 or here[c] > best[c]
+                    best[c] = here[c] if better else best[c]
+                    best_place[c] = place if better else best_place[c]
+
+
+@inline
+def clip_to_unit(x):
+    """Every element clipped to [0, 1], in place; a NaN stays one."""
+    low, high = np.float32(0), np.float32(1)
+    for i in range(len(x)):
+        v = low if x[i] < low else x[i]  # so written, a NaN stays one
+        x[i] = high if v > high else v
+
+
+@inline
+def update_real(p, s, relaxation, nudge, inside, clip):
+    """S ← rho(s + relaxation·(p − s)), nudged, with p in the way; returns max|Δs|."""
+    if relaxation != 1:
+        for i in range(len(p)):
+            p[i] = s[i] + relaxation * (p[i] - s[i])
+    if len(nudge) and inside:
+        for i in range(len(p)):
+            p[i] += nudge[i]
+    clip_to_unit(p)
+    if len(nudge) and not inside:
+        for i in range(len(p)):
+            p[i] += nudge[i]
+        if clip:
+            clip_to_unit(p)
+    for i in range(len(p)):
+        new = p[i]
+        p[i] -= s[i]
+        s[i] = new
+    return largest_magnitude(p)
