@@ -76,7 +76,8 @@ class PlainLayer:
         flipped = -self.weight.sign() * self.momentum > setting.threshold
         self.weight = torch.where(flipped, -self.weight, self.weight)
         self.bias = self.bias + setting.bias_lr * g_bias
-        return flipped.sum()
+        flips: Tensor = flipped.sum()
+        return flips
 
 
 class Batch(NamedTuple):
