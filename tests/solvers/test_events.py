@@ -13,7 +13,7 @@ from binep.core.gradients import EquilibriumPropagation
 from binep.core.network import Equilibrium, Network, Speed
 from binep.core.neurons import Binary
 from binep.core.synapses import Conv, Dense, _round
-from binep.experiment.config import Config, Dynamics, Layer, Learning
+from binep.experiment.config import Config, ConvLayer, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
 from binep.solvers.events import solver as events
 
@@ -105,8 +105,8 @@ def test_more_samples_than_16_bits_count_are_counted() -> None:
 
 def config(kind: str, **learning: Any) -> Config:
     dense = [Layer(size, gamma=2e-4, threshold=1e-7, bias_lr=1e-6) for size in (96, 64, 40)]
-    conv = replace(dense[0], kind="conv", padding=1, pool=3)
-    layers = dense if kind == "dense" else [replace(conv, size=6), replace(conv, size=8), dense[2]]
+    conv = ConvLayer(6, padding=1, pool=3, gamma=2e-4, threshold=1e-7, bias_lr=1e-6)
+    layers = dense if kind == "dense" else [conv, replace(conv, size=8), dense[2]]
     return Config(
         dataset="mnist5k",
         dynamics=Dynamics("heaviside", 1.0, free_steps=40, nudged_steps=20),
@@ -120,7 +120,7 @@ def config(kind: str, **learning: Any) -> Config:
     [
         config("dense"),
         config("dense", nudging="centred"),
-        config("conv", hold_nudge=True, momentum_noise=True, zero_bias=True, clip_nudged=False),
+        config("conv", hold_nudge=True, momentum_noise=True, zero_bias=True),
     ],
     ids=["dense", "dense, centred", "conv"],
 )
