@@ -2,8 +2,15 @@
 
 import os
 
+import pytest
 import torch
 from hypothesis import settings
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Small networks flip much. tests/experiment/test_guards.py expects these warnings.
+    config.addinivalue_line("filterwarnings", "ignore::binep.experiment.warnings.TrainingWarning")
+
 
 # Tests run beside each other's threads; one each is faster, and repeats to the bit.
 torch.set_num_threads(1)

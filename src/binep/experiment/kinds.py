@@ -27,7 +27,7 @@ T = TypeVar("T", bound=type[Any])
 NEURONS = Registry(
     "activation",
     ("initial", "threshold", "filter", "hold_nudge", "nudge", "clip_nudged"),
-    facts=("differentiable",),
+    facts=("differentiable", "settle_exactly"),
 )
 COSTS = Registry("cost", ("classes", "copies", "readout"))
 ESTIMATORS = Registry(
@@ -50,7 +50,10 @@ NEURONS.add_path(
     differentiable=True,
 )
 NEURONS.add_path(
-    "heaviside", "binep.core.neurons:Binary", ("initial", "threshold", "filter", "hold_nudge")
+    "heaviside",
+    "binep.core.neurons:Binary",
+    ("initial", "threshold", "filter", "hold_nudge"),
+    settle_exactly=True,
 )
 COSTS.add_path("squared-error", "binep.core.costs:SquaredError", ("classes", "copies"))
 COSTS.add_path("cross-entropy", "binep.core.costs:CrossEntropy", ("readout",))
