@@ -5,6 +5,8 @@ import os
 import torch
 from hypothesis import settings
 
+import binep.solvers  # noqa: F401 – as with the public names of `binep`, all solvers are there
+
 # Tests run beside each other's threads; one each is faster, and repeats to the bit.
 torch.set_num_threads(1)
 # CI tries the same cases each time, so that a change is judged by itself; elsewhere new ones.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from binep.core.network import Network
-from binep.core.phases import Clamped, Equilibrium
+from binep.core.phases import Clamped, Equilibrium, as_tolerance, whole
 from binep.core.solvers import Gradient, Plain
 from binep.core.synapses import Synapse
 
@@ -37,17 +37,16 @@ class GradientEstimator(ABC):
         tolerance: see `Network.relax`.
 
     Raises:
-        ValueError: steps below one.
+        TypeError, ValueError: steps that are no whole numbers from 1, or an impossible tolerance.
     """
 
     def __init__(
         self, network: Network, *, free_steps: int, nudged_steps: int, tolerance: float = 1e-6
     ) -> None:
-        if min(free_steps, nudged_steps) < 1:
-            raise ValueError("free_steps and nudged_steps must be at least 1")
         self.network = network
-        self.free_steps, self.nudged_steps = free_steps, nudged_steps
-        self.tolerance = tolerance
+        self.free_steps = whole("free_steps", free_steps)
+        self.nudged_steps = whole("nudged_steps", nudged_steps)
+        self.tolerance = as_tolerance(tolerance)
 
     @abstractmethod
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
