@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch.nn.grad import conv2d_weight
 
 from binep.core.optim import BinaryFlip
 from binep.core.synapses import Synapse
-from binep.experiment.config import Layer
+from binep.experiment.config import ConvLayer, Layer
 from binep.experiment.experiment import Experiment
 
 
@@ -36,7 +36,7 @@ class PlainLayer:
     bias: Tensor
     momentum: Tensor
     shape: tuple[int, ...]
-    setting: Layer
+    setting: Any
 
     def up(self, below: Tensor) -> tuple[Tensor, Tensor | None]:
         """W ⋆ s + b, and the indices of the maxima."""
@@ -106,7 +106,7 @@ class Plain:
         given = tuple(getattr(self.learning, k) for k in ("estimator", "synapses", "cost", "nudge"))
         settings = list(config.layers.values())
         learnt = any(setting.scale_lr for setting in settings)
-        average = any(setting.kind == "conv" and setting.pooling != "max" for setting in settings)
+        average = any(isinstance(s, ConvLayer) and s.pooling != "max" for s in settings)
         apart = any(setting.firing_threshold is not None for setting in settings)
         if given != wanted or self.learning.nudging == "centred" or learnt or average or apart:
             raise ValueError(f"the plain program does not cover {config.summary()} as it is set")

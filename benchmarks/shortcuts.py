@@ -12,29 +12,34 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import tyro
 
 from benchmarks.report import Row
-from binep.core.network import Speed
+from binep.core.speed import SHORTCUTS, Speed
 from binep.experiment.config import Config, preset
 from binep.experiment.experiment import Experiment
 from binep.runs import files
 
-PLAIN = Speed("exact", follow_events=False, fused_steps=False, alternate=False, fused_flips=False)
+
+def _only(*names: str, **settings: Any) -> Speed:
+    return Speed(off=tuple(set(SHORTCUTS) - set(names)), **settings)
+
+
 REAL = {
-    "plain": PLAIN,
-    "split": replace(PLAIN, precision="split"),
-    "fast": replace(PLAIN, precision="fast"),
-    "alternate": replace(PLAIN, alternate=True),
-    "fused steps": replace(PLAIN, fused_steps=True),
-    "fused flips": replace(PLAIN, fused_flips=True),
+    "plain": _only(),
+    "digits": _only("digits"),
+    "digits, fast": _only("digits", precision="fast"),
+    "odd-even": _only("odd-even"),
+    "in-cache": _only("in-cache"),
+    "one-pass-flips": _only("one-pass-flips"),
     "all": Speed(),
-    "all, fast": Speed("fast"),
+    "all, fast": Speed(precision="fast"),
 }
 BITS = {
-    "plain": PLAIN,
-    "events": replace(PLAIN, follow_events=True),
+    "plain": _only(),
+    "events": _only("events"),
     "all": Speed(),
 }
 

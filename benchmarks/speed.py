@@ -33,8 +33,8 @@ from benchmarks.plain import Plain
 from benchmarks.report import TABLES, Row, read, write_report
 from benchmarks.roofline import measured_rates, stages
 from binep.core.gradients import EquilibriumPropagation
-from binep.core.network import Speed
-from binep.data import sources as data
+from binep.core.speed import Speed
+from binep.data import batches as data
 from binep.data.sources import DataError
 from binep.experiment.config import Config, preset
 from binep.experiment.experiment import Experiment

@@ -27,7 +27,7 @@ from binep.core.network import Network
 from binep.core.neurons import Binary, Real
 from binep.core.phases import Equilibrium
 from binep.core.synapses import Dense
-from binep.data import sources as data
+from binep.data import batches as data
 from binep.experiment.config import Config, Layer, Learning
 from binep.experiment.experiment import Experiment
 from binep.runs import curves as plots

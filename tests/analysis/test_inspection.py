@@ -22,8 +22,9 @@ from binep.core.network import Network, Speed
 from binep.core.neurons import Real
 from binep.core.optim import BinaryFlip
 from binep.core.synapses import Conv, Dense
+from binep.experiment.build import initial_network
 from binep.experiment.config import Config, Dynamics, Layer, Learning
-from binep.experiment.experiment import Experiment, initial_network
+from binep.experiment.experiment import Experiment
 from binep.runs import curves as plots
 from binep.runs import folder as runs
 

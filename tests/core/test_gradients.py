@@ -16,8 +16,8 @@ from networks import Twins, array, twins
 from binep.core.costs import CrossEntropy
 from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, Nudging
 from binep.core.network import Network
-from binep.core.phases import Equilibrium
 from binep.core.neurons import Binary, Real
+from binep.core.phases import Equilibrium
 from binep.core.synapses import Conv, Dense, Synapse
 
 

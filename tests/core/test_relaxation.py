@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -66,7 +67,9 @@ def test_odd_even_updates_settle_in_the_same_place_in_fewer_steps(way: str, scal
 
 
 @pytest.mark.parametrize("way", ["plain", "digits"])  # the third one's is compiled
-def test_over_relaxation_saves_steps_where_a_network_settles_slowly(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_relaxation_saves_steps_where_a_network_settles_slowly(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net, x = network(1, 1.4)
     steps = relaxed(net, x, *WAYS[way]).steps
     monkeypatch.setattr(OverRelaxation, "update", lambda self, change: None)

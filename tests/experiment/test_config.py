@@ -15,11 +15,14 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from binep.core.network import Speed
+from binep.core.speed import SHORTCUTS, Speed
 from binep.data.sources import input_shape_of
+from binep.experiment.build import build_estimator, build_network, build_optimizers
 from binep.experiment.config import (
     Config,
     ConfigError,
+    ConvLayer,
+    DenseLayer,
     Dynamics,
     Layer,
     Learning,
@@ -27,7 +30,6 @@ from binep.experiment.config import (
     preset,
     preset_names,
 )
-from binep.experiment.experiment import build_estimator, build_network, build_optimizers
 
 Values = st.SearchStrategy[Any]
 Table = dict[str, Any]
@@ -116,20 +118,25 @@ def configs(draw: st.DrawFn) -> Config:
     if learning.cost == "cross-entropy" and not kinds:
         kinds = ["dense"]
     rates = {} if learning.synapses == "real" else {"weight_lr": st.none()}
-    layers = [draw(some(Layer, "layers.1.", kind=st.just(kind), **rates)) for kind in kinds]
+    layers = [draw(some(TABLES[kind], "layers.1.", kind=st.just(kind), **rates)) for kind in kinds]
     size = st.just(10 * learning.output_copies)
-    output = some(Layer, "layers.1.", kind=st.just("dense"), size=size, **rates)
+    output = some(DenseLayer, "layers.1.", kind=st.just("dense"), size=size, **rates)
     known: dict[str, Values] = {
         "device": st.just("cpu"),
         "data_dir": st.none() | st.builds(Path, st.text()),
         "dynamics": st.just(dynamics),
         "learning": st.just(learning),
         # Every shape would start a C++ compiler: tests/test_network.py has a test of its own.
-        "speed": some(Speed, "speed.", compile=st.just(False)),
+        "speed": st.builds(
+            Speed,
+            off=st.lists(st.sampled_from(SHORTCUTS)).map(tuple),
+            precision=st.sampled_from(("exact", "split", "fast")),
+        ),
+        "options": st.just({}),
         "layers": st.just({str(i): x for i, x in enumerate([*layers, draw(output)], 1)}),
     }
     config: Config = draw(some(Config, "", **known))
-    return config
+    return config.effective()
 
 
 def changed(thing: Any, changes: Table) -> Any:
@@ -146,15 +153,18 @@ def changed(thing: Any, changes: Table) -> Any:
     return thing
 
 
+TABLES = {"dense": DenseLayer, "conv": ConvLayer}
+
+
 BASE = Config(
     title="a title",
     data_dir=Path("data"),
     max_batches=2,
     threads=1,
     learning=Learning(synapses="real"),
-    speed=Speed(alternate=False),
+    speed=Speed(off=("odd-even",)),
     layers={
-        "1": Layer(4, "conv", weight_lr=0.1, firing_threshold=0.3),
+        "1": ConvLayer(4, weight_lr=0.1),
         "2": Layer(6),
         "3": Layer(10),
     },
@@ -382,9 +392,12 @@ BITS = {"dynamics.activation": "heaviside"}
         ({"learning.output_copies": 2}, "layers.3.size = 10: must be 20, the 10 classes of"),
         ({"layers.1.kernel": 33}, "layers.1: kernel = 33 is larger than its map of 32x32"),
         ({"layers.1.pool": 29}, "layers.1: pool = 29 is larger than its map of 28x28"),
-        ({"layers.2": Layer(4, "conv", 19)}, "layers.2: kernel = 19 is larger than its map of 18"),
+        (
+            {"layers.2": ConvLayer(4, kernel=19)},
+            "layers.2: kernel = 19 is larger than its map of 18",
+        ),
         ({"layers.1.kind": "dense", "layers.2.kind": "conv"}, "layers.2: a convolution needs"),
-        ({"layers": {"1": Layer(10, "conv")}}, "layers.1.kind = conv: must be dense, it is the"),
+        ({"layers": {"1": ConvLayer(10)}}, "layers.1.kind = conv: must be dense, it is the"),
         ({"learning.synapses": "binary"}, "layers.1.weight_lr = 0.1: must be left out: binary"),
         ({**BITS, "learning.estimator": "bptt"}, "estimator = bptt: must be ep with heaviside"),
         (

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from binep.experiment.config import Config, Dynamics, Layer, Learning
-from binep.experiment.experiment import Experiment, build_network
+from binep.experiment.build import build_network
+from binep.experiment.config import Config, ConvLayer, Dynamics, Layer, Learning
+from binep.experiment.experiment import Experiment
 
 
 def small(**settings: Any) -> Config:
@@ -80,7 +81,7 @@ MAP = {"kernel": 5, "padding": 0, "pool": 3}
         small(learning=Learning(cost="cross-entropy", nudge="inside")),
         small(
             layers={
-                "1": Layer(8, "conv", **MAP, pooling="average", gamma=1e-3, threshold=1e-5),
+                "1": ConvLayer(8, **MAP, pooling="average", gamma=1e-3, threshold=1e-5),
                 "2": Layer(10, gamma=1e-3, threshold=1e-6, bias_lr=0.02),
             },
             dynamics=Dynamics(initial_state=0.5),
@@ -95,8 +96,8 @@ def test_each_kind_of_experiment_learns_digits(config: Config) -> None:
 def test_a_configuration_decides_the_shapes() -> None:
     config = small(
         layers={
-            "1": Layer(4, "conv", kernel=3, padding=1, pool=2),
-            "2": Layer(5, "conv", kernel=3, padding=0, pool=1, pooling="average"),
+            "1": ConvLayer(4, kernel=3, padding=1, pool=2),
+            "2": ConvLayer(5, kernel=3, padding=0, pool=1),
             "3": Layer(20, scale_lr=0.1),
             "4": Layer(20),
         },

@@ -14,8 +14,8 @@ from binep.analysis import claims
 from binep.analysis.measurements import Measured, longest, read
 from binep.core.synapses import Synapse
 from binep.data.sources import DataError
+from binep.experiment.build import initial_network
 from binep.experiment.config import Config, preset, preset_names
-from binep.experiment.experiment import initial_network
 from binep.runs import folder as runs
 from binep.runs.checkpoints import load_network
 from binep.runs.metrics import read_alike

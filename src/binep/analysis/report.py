@@ -25,7 +25,7 @@ from binep.analysis.measurements import (
 )
 from binep.analysis.readings import Report, confusion
 from binep.analysis.tables import reference_of
-from binep.experiment.config import Config, Layer, preset
+from binep.experiment.config import Config, ConvLayer, Layer, preset
 
 READOUTS = {
     "test_error": "test error (%)",
@@ -262,7 +262,7 @@ def _layers(config: Config) -> Table:
 
 
 def _kind(layer: Layer) -> str:
-    if layer.kind != "conv":
+    if not isinstance(layer, ConvLayer):
         return layer.kind
     return f"conv {layer.kernel}×{layer.kernel}, {layer.pooling} pool {layer.pool}"
 

@@ -135,10 +135,10 @@ def _checked(experiment: Experiment, options: Options) -> Check:
     import torch
 
     from binep.analysis import gradient_check
-    from binep.data import sources
+    from binep.data.batches import batches
 
     config, split = experiment.config, experiment.data.train
-    images, labels = next(sources.batches(split, options.samples, generator=experiment.order))
+    images, labels = next(batches(split, options.samples, generator=experiment.order))
     found = gradient_check.check(
         experiment.network,
         experiment.data.prepare(images),

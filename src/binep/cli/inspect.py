@@ -114,7 +114,7 @@ def _phases(experiment: Experiment, found: Phases, options: Options) -> Figure:
 def _drawings(experiment: Experiment, found: Phases, whole: bool) -> dict[str, Figure | str]:
     """The figures besides the phases by name, or why there is none."""
     from binep.analysis import inspection, inspection_figures
-    from binep.experiment.experiment import initial_network
+    from binep.experiment.build import initial_network
     from binep.runs.checkpoints import CHECKPOINT
 
     drawn: dict[str, Figure | str] = {}

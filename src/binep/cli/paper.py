@@ -7,16 +7,15 @@ own settings. docs/from-the-paper.md maps every flag.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from binep.cli.errors import reporting_errors
 from binep.data.sources import input_shape_of
-from binep.experiment.config import Config, ConfigError, Dynamics, Layer, Learning
+from binep.experiment.config import Config, ConfigError, ConvLayer, Dynamics, Layer, Learning
 
 ACTIVATIONS = {"bin_W": "hardsigm", "bin_W_N": "heaviside"}
 
@@ -144,7 +143,7 @@ def parse(arguments: Sequence[str]) -> tuple[Config, Path | None]:
             output_copies=flags.expand_output,
             beta=flags.beta,
             nudging="random-sign" if flags.random_beta else "one-sided",
-            clip_nudged=not conv,
+            clip_nudged=bits or not conv or flags.optim == "bptt",
             hold_nudge=bits and conv,
             momentum_noise=bits and conv,
             zero_bias=bits and conv,
@@ -188,15 +187,22 @@ def _layers(flags: argparse.Namespace) -> dict[str, Layer]:
     if flags.archi == "fc" and flags.optim == "ep":
         # The original halves the gradient of α in dense networks; its rates were tuned with that.
         scale_lrs = [rate / 2 for rate in scale_lrs]
-    geometry = {"kernel": flags.kernelSize, "padding": flags.padding, "pool": flags.Fpool}
+    geometry: dict[str, Any] = {
+        "kernel": flags.kernelSize,
+        "padding": flags.padding,
+        "pool": flags.Fpool,
+    }
     rows = zip(sizes, gammas, thresholds, bias_lrs, scale_lrs, strict=True)
-    layers = [
-        Layer(size=size, gamma=gamma, threshold=tau, bias_lr=bias_lr, scale_lr=scale_lr)
-        for size, gamma, tau, bias_lr, scale_lr in rows
-    ]
-    layers[: len(convolutions)] = [
-        dataclasses.replace(layer, kind="conv", **geometry) for layer in layers[: len(convolutions)]
-    ]
+    layers: list[Layer] = []
+    for size, gamma, tau, bias_lr, scale_lr in rows:
+        rates: dict[str, Any] = {
+            "gamma": gamma,
+            "threshold": tau,
+            "bias_lr": bias_lr,
+            "scale_lr": scale_lr,
+        }
+        conv = len(layers) < len(convolutions)
+        layers.append(ConvLayer(size, **geometry, **rates) if conv else Layer(size, **rates))
     return {str(number): layer for number, layer in enumerate(layers, start=1)}
 
 

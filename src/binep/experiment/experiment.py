@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from binep.core.costs import Cost, CrossEntropy, SquaredError
-from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
 from binep.core.network import Network
-from binep.core.neurons import Binary, Neurons, Real
-from binep.core.optim import SCALE_FLOOR, BinaryFlip, GradientDescent
-from binep.core.synapses import Conv, Dense, Synapse
-from binep.data import sources as data
+from binep.data import sources
+from binep.data.batches import Split, batches
 from binep.experiment import training
-from binep.experiment.config import Config, Layer
+from binep.experiment.build import (
+    build_estimator,
+    build_optimizers,
+    generators,
+    initial_network,
+)
+from binep.experiment.config import Config
 from binep.experiment.training import LayerChange, Meter, Scores
+from binep.experiment.warnings import Guards, TrainingWarning
 
 
 @dataclass(frozen=True)
@@ -44,30 +48,39 @@ class EpochResult:
 class Experiment:
     """A configuration, its data, and the network that learns from it.
 
+    PyTorch's number of threads, TF32 and deterministic kernels are the configuration's while it
+    builds, trains or tests, and then again what they were; see `working`.
+
     Args:
         config: what to run.
+
+    Attributes:
+        guards: what has been warned of.
 
     Raises:
         ConfigError: a setting that cannot be.
         DataError: a data set that is missing or damaged.
+        MemoryError: the network is too large.
     """
 
     def __init__(self, config: Config) -> None:
         config.check()
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        if config.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True, warn_only=True)
-        fast = config.speed.precision == "fast"
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
         self.config = config
         self.device = torch.device(config.device)
-        self.data = data.load(config.dataset, config.data_dir).to(self.device)
-        init, self.order, self.nudge = _generators(config.seed, 3)
+        with self.working():
+            own = config.options.get(config.dataset)
+            self.data = sources.load(config.dataset, config.data_dir, own=own).to(self.device)
+            self._build()
+        self.epoch = self.batch = 0
+        self.meter = Meter(self.network)
+        self.guards = Guards()
+
+    def _build(self) -> None:
+        config = self.config
+        init, self.order, self.nudge = generators(config.seed, 3)
         self._epoch_order = self.order.get_state()
         try:
-            self.network = initial_network(config, init).to(self.device)
+            self.network: Network = initial_network(config, init).to(self.device)
         except RuntimeError as error:  # on a CPU torch has no type of its own for this
             if "allocate memory" not in str(error):
                 raise
@@ -76,8 +89,15 @@ class Experiment:
         self.estimator = build_estimator(config, self.network, self.nudge)
         self.flip, self.descent = build_optimizers(config, self.network, init)
         self.optimizers: list[Optimizer] = [*([self.flip] if self.flip else []), self.descent]
-        self.epoch = self.batch = 0
-        self.meter = Meter(self.network)
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Give the process this configuration's threads, TF32 and determinism, for a while.
+
+        Its own methods do so themselves; whoever settles its network directly may use it.
+        """
+        with _process(self.config):
+            yield
 
     @property
     def batches_per_epoch(self) -> int:
@@ -94,24 +114,41 @@ class Experiment:
         return count if self.config.max_batches is None else min(count, self.config.max_batches)
 
     def _batches(
-        self, split: data.Split, batch_size: int, order: torch.Generator | None, start: int = 0
+        self, split: Split, batch_size: int, order: torch.Generator | None, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         augment = order is not None and self.data.augmented
-        drawn = data.batches(split, batch_size, generator=order, augment=augment, start=start)
+        drawn = batches(split, batch_size, generator=order, augment=augment, start=start)
         wanted = range(start, self._count(len(split), batch_size))
         for _, (images, labels) in zip(wanted, drawn, strict=False):
             yield self.data.prepare(images), labels
 
-    def train_epoch(self, after_batch: Callable[[Meter], None] | None = None) -> EpochResult:
+    def train_epoch(
+        self,
+        after_batch: Callable[[Meter], None] | None = None,
+        *,
+        warn: Callable[[str], None] | None = None,
+    ) -> EpochResult:
         """Train for one epoch, or for what is left of one that was begun, then test.
 
         Args:
             after_batch: called after each batch, when `state` is complete.
+            warn: called with what goes wrong for the first time, a text each; None gives it as
+                a `TrainingWarning`.
         """
+        with self.working():
+            result = self._train_epoch(after_batch)
+        for text in self.guards.look(self, result):
+            if warn is None:
+                warnings.warn(text, TrainingWarning, stacklevel=2)
+            else:
+                warn(text)
+        return result
+
+    def _train_epoch(self, after_batch: Callable[[Meter], None] | None) -> EpochResult:
         if self.batch == 0:
             self.meter, self._epoch_order = Meter(self.network), self.order.get_state()
         self._decay_scale_lr()
-        batches = self._batches(self.data.train, self.config.batch_size, self.order, self.batch)
+        drawn = self._batches(self.data.train, self.config.batch_size, self.order, self.batch)
 
         def count(meter: Meter) -> None:
             self.batch += 1
@@ -119,7 +156,7 @@ class Experiment:
                 after_batch(meter)
 
         train = training.train_epoch(
-            self.network, self.estimator, self.optimizers, batches, count, self.meter
+            self.network, self.estimator, self.optimizers, drawn, count, self.meter
         )
         self.epoch, self.batch = self.epoch + 1, 0
         layers = training.layer_changes(self.network, self.flip, self.batches_per_epoch)
@@ -134,13 +171,10 @@ class Experiment:
                 group["lr"] = group["initial_lr"] * decay
 
     def state(self) -> dict[str, Tensor]:
-        """All that training goes on from, by name; between two batches."""
+        """A copy of all that training goes on from, by name; between two batches."""
         state = {f"network.{k}": v for k, v in stored(self.network).items()}
         if self.flip is not None:
-            momenta = [s["momentum"] for s in self.flip.state.values()]
-            for i, (momentum, flips) in enumerate(zip(momenta, self.flip.flips(), strict=True)):
-                state |= {f"momentum.{i}": momentum, f"flips.{i}": flips}
-            state["decays"] = torch.tensor(self.flip.decays, dtype=torch.float64)
+            state |= _flip_state(self.flip)
         # The order of a begun epoch is drawn again, from where its generator stood.
         begun = self.batch > 0
         state["order"] = self._epoch_order if begun else self.order.get_state()
@@ -148,41 +182,44 @@ class Experiment:
         state["progress"] = torch.tensor([self.epoch, self.batch])
         if begun:
             state |= {f"meter.{k}": v for k, v in self.meter.state().items()}
-        return state
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave: the same bits follow as without the break.
 
         Raises:
             ValueError: a state of another experiment, or one that cannot be.
         """
-        self.epoch, self.batch = (int(n) for n in state["progress"])
-        meter = {k.removeprefix("meter."): v for k, v in state.items() if k.startswith("meter.")}
-        rest = {k: v for k, v in state.items() if not k.startswith("meter.")}
-        expected = {k: v for k, v in self.state().items() if not k.startswith("meter.")}
-        check_fit(rest, expected)
+        state = {name: tensor.detach().clone() for name, tensor in state.items()}
+        parts = ("meter.", "rule.")  # which there need not be
+        meter, rule, rest = (
+            {k: v for k, v in state.items() if k.startswith(part)} for part in (*parts, "")
+        )
+        rest = {k: v for k, v in rest.items() if not k.startswith(parts)}
+        check_fit(rest, {k: v for k, v in self.state().items() if not k.startswith(parts)})
+        self.epoch, self.batch = (int(n) for n in rest["progress"])
         network = {k: v for k, v in rest.items() if k.startswith("network.")}
         self.network.load_state_dict({k.removeprefix("network."): v for k, v in network.items()})
         if self.flip is not None:
-            momenta = [s["momentum"] for s in self.flip.state.values()]
-            for i, (momentum, flips) in enumerate(zip(momenta, self.flip.flips(), strict=True)):
-                momentum.copy_(rest[f"momentum.{i}"])
-                flips.copy_(rest[f"flips.{i}"])
-            self.flip.decays = rest["decays"].tolist()
+            _restore_flip(self.flip, rest | rule)
         self.order.set_state(rest["order"])
         self.nudge.set_state(rest["nudge"])
         self._epoch_order = rest["order"]
         self.meter = Meter(self.network)
         if self.batch > 0:
-            self.meter.restore({k: v.to(self.device) for k, v in meter.items()})
+            sums = {k.removeprefix("meter."): v.to(self.device) for k, v in meter.items()}
+            self.meter.restore(sums)
 
     def evaluate(self) -> Scores:
         """Scores on the test set."""
-        return training.evaluate(self.network, self._test_batches(), **self._free_phase())
+        with self.working():
+            return training.evaluate(self.network, self._test_batches(), **self._free_phase())
 
     def class_scores(self) -> tuple[Tensor, Tensor]:
         """A score per class for each image of the test set, and the labels, in their order."""
-        return training.class_scores(self.network, self._test_batches(), **self._free_phase())
+        with self.working():
+            test = self._test_batches()
+            return training.class_scores(self.network, test, **self._free_phase())
 
     def _test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self._batches(self.data.test, self.config.test_batch_size, None)
@@ -190,6 +227,63 @@ class Experiment:
     def _free_phase(self) -> dict[str, Any]:
         dynamics = self.config.dynamics
         return {"free_steps": dynamics.free_steps, "tolerance": dynamics.settle_tol}
+
+
+@contextlib.contextmanager
+def _process(config: Config) -> Iterator[None]:
+    """Set what a configuration says of the whole process, and put it back."""
+    cublas, name = os.environ.get("CUBLAS_WORKSPACE_CONFIG"), "CUBLAS_WORKSPACE_CONFIG"
+    threads = torch.get_num_threads()
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        if config.deterministic:
+            os.environ.setdefault(name, ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        fast = config.speed.precision == "fast"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if cublas is None:
+            os.environ.pop(name, None)
+        torch.set_num_threads(threads)
+
+
+def _flip_state(rule: Any) -> dict[str, Tensor]:
+    """What a flip rule goes on from: momenta as `BinaryFlip` keeps them, or all of another's."""
+    state = {f"flips.{i}": flips for i, flips in enumerate(rule.flips())}
+    kept = [rule.state[signs] for group in rule.param_groups for signs in group["params"]]
+    if hasattr(rule, "decays"):
+        state |= {f"momentum.{i}": of["momentum"] for i, of in enumerate(kept)}
+        state["decays"] = torch.tensor(rule.decays, dtype=torch.float64)
+        return state
+    named = ((f"rule.{i}.{key}", v) for i, of in enumerate(kept) for key, v in of.items())
+    return state | {name: torch.as_tensor(value) for name, value in named}
+
+
+def _restore_flip(rule: Any, state: Mapping[str, Tensor]) -> None:
+    """The reverse of `_flip_state`."""
+    params = [signs for group in rule.param_groups for signs in group["params"]]
+    for i, (signs, flips) in enumerate(zip(params, rule.flips(), strict=True)):
+        flips.copy_(state[f"flips.{i}"])
+        if hasattr(rule, "decays"):
+            rule.state[signs]["momentum"].copy_(state[f"momentum.{i}"])
+            # Momenta may be above their thresholds, as after noise: the next step visits them all.
+            rule.state[signs]["visited"] = False
+            continue
+        kept = {k.removeprefix(f"rule.{i}."): v for k, v in state.items() if f"rule.{i}." in k}
+        now = rule.state[signs]
+        rule.state[signs] = {
+            key: value.to(signs.device) if isinstance(now.get(key, value), Tensor) else value.item()
+            for key, value in kept.items()
+        }
+    if hasattr(rule, "decays"):
+        rule.decays = state["decays"].tolist()
 
 
 def stored(network: Network) -> dict[str, Tensor]:
@@ -219,150 +313,3 @@ def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
             )
         if tensor.dtype == torch.int8 and not bool((tensor.abs() == 1).all()):
             raise ValueError(f"{name} holds signs other than 1 and -1")
-
-
-def _generators(seed: int, count: int) -> list[torch.Generator]:
-    """Independent CPU generators from one seed."""
-    seeds = np.random.SeedSequence(seed).generate_state(count, np.uint64)
-    return [torch.Generator().manual_seed(int(s) >> 1) for s in seeds]
-
-
-def initial_network(config: Config, generator: torch.Generator | None = None) -> Network:
-    """The network that a checked configuration starts from, on the CPU.
-
-    Args:
-        config: the configuration.
-        generator: of the initial weights; that of the configuration's seed if None.
-    """
-    shape, classes = data.input_shape_of(config.dataset)
-    return build_network(config, shape, classes, generator or _generators(config.seed, 3)[0])
-
-
-def build_neurons(config: Config, layer: Layer) -> Neurons:
-    """The neurons of a layer."""
-    dynamics, learning, threshold = config.dynamics, config.learning, layer.firing_threshold
-    if dynamics.activation == "hard-sigmoid":
-        return Real(dynamics.initial_state, learning.nudge, learning.clip_nudged)
-    return Binary(
-        dynamics.firing_threshold if threshold is None else threshold,
-        dynamics.neuron_filter,
-        dynamics.initial_state,
-        learning.hold_nudge,
-    )
-
-
-def build_network(
-    config: Config,
-    input_shape: tuple[int, ...],
-    classes: int,
-    generator: torch.Generator | None = None,
-) -> Network:
-    """The network of a checked configuration, on the CPU.
-
-    Args:
-        config: the configuration.
-        input_shape: shape of one sample.
-        classes: number of classes.
-        generator: of the initial weights; the global one if None.
-    """
-    options: dict[str, Any] = {
-        "weights": config.learning.synapses,
-        "zero_bias": config.learning.zero_bias,
-        "generator": generator,
-    }
-    synapses: list[Synapse] = []
-    for layer in config.layers.values():
-        shape = synapses[-1].output_shape if synapses else input_shape
-        synapses.append(_build_synapse(layer, shape, options))
-        synapses[-1].train_scale(layer.scale_lr > 0)
-    cost: Cost = SquaredError(classes, config.learning.output_copies)
-    if config.learning.cost == "cross-entropy":
-        readout = synapses.pop()
-        assert isinstance(readout, Dense)
-        cost = CrossEntropy(readout)
-    layers = list(config.layers.values())[: len(synapses)]  # a readout has no neurons
-    neurons = [build_neurons(config, layer) for layer in layers]
-    return Network(synapses, neurons, cost, speed=config.speed)
-
-
-def _build_synapse(layer: Layer, shape: tuple[int, ...], options: dict[str, Any]) -> Synapse:
-    if layer.kind == "dense":
-        return Dense(shape, layer.size, **options)
-    return Conv(
-        shape,
-        layer.size,
-        kernel=layer.kernel,
-        padding=layer.padding,
-        pool=layer.pool,
-        pooling=layer.pooling,
-        **options,
-    )
-
-
-def build_estimator(
-    config: Config, network: Network, generator: torch.Generator | None = None
-) -> GradientEstimator:
-    """The gradient estimator of a checked configuration; the generator draws nudge signs."""
-    dynamics, learning = config.dynamics, config.learning
-    if learning.estimator == "bptt":
-        return BackpropThroughTime(
-            network,
-            free_steps=dynamics.free_steps,
-            nudged_steps=dynamics.nudged_steps,
-            tolerance=dynamics.settle_tol,
-        )
-    return EquilibriumPropagation(
-        network,
-        beta=learning.beta,
-        free_steps=dynamics.free_steps,
-        nudged_steps=dynamics.nudged_steps,
-        nudging=learning.nudging,
-        tolerance=dynamics.settle_tol,
-        generator=generator,
-    )
-
-
-def build_optimizers(
-    config: Config, network: Network, generator: torch.Generator | None = None
-) -> tuple[BinaryFlip | None, GradientDescent]:
-    """The optimizers of a checked configuration, in the order of their steps.
-
-    Flips, if there are binary weights, then descent for biases, real weights and scaling factors.
-    The generator draws the momenta's initial noise.
-    """
-    layers = list(zip(config.layers.values(), network.learning_synapses(), strict=True))
-    flips = [
-        {"params": [synapse.values], "gamma": layer.gamma, "threshold": layer.threshold}
-        for layer, synapse in layers
-        if synapse.scale is not None
-    ]
-    descent = [{"params": [synapse.bias], "lr": layer.bias_lr} for layer, synapse in layers]
-    descent += [
-        {
-            "params": [synapse.values],
-            "lr": layer.bias_lr if layer.weight_lr is None else layer.weight_lr,
-        }
-        for layer, synapse in layers
-        if synapse.scale is None
-    ]
-    descent += [
-        {
-            "params": [synapse.scale],
-            "lr": layer.scale_lr,
-            "initial_lr": layer.scale_lr,
-            "floor": SCALE_FLOOR,
-        }
-        for layer, synapse in layers
-        if synapse.scale is not None and layer.scale_lr > 0
-    ]
-    flip = (
-        BinaryFlip(
-            flips,
-            noise=config.learning.momentum_noise,
-            fused=config.speed.fused_flips,
-            generator=generator,
-        )
-        if flips
-        else None
-    )
-    return flip, GradientDescent(descent)

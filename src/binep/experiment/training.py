@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from binep.core.costs import Readout
+from binep.core.costs import Labels, Readout
 from binep.core.gradients import GradientEstimator
-from binep.core.network import Equilibrium, Network
-from binep.core.optim import BinaryFlip
+from binep.core.network import Network
+from binep.core.phases import Equilibrium
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-"""Pairs of inputs (batch, *shape), float, and labels (batch,), int64."""
+Batches = Iterable[tuple[Tensor, Labels]]
+"""Pairs of inputs (batch, *shape), float, and labels (batch,), whole numbers."""
 
 READOUTS: dict[str, tuple[Readout, bool]] = {
     "error": ("averaged", False),
@@ -146,10 +147,11 @@ def train_epoch(
         Scores of the free phases, each before its batch's update.
 
     Raises:
-        ValueError: no batches.
+        ValueError: no batches, or labels that are none of the classes; see `Cost.labels`.
     """
     meter = Meter(network) if meter is None else meter
     for x, labels in batches:
+        labels = network.cost.labels(labels, len(x))
         target = network.cost.target(labels)
         free = estimator(x, target)
         meter.add(free, target, labels)
@@ -167,6 +169,7 @@ def evaluate(
     """Score the network's free equilibria; see `train_epoch`."""
     meter = Meter(network)
     for x, labels in batches:
+        labels = network.cost.labels(labels, len(x))
         free = network.relax(x, free_steps, tolerance=tolerance)
         meter.add(free, network.cost.target(labels), labels)
     return meter.read()
@@ -184,9 +187,9 @@ def class_scores(
     """
     scores, labels = [], []
     for x, y in batches:
+        labels.append(network.cost.labels(y, len(x)))
         output = network.relax(x, free_steps, tolerance=tolerance).output
         scores.append(network.cost.scores(output, "averaged"))
-        labels.append(y)
     return torch.cat(scores), torch.cat(labels)
 
 
@@ -205,10 +208,14 @@ class LayerChange:
     scale: float
 
 
-def layer_changes(
-    network: Network, flip: BinaryFlip | None, batches: int
-) -> list[LayerChange | None]:
-    """Collect, per learning synapse, the flips since the last call; None for real weights."""
+def layer_changes(network: Network, flip: Any, batches: int) -> list[LayerChange | None]:
+    """Collect, per learning synapse, the flips since the last call; None for real weights.
+
+    Args:
+        network: what learns.
+        flip: a rule with ``take_flips``, such as `BinaryFlip`; None without binary weights.
+        batches: since the last call.
+    """
     counts = iter(flip.take_flips() if flip is not None else [])
     changes: list[LayerChange | None] = []
     for synapse in network.learning_synapses():

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from binep.core.optim import SCALE_FLOOR
-from binep.experiment.experiment import EpochResult, Experiment
+
+if TYPE_CHECKING:
+    from binep.experiment.experiment import EpochResult, Experiment
 
 MOVING = 0.01
 """A state that still moves by more than this at the end of a phase has not settled."""
+
+
+class TrainingWarning(UserWarning):
+    """Training goes wrong: states that do not settle, too many flips or none, no finite loss."""
 
 
 class Guards:

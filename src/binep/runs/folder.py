@@ -105,7 +105,7 @@ def train(
     with locked(folder):
         recorder.begin()
         while experiment.epoch < experiment.config.epochs:
-            result = experiment.train_epoch(between_batches)
+            result = experiment.train_epoch(between_batches, warn=lambda text: None)
             for text in recorder.warnings(result):
                 warn(text)
             recorder.record(result)

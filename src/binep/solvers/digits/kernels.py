@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 
 from binep.solvers.primitives import (
+    Array,
     inline,
     largest_magnitude,
     max_pool,
@@ -14,25 +17,86 @@ from binep.solvers.primitives import (
 )
 
 
+class Update(NamedTuple):
+    """A quantised change of states.
+
+    Attributes:
+        digits: (digits, batch, neurons), uint8, of which 128 stands for 0; each digit counts in
+            units a 254th as large as those of the one before.
+        units: (digits, batch): what 1 in a digit is worth.
+    """
+
+    digits: Array
+    units: Array
+
+
+class Arrival(NamedTuple):
+    """What a neighbour's update adds to a drive: scale·Σ_d units[d]·product[d].
+
+    Attributes:
+        product: signs ⋆ digits, (digits, batch, neurons); without digits, nothing arrives.
+        units: (digits, batch).
+        scale: the scaling factor.
+    """
+
+    product: Array
+    units: Array
+    scale: np.float32
+
+
+class Drive(NamedTuple):
+    """A layer's drive p = sums + scale·pooled + bias, with the latter two of a convolution alone.
+
+    Attributes:
+        sums: (batch, neurons).
+        pooled: (batch, neurons); (batch, 0) where a dense synapse leads to the layer, whose bias
+            is among the sums.
+        scale, bias: of each neuron, (neurons,).
+    """
+
+    sums: Array
+    pooled: Array
+    scale: Array
+    bias: Array
+
+
+class Rule(NamedTuple):
+    """How states follow their drive; see `binep.core.neurons.Real`.
+
+    Attributes:
+        omega: over-relaxation ω of each sample, (batch,).
+        nudge: (batch, neurons), or (batch, 0).
+        inside: whether the nudge stands inside rho.
+        clip: whether states nudged from outside are clipped again.
+    """
+
+    omega: Array
+    nudge: Array
+    inside: bool
+    clip: bool
+
+
 @inline
-def _gather(sums, scale, product, units):
-    """Sums += scale·Σ_d units[d]·product[d], of one sample."""
+def _add(sums, arrival, b):
+    """Add to a sample's sums what arrives for it."""
+    product, units = arrival.product[:, b], arrival.units[:, b]
     for d in range(len(product)):
-        factor, part = scale * units[d], product[d]
+        factor, part = arrival.scale * units[d], product[d]
         if factor != 0:
             for i in range(len(sums)):
-                sums[i] += factor * np.float32(part[i])
+                sums[i] += factor * part[i]
 
 
 @inline
-def _write_digits(s, sent, digits, units):
-    """Send the change since what was sent last, in digits of eight bits, 128 of which stands for 0.
+def _quantise(s, sent, digits, units):
+    """Write the update that brings a copy of states up to them, of one sample.
 
     Args:
-        s: what is to be known at the other end.
-        sent: what is known there; brought up to date.
-        digits: (digits, neurons): the change, each digit a 254th of the one before.
-        units: (digits,): what a step of each digit is worth.
+        s: the states.
+        sent: their copy at the other end: changed by what the digits say. What they are rounded by
+            stays in s − sent, and so is part of the next update.
+        digits: (digits, neurons).
+        units: (digits,).
     """
     change = np.empty(len(s), np.float32)
     for i in range(len(s)):
@@ -52,78 +116,76 @@ def _write_digits(s, sent, digits, units):
 
 
 @parallel
-def send(states, sent, digits, units):
-    """`_write_digits` for every sample: digits (digits, batch, neurons), units (digits, batch)."""
+def quantise(states, sent, update):
+    """Write the update that brings ``sent`` up to the states, both (batch, neurons)."""
     for b in numba.prange(len(states)):
-        _write_digits(states[b], sent[b], digits[:, b], units[:, b])
+        _quantise(states[b], sent[b], update.digits[:, b], update.units[:, b])
 
 
 @parallel
-def receive_conv(layer, maps, product, units, pooled, route):
-    """Add what arrives from below to a convolution's maps, and pool them."""
-    for b in numba.prange(len(maps)):
-        _gather(maps[b], np.float32(1), product[:, b], units[:, b])
-        max_pool(layer, pooled[b], route[b], maps[b])
+def quantise_unpooled(channels, route, scale, states, sent, update):
+    """`quantise` of α·s of a convolution, at the places of its maxima before pooling.
 
-
-@parallel
-def send_unpooled(channels, route, scale, states, sent, digits, units):
-    """Send α·s of a convolution at the places of its maxima; see `send`."""
+    Args:
+        channels: of the convolution.
+        route: places of the maxima, (batch, neurons).
+        scale: α of each neuron.
+        states: (batch, neurons).
+        sent: (batch, neurons of the map before pooling).
+    """
     for b in numba.prange(len(states)):
         unpooled = np.zeros(sent.shape[1], np.float32)
         for i in range(states.shape[1]):
             unpooled[route[b, i] * channels + i % channels] = scale[i] * states[b, i]
-        _write_digits(unpooled, sent[b], digits[:, b], units[:, b])
+        _quantise(unpooled, sent[b], update.digits[:, b], update.units[:, b])
 
 
 @parallel
-def follow(
-    sums,
-    up,
-    up_units,
-    up_scale,
-    down,
-    down_units,
-    down_scale,
-    pooled,
-    scale,
-    bias,
-    states,
-    relaxation,
-    nudge,
-    inside,
-    clip,
-    sent,
-    digits,
-    units,
-    residual,
-):
-    """A step of a layer, and the digits that it sends.
+def pool(layer, maps, arrival, pooled, route):
+    """Add what arrives from below to a convolution's maps, and pool them by the maximum.
 
     Args:
-        sums: the drive that has arrived, (batch, neurons).
-        up: what arrives from below, (digits, batch, neurons); without digits, nothing does.
-        up_units: (digits, batch).
-        up_scale: the scaling factor.
-        down, down_units, down_scale: the same from above.
-        pooled: of a convolution, to be scaled and biased, (batch, neurons); or without neurons.
-        scale, bias: of each neuron.
-        relaxation: (batch,), see `Network.step`.
-        nudge: (batch, neurons), or without neurons.
-        inside: whether the nudge stands inside rho.
-        clip: whether a nudged state is clipped again.
-        sent, digits, units: see `send`.
-        residual: (batch,): max|Δs|.
+        layer: row of the table of layers; see `primitives`.
+        maps: (batch, neurons of the map before pooling).
+        pooled, route: the maxima and their places, (batch, neurons).
+    """
+    for b in numba.prange(len(maps)):
+        _add(maps[b], arrival, b)
+        max_pool(layer, pooled[b], route[b], maps[b])
+
+
+@parallel
+def accumulate(sums, up, down):
+    """Add what arrives from below and above to the sums, (batch, neurons)."""
+    for b in numba.prange(len(sums)):
+        _add(sums[b], up, b)
+        _add(sums[b], down, b)
+
+
+@parallel
+def move(drive, up, down, rule, states, sent, update, residual):
+    """A step of a layer: add what arrives, move the states, and write their update.
+
+    One pass, as each sample's rows are in cache only once.
+
+    Args:
+        drive: a `Drive`.
+        up, down: what arrives from below and above.
+        rule: a `Rule`.
+        states: (batch, neurons).
+        sent, update: see `quantise`.
+        residual: max|Δs| of each sample, (batch,), is written here.
     """
     for b in numba.prange(len(states)):
-        _gather(sums[b], up_scale, up[:, b], up_units[:, b])
-        _gather(sums[b], down_scale, down[:, b], down_units[:, b])
-        if not len(digits):
-            continue
-        p = sums[b].copy()
-        if pooled.shape[1]:
-            part = pooled[b]
+        sums = drive.sums[b]
+        _add(sums, up, b)
+        _add(sums, down, b)
+        p = sums.copy()
+        if drive.pooled.shape[1]:
+            pooled = drive.pooled[b]
             for i in range(len(p)):
-                p[i] += part[i] * scale[i] + bias[i]
-        residual[b] = update_real(p, states[b], relaxation[b], nudge[b], inside, clip)
-        _write_digits(states[b], sent[b], digits[:, b], units[:, b])
+                p[i] += pooled[i] * drive.scale[i] + drive.bias[i]
+        residual[b] = update_real(
+            p, states[b], rule.omega[b], rule.nudge[b], rule.inside, rule.clip
+        )
+        _quantise(states[b], sent[b], update.digits[:, b], update.units[:, b])

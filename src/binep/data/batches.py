@@ -1,0 +1,153 @@
+"""Data sets held whole as uint8 tensors, and seeded batches of them.
+
+A data set is a few hundred megabytes at most, so it lives on the training device from the start:
+a batch is one gather, and neither a worker process nor the host stands between two batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+PAD = 4
+"""Pixels that a CIFAR-10 image is padded by on every side before it is cropped."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images (N, C, H, W), uint8 or float32, and their labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Number of images N."""
+        return len(self.labels)
+
+    def problem(self, shape: tuple[int, ...], classes: int) -> str:
+        """What keeps it from being images of this shape with labels below `classes`, or ""."""
+        images, labels = self.images, self.labels
+        if images.dtype not in (torch.uint8, torch.float32) or images.shape[1:] != shape:
+            found = f"{images.dtype} of shape {tuple(images.shape)}"
+            return f"has images {found}: must be uint8 or float32 of shape (N, {str(shape)[1:]}"
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or not len(labels):
+            found = f"{labels.dtype} of shape {tuple(labels.shape)}"
+            return f"has labels {found}: must be int64, one for each of {len(images)} images"
+        least, most = int(labels.min()), int(labels.max())
+        if least < 0 or most >= classes:
+            found = f"from {least} to {most}"
+            return f"has labels {found}: must be from 0 to {classes - 1}"
+        return ""
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same split on `device`."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split, and what a network needs to know of them.
+
+    `classes` names the labels in order. `mean` and `std` are per channel, in units of x/255, or
+    None for images that are not normalised. `augmented` says whether training flips and crops.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    augmented: bool
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data set on `device`."""
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """A network's input, float32, from images (b, C, H, W).
+
+        x/255 of uint8, x itself of float32; then (x − mean)/std if given.
+        """
+        prepared = images.to(torch.float32, copy=True)
+        if images.dtype == torch.uint8:
+            prepared /= 255
+        # Scalars channel by channel: a tensor of them would be copied from the host per batch.
+        for channel, (mean, std) in enumerate(zip(self.mean or (), self.std or (), strict=True)):
+            prepared[:, channel].sub_(mean).div_(std)
+        return prepared
+
+
+def batches(
+    split: Split,
+    batch_size: int,
+    *,
+    generator: torch.Generator | None = None,
+    augment: bool = False,
+    start: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch: images (b, C, H, W) as stored and labels (b,) on the split's device.
+
+    Every sample comes once; the last batch may be smaller. The call itself draws all that is
+    random in the epoch, on the CPU, and moves it to the device: the same seed gives the same
+    batches on every device, and the generator is done with before the first batch.
+
+    Args:
+        split: where the samples come from.
+        batch_size: samples per batch, at least 1.
+        generator: a CPU generator, for a random order; None takes the samples in order, as views.
+        augment: flip and crop every image at random (`flip_and_crop`); needs a generator.
+        start: batches of this epoch to skip; those that follow are the same as without skipping.
+
+    Raises:
+        ValueError: batch_size < 1, start < 0, or augment without a generator.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    if start < 0:
+        raise ValueError(f"start is {start}; it must be at least 0")
+    if augment and generator is None:
+        raise ValueError("augment is True without a generator; give one to draw flips from")
+    count, device = len(split), split.images.device
+    order = flips = corners = None
+    if generator is not None:
+        order = torch.randperm(count, generator=generator).to(device)
+    if augment:
+        flips = torch.randint(2, (count,), generator=generator).bool().to(device)
+        corners = torch.randint(2 * PAD + 1, (count, 2), generator=generator).to(device)
+
+    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
+        for begin in range(start * batch_size, count, batch_size):
+            batch = slice(begin, begin + batch_size)
+            samples = batch if order is None else order[batch]
+            images = split.images[samples]
+            if flips is not None and corners is not None:
+                images = flip_and_crop(images, flips[batch], corners[batch])
+            yield images, split.labels[samples]
+
+    return epoch()
+
+
+def flip_and_crop(images: Tensor, flips: Tensor, corners: Tensor) -> Tensor:
+    """Flip images left to right, pad them by PAD edge pixels, crop them back to their size.
+
+    Args:
+        images: (b, C, H, W), any type.
+        flips: (b,) bool, which images to flip.
+        corners: (b, 2) int64 in 0..2·PAD, row and column of the crop's corner in the padded image;
+            PAD, PAD crops the image itself.
+
+    Returns:
+        (b, C, H, W), of the type and on the device of `images`.
+    """
+    channels, height, width = images.shape[1:]
+    # Clamping an index to the image reads what padding with edge pixels would have put there.
+    down, right = corners[:, :1] - PAD, corners[:, 1:] - PAD
+    rows = (torch.arange(height, device=images.device) + down).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) + right).clamp(0, width - 1)
+    columns = torch.where(flips[:, None], width - 1 - columns, columns)
+    pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+    return images.flatten(2).gather(2, pixels[:, None].expand(-1, channels, -1)).view(images.shape)

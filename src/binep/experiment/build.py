@@ -1,0 +1,210 @@
+"""A checked configuration turned into a network and what trains it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from binep.core.costs import Cost
+from binep.core.gradients import GradientEstimator
+from binep.core.network import Network
+from binep.core.neurons import Neurons
+from binep.core.optim import SCALE_FLOOR, GradientDescent
+from binep.core.synapses import Synapse
+from binep.data.sources import input_shape_of
+from binep.experiment.config import Config, ConfigError, Layer
+from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
+from binep.registry import Kind, Registry
+
+
+def generators(seed: int, count: int) -> list[torch.Generator]:
+    """Independent CPU generators from one seed."""
+    seeds = np.random.SeedSequence(seed).generate_state(count, np.uint64)
+    return [torch.Generator().manual_seed(int(s) >> 1) for s in seeds]
+
+
+def initial_network(config: Config, generator: torch.Generator | None = None) -> Network:
+    """The network that a checked configuration starts from, on the CPU.
+
+    Args:
+        config: the configuration.
+        generator: of the initial weights; that of the configuration's seed if None.
+    """
+    shape, classes = input_shape_of(config.dataset, config.options.get(config.dataset))
+    return build_network(config, shape, classes, generator or generators(config.seed, 3)[0])
+
+
+def _make(registry: Registry, name: str, config: Config, *arguments: Any, **offered: Any) -> Any:
+    """An instance of a kind that a configuration names, with the settings that it takes.
+
+    Raises:
+        ConfigError: its constructor refuses them.
+    """
+    kind: Kind = registry[name]
+    own = config.options.get(name) if kind.settings is not None else None
+    try:
+        return kind.build(*arguments, own=own, **offered)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{registry.what} = {name}: {error}") from error
+
+
+def build_neurons(config: Config, layer: Layer) -> Neurons:
+    """The neurons of a layer."""
+    dynamics, learning, threshold = config.dynamics, config.learning, layer.firing_threshold
+    neurons: Neurons = _make(
+        NEURONS,
+        dynamics.activation,
+        config,
+        initial=dynamics.initial_state,
+        threshold=dynamics.firing_threshold if threshold is None else threshold,
+        filter=dynamics.neuron_filter,
+        hold_nudge=learning.hold_nudge,
+        nudge=learning.nudge,
+        clip_nudged=learning.clip_nudged,
+    )
+    return neurons
+
+
+def build_network(
+    config: Config,
+    input_shape: tuple[int, ...],
+    classes: int,
+    generator: torch.Generator | None = None,
+) -> Network:
+    """The network of a checked configuration, on the CPU.
+
+    Args:
+        config: the configuration.
+        input_shape: shape of one sample.
+        classes: number of classes.
+        generator: of the initial weights; the global one if None.
+    """
+    learning, layers = config.learning, list(config.layers.values())
+    synapses: list[Synapse] = []
+    for number, layer in config.layers.items():
+        shape = synapses[-1].output_shape if synapses else input_shape
+        try:
+            made = layer.build(
+                shape, weights=learning.synapses, zero_bias=learning.zero_bias, generator=generator
+            )
+        except ValueError as error:
+            raise ConfigError(f"layers.{number}: {error}") from error
+        made.train_scale(layer.scale_lr > 0)
+        synapses.append(made)
+    offered: dict[str, Any] = {"classes": classes, "copies": learning.output_copies}
+    if "readout" in COSTS[learning.cost].takes:
+        offered["readout"] = synapses.pop()
+    cost: Cost = _make(COSTS, learning.cost, config, **offered)
+    # A readout has no neurons.
+    neurons = [build_neurons(config, layer) for layer in layers[: len(synapses)]]
+    return Network(synapses, neurons, cost, speed=config.speed)
+
+
+def build_estimator(
+    config: Config, network: Network, generator: torch.Generator | None = None
+) -> GradientEstimator:
+    """The gradient estimator of a checked configuration; the generator draws nudge signs."""
+    dynamics, learning = config.dynamics, config.learning
+    offered: dict[str, Any] = {
+        "beta": learning.beta,
+        "free_steps": dynamics.free_steps,
+        "nudged_steps": dynamics.nudged_steps,
+        "nudging": learning.nudging,
+        "tolerance": dynamics.settle_tol,
+        "row_sparse": bool(FLIP_RULES[learning.flip_rule].fact("takes_rows")),
+        "generator": generator,
+    }
+    estimator: GradientEstimator = _make(ESTIMATORS, learning.estimator, config, network, **offered)
+    return estimator
+
+
+def build_optimizers(
+    config: Config, network: Network, generator: torch.Generator | None = None
+) -> tuple[Any, GradientDescent]:
+    """The optimizers of a checked configuration, in the order of their steps.
+
+    A flip rule, or None without binary weights; then descent for biases, real weights and scaling
+    factors. The generator draws the momenta's initial noise.
+    """
+    layers = list(zip(config.layers.values(), network.learning_synapses(), strict=True))
+    flips = [
+        {"params": [synapse.values], "gamma": layer.gamma, "threshold": layer.threshold}
+        for layer, synapse in layers
+        if synapse.scale is not None
+    ]
+    descent: list[dict[str, Any]] = [
+        {"params": [synapse.bias], "lr": layer.bias_lr} for layer, synapse in layers
+    ]
+    descent += [
+        {
+            "params": [synapse.values],
+            "lr": layer.bias_lr if layer.weight_lr is None else layer.weight_lr,
+        }
+        for layer, synapse in layers
+        if synapse.scale is None
+    ]
+    descent += [
+        {
+            "params": [synapse.scale],
+            "lr": layer.scale_lr,
+            "initial_lr": layer.scale_lr,
+            "floor": SCALE_FLOOR,
+            "relative": True,  # its step is lr·α·∂/∂α, which the paper's rates were tuned with
+        }
+        for layer, synapse in layers
+        if synapse.scale is not None and layer.scale_lr > 0
+    ]
+    flip = _build_flip_rule(config, flips, generator) if flips else None
+    return flip, GradientDescent(descent)
+
+
+def _build_flip_rule(
+    config: Config, groups: list[dict[str, Any]], generator: torch.Generator | None
+) -> Any:
+    rule = _make(
+        FLIP_RULES,
+        config.learning.flip_rule,
+        config,
+        groups,
+        noise=config.learning.momentum_noise,
+        one_pass=config.speed.uses("one-pass-flips"),
+        generator=generator,
+    )
+    if not hasattr(rule, "take_flips"):
+        SignChanges(rule)
+    return rule
+
+
+class SignChanges:
+    """Counts the flips of an optimizer that does not count them itself.
+
+    It then has ``flips`` and ``take_flips`` as `BinaryFlip` has them.
+    """
+
+    def __init__(self, rule: Optimizer) -> None:
+        self.signs: list[Tensor] = [p for group in rule.param_groups for p in group["params"]]
+        self.counts = [torch.zeros((), dtype=torch.int64, device=p.device) for p in self.signs]
+        self.before: list[Tensor] = []
+        rule.register_step_pre_hook(self._keep)
+        rule.register_step_post_hook(self._count)
+        rule.flips = lambda: self.counts  # type: ignore[attr-defined]
+        rule.take_flips = self._take  # type: ignore[attr-defined]
+
+    def _keep(self, *_: Any) -> None:
+        self.before = [signs.detach().clone() for signs in self.signs]
+
+    def _count(self, *_: Any) -> None:
+        for count, signs, before in zip(self.counts, self.signs, self.before, strict=True):
+            count += (signs.detach() != before).sum()
+
+    def _take(self) -> list[Tensor]:
+        taken = [count.clone() for count in self.counts]
+        for count in self.counts:
+            count.zero_()
+        return taken

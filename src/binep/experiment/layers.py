@@ -1,0 +1,207 @@
+"""Tables of layers, [layers.N]: each checks itself and builds its synapses. Without PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+
+from binep.core.shapes import map_shape_of
+from binep.experiment.settings import Choices, ConfigError, Count, Margin, Rate, Share
+from binep.registry import Registry, table
+
+if TYPE_CHECKING:
+    from binep.core.synapses import Synapse
+
+T = TypeVar("T", bound=type[Any])
+
+OFFERED = ("weights", "zero_bias", "generator")
+"""What a configuration gives to the synapses of any kind that take it."""
+
+LAYERS: dict[str, type[Layer]] = {}
+"""The table of each kind."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: the synapses that lead to it, and how they learn.
+
+    In a `Config`, ``Layer(10)`` becomes the table of its kind, a `DenseLayer`.
+    """
+
+    size: Count
+    """Neurons of a dense layer, or output channels of a convolution."""
+    kind: Annotated[str, Choices(LAYERS)] = "dense"
+    """All-to-all, or a convolution followed by pooling."""
+    gamma: Share = 1e-4
+    """γ: rate of the momentum that decides when a binary weight flips."""
+    threshold: Rate = 5e-7
+    """τ: a binary weight flips when its momentum passes this."""
+    weight_lr: Rate | None = None
+    """Learning rate of real weights; that of the biases if None."""
+    bias_lr: Rate = 0.0
+    """Learning rate of the biases."""
+    scale_lr: Rate = 0.0
+    """Learning rate of the scaling factor α of binary weights; 0 leaves it fixed."""
+    firing_threshold: Share | None = None
+    """Binary activations: the state from which the layer's neurons fire; that of all if None."""
+
+    takes: ClassVar[frozenset[str]] = frozenset(OFFERED)
+    """What of `OFFERED` has an effect."""
+
+    @staticmethod
+    def load() -> Any:
+        """The class of its synapses, imported when first needed."""
+        raise NotImplementedError
+
+    def own(self) -> dict[str, Any]:
+        """The settings of its kind alone."""
+        return {name: getattr(self, name) for name in own_names(type(self))}
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of a sample above, from that below.
+
+        Raises:
+            ValueError: such a layer does not fit there.
+        """
+        return (self.size,)
+
+    def build(self, shape: tuple[int, ...], **offered: Any) -> Synapse:
+        """The synapses.
+
+        Args:
+            shape: of a sample below.
+            offered: values for `OFFERED`.
+        """
+        wanted = {name: value for name, value in offered.items() if name in self.takes}
+        synapse: Synapse = self.load()(shape, self.size, **self.own(), **wanted)
+        return synapse
+
+    def idle(self) -> Iterator[tuple[str, str]]:
+        """Settings that do nothing beside the others of this table, each with what makes it so."""
+        return iter(())
+
+    def as_kind(self) -> Layer:
+        """The same settings in the table of the kind; those that it lacks are left out."""
+        kind = LAYERS.get(self.kind)
+        if kind is None or kind is type(self):
+            return self
+        names = {f.name for f in dataclasses.fields(kind)}
+        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return kind(**{name: value for name, value in settings.items() if name in names})
+
+    @classmethod
+    def of_table(cls, value: Mapping[str, Any], key: str) -> tuple[type[Layer], dict[str, Any]]:
+        """The class that reads a TOML table, and what it is to read.
+
+        Former versions wrote kernel, padding, pool and pooling for every layer: where a kind lacks
+        them they may stand at their defaults.
+
+        Raises:
+            ConfigError: they stand there with other values.
+        """
+        name = value.get("kind", "dense")
+        kind = LAYERS.get(name) if isinstance(name, str) else None
+        if kind is None:
+            return DenseLayer, dict(value)
+        kept = dict(value)
+        for f in dataclasses.fields(ConvLayer):
+            if f.name in kept and f.name not in {g.name for g in dataclasses.fields(kind)}:
+                if kept[f.name] != f.default:
+                    raise ConfigError(
+                        f"{key}.{f.name} = {kept[f.name]!r}: must be left out: it does nothing "
+                        f"with kind = {name}"
+                    )
+                del kept[f.name]
+        return kind, kept
+
+
+@dataclass(frozen=True)
+class DenseLayer(Layer):
+    """All-to-all synapses."""
+
+    @staticmethod
+    def load() -> Any:
+        """`binep.Dense`."""
+        from binep.core.synapses import Dense
+
+        return Dense
+
+
+@dataclass(frozen=True)
+class ConvLayer(Layer):
+    """A convolution followed by pooling."""
+
+    kind: Annotated[str, Choices(LAYERS)] = "conv"
+    """All-to-all, or a convolution followed by pooling."""
+    kernel: Count = 5
+    """Side of a convolution's kernel."""
+    padding: Margin = 2
+    """Zeros around a convolution's input."""
+    pool: Count = 2
+    """Side and stride of a convolution's pooling window; 1 for none."""
+    pooling: Literal["max", "average"] = "max"
+    """How a convolution pools."""
+
+    @staticmethod
+    def load() -> Any:
+        """`binep.Conv`."""
+        from binep.core.synapses import Conv
+
+        return Conv
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(channels, height, width) after pooling."""
+        rows, columns = map_shape_of(shape, self.kernel, self.padding, self.pool)
+        return self.size, rows // self.pool, columns // self.pool
+
+    def idle(self) -> Iterator[tuple[str, str]]:
+        """How it pools, if it does not."""
+        if self.pool == 1:
+            yield "pooling", "pool = 1"
+
+
+LAYERS |= {"dense": DenseLayer, "conv": ConvLayer}
+_PARAMETERS = Registry("kind", OFFERED, positional=2)
+
+
+def own_names(kind: type[Layer]) -> list[str]:
+    """Settings of a kind of layer alone."""
+    common = {f.name for f in dataclasses.fields(Layer)}
+    return [f.name for f in dataclasses.fields(kind) if f.name not in common]
+
+
+def layer(name: str) -> Callable[[T], T]:
+    """Let a configuration name these `Synapse`: ``kind = "NAME"`` in [layers.N].
+
+    The constructor gets the shape of a sample below and the layer's size. It may take weights
+    (synapses), zero_bias and generator; its other parameters are further settings of [layers.N].
+    The shape above is (size,), unless the class has a static method ``output_shape_of(shape, size,
+    **settings)``.
+    """
+
+    def decorate(cls: T) -> T:
+        known = LAYERS.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (
+            cls.__module__,
+            f"{cls.__qualname__}.Settings",
+        ):
+            raise ValueError(f"kind = {name!r}: the name is taken")
+        taken, own = _PARAMETERS.parameters(cls)
+        settings: Any = table(
+            f"{cls.__name__}Settings",
+            [("kind", Annotated[str, Choices(LAYERS)], name), *own],
+            cls,
+            (Layer,),
+        )
+        settings.takes = frozenset(taken)
+        settings.load = staticmethod(lambda: cls)
+        if hasattr(cls, "output_shape_of"):
+            settings.output_shape = lambda self, shape: cls.output_shape_of(
+                shape, self.size, **self.own()
+            )
+        LAYERS[name] = settings
+        return cls
+
+    return decorate

@@ -1,0 +1,138 @@
+"""Types of settings, each with its range, and whether a value fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be: the message names it, its value and what would be right."""
+
+
+@dataclass(frozen=True)
+class Must:
+    """The range of a number, in the annotation of its setting.
+
+    Attributes:
+        be: the range in words.
+        allows: whether a number is inside.
+    """
+
+    be: str
+    allows: Callable[[Any], bool]
+
+
+Count = Annotated[int, Must("a whole number from 1", lambda n: n >= 1)]
+Margin = Annotated[int, Must("a whole number from 0", lambda n: n >= 0)]
+Threads = Annotated[int, Must("from 1 to 1024", lambda n: 1 <= n <= 1024)]
+Seed = Annotated[int, Must("a whole number from 0 to 2^63 − 1", lambda n: 0 <= n < 2**63)]
+Portion = Annotated[float, Must("from 0 to 1", lambda x: 0 <= x <= 1)]
+Share = Annotated[float, Must("above 0 and at most 1", lambda x: 0 < x <= 1)]
+Rate = Annotated[float, Must("a finite number from 0", lambda x: 0 <= x < math.inf)]
+Divisor = Annotated[float, Must("a finite number from 1", lambda x: 1 <= x < math.inf)]
+Strength = Annotated[
+    float,
+    Must(
+        "a finite number, at least 1e-6 away from 0: nothing is learnt without a nudge",
+        lambda x: 1e-6 <= abs(x) < math.inf,
+    ),
+]
+
+
+class Choices(PrimitiveConstructorSpec[str]):
+    """A flag that takes one of the names there are when it is read."""
+
+    known: Mapping[str, Any]
+
+    def __init__(self, known: Mapping[str, Any]) -> None:
+        object.__setattr__(self, "known", known)  # tyro's class is frozen
+
+    nargs = 1
+    _action = None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The names."""
+        return tuple(self.known)
+
+    @property
+    def metavar(self) -> str:
+        """The names, for help."""
+        return f"{{{','.join(self.known)}}}"
+
+    def instance_from_str(self, words: list[str]) -> str:
+        """The word."""
+        return words[0]
+
+    def is_instance(self, value: Any) -> bool:
+        """Whether it is a word."""
+        return isinstance(value, str)
+
+    def str_from_instance(self, value: str) -> list[str]:
+        """The word."""
+        return [value]
+
+
+def parts(hint: Any) -> tuple[Any, list[Any], bool]:
+    """Of an annotated type the plain one, its annotations, and whether None fits, too."""
+    extra: list[Any] = []
+    optional = False
+    while True:
+        if isinstance(hint, dataclasses.InitVar):
+            hint = hint.type
+        elif typing.get_origin(hint) is Annotated:
+            hint, *more = typing.get_args(hint)
+            extra += more
+        elif typing.get_origin(hint) in (typing.Union, types.UnionType):
+            inner = typing.get_args(hint)
+            optional = types.NoneType in inner
+            hint = next(kind for kind in inner if kind is not types.NoneType)
+        else:
+            return hint, extra, optional
+
+
+def wrong_type(hint: Any, value: Any) -> str:
+    """What a value must be, if it is of another type or no name that there is; otherwise ""."""
+    kind, extra, optional = parts(hint)
+    if value is None and optional:
+        return ""
+    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
+    known = next((list(names.known) for names in extra if isinstance(names, Choices)), choices)
+    if known is not None:
+        fits = isinstance(value, str) and value in known
+        return "" if fits else f"one of {', '.join(known)}"
+    if kind is float and type(value) is int:
+        return ""
+    if kind in (int, float, bool, str) and not (
+        isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+    ):
+        return f"of type {kind.__name__}"
+    if kind is Path and not isinstance(value, str | Path):
+        return "of type str"
+    return ""
+
+
+def out_of_range(hint: Any, value: Any) -> str:
+    """What a number must be, if it is out of its range; otherwise ""."""
+    _, extra, _ = parts(hint)
+    musts = (must for must in extra if isinstance(must, Must))
+    return next((m.be for m in musts if value is not None and not m.allows(value)), "")
+
+
+def problems(table: Any, at: str = "") -> Iterator[str]:
+    """A line for each setting of a dataclass whose value is none of its type."""
+    hints = typing.get_type_hints(type(table), include_extras=True)
+    for f in dataclasses.fields(table):
+        value = getattr(table, f.name)
+        right = wrong_type(hints[f.name], value) or out_of_range(hints[f.name], value)
+        if right:
+            yield f"{at}{f.name} = {value}: must be {right}"

@@ -1,0 +1,176 @@
+"""Phases in quantised updates: batches in parts, and samples that have settled left out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from binep.core.network import Network
+from binep.core.neurons import Real
+from binep.core.overrelaxation import OverRelaxation
+from binep.core.phases import Phase
+from binep.core.solvers import odd_even
+from binep.core.versions import Version
+from binep.solvers import layouts, machine, primitives
+from binep.solvers.digits.products import Products
+from binep.solvers.digits.steps import Layer, Parameters, Steps, map_size
+
+_PARTS = 8
+"""Samples that have settled are left out an eighth of the batch at a time: oneDNN compiles its
+convolutions for each size."""
+
+_AT_ONCE = 2**22
+"""Numbers that layers hold while they settle, to stay in cache: a larger batch settles in parts."""
+
+
+@dataclass
+class _Active:
+    """Samples that have not settled.
+
+    Attributes:
+        rows: where they lie in the batch.
+        layers: their states.
+        relaxation: their ω, with odd/even updates.
+    """
+
+    rows: Tensor
+    layers: list[Layer]
+    relaxation: OverRelaxation | None
+
+    def write(self, ends: Sequence[Tensor], which: Tensor | None = None) -> None:
+        """Write the states, of all or of some samples, to where they belong in the batch."""
+        for end, layer in zip(ends, self.layers, strict=True):
+            if which is None:
+                end[self.rows] = layer.states
+            else:
+                end[self.rows[which]] = layer.states[which]
+
+    def keep(self, stays: Tensor) -> None:
+        """Keep some samples: those behind fill the places of those that leave."""
+        left = int(stays.sum())
+        to, of = (~stays[:left]).nonzero()[:, 0], left + stays[left:].nonzero()[:, 0]
+        self.rows[to] = self.rows[of]
+        self.rows = self.rows[:left]
+        self.layers = [layer.keep(left, to, of) for layer in self.layers]
+        if self.relaxation is not None:
+            self.relaxation.keep(left, to, of)
+
+
+class Engine:
+    """What takes a network's phases in quantised updates. Several threads may call it at once.
+
+    Args:
+        network: of which `DigitSolver.fits` holds.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._table = layouts.table(network.synapses)
+        self._table[:, [primitives.START, primitives.MAP]] = 0  # layers have arrays of their own
+        numbers = sum(
+            (5 if row[primitives.CONV] else 3) * row[primitives.SIZE] + 2 * map_size(row)
+            for row in self._table
+        )
+        self._at_once = max(1, _AT_ONCE // int(numbers))
+        self._packed: list[tuple[Version, Products] | None] = [None] * len(network)
+        self._lock = threading.Lock()
+
+    def settle(self, phase: Phase, drive: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Take a phase's steps.
+
+        Args:
+            phase: what is asked.
+            drive: the input's, (batch, *shape of layer 1).
+
+        Returns:
+            States, last steps that moved, and residuals: see `Equilibrium`.
+        """
+        machine.use_threads()
+        count, batch, steps = len(self._table), len(drive), self._steps()
+        ends = [torch.empty(batch, size) for size in self._table[:, primitives.SIZE]]
+        moved, residual = torch.zeros(count, dtype=torch.int64), torch.zeros(count)
+        for start in range(0, batch, self._at_once):
+            some = slice(start, start + self._at_once)
+            layers = steps.begin([state[some] for state in phase.states], drive[some])
+            last, change = _settle(phase, some, steps, layers, [end[some] for end in ends])
+            moved, residual = moved.maximum(last), residual.maximum(change)
+        shapes = [synapse.output_shape for synapse in self._network.synapses]
+        states = [layouts.unflatten(end, shape) for end, shape in zip(ends, shapes, strict=True)]
+        return states, moved, residual
+
+    def _steps(self) -> Steps:
+        """Steps with the parameters as they are now."""
+        synapses = self._network.synapses
+        with self._lock:
+            products = [None if k == 0 else self._products(k) for k in range(len(synapses))]
+        parameters = list(map(Parameters.of, synapses, products))
+        return Steps(self._table, cast(list[Real], self._network.neurons), parameters)
+
+    def _products(self, k: int) -> Products:
+        """Of the synapse that leads to layer k, packed anew when its signs have changed."""
+        synapse, packed = self._network.synapses[k], self._packed[k]
+        if packed is None or not packed[0].holds(synapse.values):
+            version = Version(synapse.values)
+            order = layouts.column_order(synapse, self._network.synapses[k - 1])
+            packed = self._packed[k] = (version, Products(synapse, order))
+        return packed[1]
+
+
+def _settle(
+    phase: Phase, some: slice, steps: Steps, layers: list[Layer], ends: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Take a phase's steps with some samples of the batch.
+
+    Args:
+        phase: what is asked.
+        some: the samples.
+        steps: how.
+        layers: the samples at the start.
+        ends: per layer where their states are to go, (samples, neurons).
+
+    Returns:
+        Per layer the last step that moved it, and max|Δs| in each sample's last step.
+    """
+    count, batch, free = len(layers), len(ends[0]), phase.is_free
+    # An equilibrium does not depend on its path; a nudged phase ends before it, so is followed.
+    digits = 1 if free or phase.network.speed.precision == "fast" else 2
+    # Where the states to start from take more digits, the first step's feedback does as well.
+    at_first = max(digits, *(len(layer.update.digits) for layer in layers))
+    turns = [range(0, count, 2), range(1, count, 2)] if odd_even(phase) else [range(count)]
+    relaxation = OverRelaxation.of(layers[0].states) if len(turns) > 1 else None
+    active = _Active(torch.arange(batch), layers, relaxation)
+    shape = phase.states[-1].shape[1:]
+    moved, settled = torch.zeros(count, dtype=torch.int64), torch.zeros(count)
+    for step in range(phase.steps):
+        residual = torch.zeros(count, len(active.rows))
+        for turn in turns:
+            nudge = phase.nudge(layouts.unflatten(active.layers[-1].states, shape), some)
+            omega = relaxation.omega if relaxation else None
+            residual += steps.take(active.layers, turn, digits if step else at_first, nudge, omega)
+        if relaxation is not None:
+            relaxation.update(residual.amax(dim=0))
+        moving = ~(residual <= phase.tolerance)  # a NaN has not settled
+        moved[moving.any(dim=1)] = step + 1
+        if not phase.tolerance > 0:
+            continue
+        if not moving.any():
+            break
+        stays = _rounded(moving.any(dim=0), -(-batch // _PARTS))
+        if free and not stays.all():
+            active.write(ends, ~stays)
+            settled = settled.maximum(residual[:, ~stays].amax(dim=1))
+            residual = residual[:, stays]
+            active.keep(stays)
+    active.write(ends)
+    return moved, settled.maximum(residual.amax(dim=1))
+
+
+def _rounded(stays: Tensor, part: int) -> Tensor:
+    """A mask with so many more samples that it keeps a whole number of parts."""
+    wanted = -(-int(stays.sum()) // part) * part
+    return stays | (stays.logical_not().cumsum(0) <= wanted - stays.sum())
