@@ -36,12 +36,12 @@ _PLAIN = Speed(off=SHORTCUTS)
 SHELF: dict[str, Callable[[], Network]] = {
     "dense, real": lambda: Network(_dense(), Real()),
     "dense, real, plain": lambda: Network(_dense(), Real(), speed=_PLAIN),
-    "dense, binary": lambda: Network(_dense(), Binary()),
-    "dense, binary, plain": lambda: Network(_dense(), Binary(), speed=_PLAIN),
+    "dense, binary": lambda: Network(_dense(), Binary(0.2)),
+    "dense, binary, plain": lambda: Network(_dense(), Binary(0.2), speed=_PLAIN),
     "conv, real": lambda: Network(_conv(), Real(0.5)),
-    "conv, binary": lambda: Network(_conv(), Binary(hold_nudge=True)),
+    "conv, binary": lambda: Network(_conv(), Binary(0.2, hold_nudge=True)),
     "convs, real": lambda: Network(_convs(), Real(0.5)),
-    "convs, binary": lambda: Network(_convs(), Binary()),
+    "convs, binary": lambda: Network(_convs(), Binary(0.2)),
 }
 on_each = pytest.mark.parametrize("name", SHELF)
 
@@ -87,7 +87,7 @@ def flips(net: Network, **options: Any) -> BinaryFlip:
 def train(net: Network, steps: int = 1) -> BinaryFlip:
     """Flip signs by EP for some steps."""
     x, labels = batch(net)
-    estimator, flip = ep(net), flips(net, threshold=1e-4)
+    estimator, flip = ep(net, beta=2.0), flips(net, threshold=1e-4)
     for _ in range(steps):
         estimator(x, net.cost.target(labels))
         flip.step()

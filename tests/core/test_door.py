@@ -78,7 +78,7 @@ def test_x_of_another_shape_is_refused(name: str, shape: list[int]) -> None:
         same(net.relax(x, 5), net.relax(x.reshape(3, *needed), 5))
         return
     for attempt in ways(net, x).values():
-        refused(attempt, ValueError, r"x has shape \(3, .*must have shape \(batch, ")
+        refused(attempt, ValueError, r"x has shape \(3,.*must have shape \(batch, ")
 
 
 @pytest.mark.parametrize("neurons", [Real(), Binary()])
@@ -152,7 +152,7 @@ def test_what_is_refused_is_refused_before_any_work(name: str) -> None:
         for wrong in (target[:1], target[:, :1], target[:, 0], target * math.nan):
             with pytest.raises(ValueError, match="target has"):
                 estimator(x, wrong)
-        for unlike in (x[:0], x[:, :1], x * math.inf):
+        for unlike in (x[:0], x[..., :1], x * math.inf):
             with pytest.raises(ValueError, match="x has"):
                 estimator(unlike, target)
         assert gradients(net).keys() == before.keys()
@@ -169,7 +169,7 @@ def test_labels_that_do_not_match_the_batch_are_refused(name: str) -> None:
             lambda wrong=wrong: evaluate(net, [(x, wrong)], free_steps=5),
             lambda wrong=wrong: train_epoch(net, ep(net), [optimizer], [(x, wrong)]),
         ):
-            refused(attempt, ValueError, "(labels have|target has) shape .*must have shape")
+            refused(attempt, ValueError, "labels have shape .*must have shape")
     assert sum(int(n) for n in optimizer.flips()) == 0
 
 
@@ -496,7 +496,7 @@ def test_inference_mode_is_no_obstacle(name: str) -> None:
         assert evaluate(inside, [(z, labels)], free_steps=20).samples == 6
         same(inside.relax(z, 20), right)
         same(outside.relax(z, 20), right)
-        start = inside.relax(z, 3)
+        start = inside.relax(z, 3, tolerance=0)
         same(inside.relax(z, 17, start=start, tolerance=0), outside.relax(x, 20, tolerance=0))
         inside.synapses[0].values.neg_()  # in place, which nobody counts here
         same(inside.relax(z, 20), fresh(name, inside).relax(z, 20))

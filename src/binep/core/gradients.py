@@ -48,6 +48,15 @@ class GradientEstimator(ABC):
         self.nudged_steps = whole("nudged_steps", nudged_steps)
         self.tolerance = as_tolerance(tolerance)
 
+    def _begin(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, checked; then the last gradients make room for the next."""
+        network = self.network
+        network.check()
+        x = network.as_input(x)
+        target = network.cost.as_target(target, network.initial_states(x)[-1])
+        network.zero_grad()
+        return x, target
+
     @abstractmethod
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """Fill every ``.grad``.
@@ -111,10 +120,8 @@ class EquilibriumPropagation(GradientEstimator):
     @torch.no_grad()
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """Free phase, nudged phase, and the difference of their ends."""
-        network = self.network
-        network.zero_grad()  # the last gradients make room for the next
-        free = network.relax(x, self.free_steps, tolerance=self.tolerance)
-        target = network.cost.as_target(target, free.output)
+        x, target = self._begin(x, target)
+        free = self.network.relax(x, self.free_steps, tolerance=self.tolerance)
         beta = self.beta
         if self.nudging == "random-sign" and torch.rand((), generator=self.generator) < 0.5:
             beta = -beta
@@ -183,10 +190,7 @@ class BackpropThroughTime(GradientEstimator):
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """Settle, then take the last steps and differentiate through them."""
         network, before = self.network, self.free_steps - self.nudged_steps
-        network.check()
-        x = network.as_input(x)
-        target = network.cost.as_target(target, network.initial_states(x)[-1])
-        network.zero_grad()
+        x, target = self._begin(x, target)
         start, unrolled = None, None
         if before:
             start = network.relax(x, before, tolerance=self.tolerance)

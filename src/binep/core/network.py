@@ -241,7 +241,9 @@ class Network(nn.Module):
         memory = None
         if start is not None and start.by is kind and phase.clamped is not None:
             memory = start.memory
-        with torch.autocast(phase.x.device.type, enabled=False):
+        device = phase.x.device.type
+        # What a solver keeps must be of use outside inference mode, too.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
             return self.solver(kind).solve(phase, memory)
 
     def solver(self, kind: type[S]) -> S:
