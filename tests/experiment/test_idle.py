@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from binep.experiment.build import build_estimator, build_network, build_optimizers
-from binep.experiment.config import Config, ConfigError, ConvLayer, Dynamics, Layer, Learning
+from binep.experiment.config import (
+    Config,
+    ConfigError,
+    ConvLayer,
+    Dynamics,
+    Layer,
+    Learning,
+    preset,
+    preset_names,
+)
 from binep.experiment.training import layer_changes, train_epoch
 
 RATES: dict[str, Any] = {"gamma": 0.3, "threshold": 1e-4, "bias_lr": 0.1}
@@ -18,13 +27,13 @@ SHAPE = (1, 5, 5)
 BASES = {
     "real": Config(),
     "inside": Config(learning=Learning(nudge="inside")),
-    "bits": Config(dynamics=Dynamics("heaviside", 1.0)),
+    "bits": Config(dynamics=Dynamics("heaviside", 1.0), learning=Learning(beta=1.0)),
     "bits, each with a threshold": Config(dynamics=Dynamics("heaviside", 1.0)),
     "bptt": Config(learning=Learning(estimator="bptt")),
     "reference": Config(learning=Learning(synapses="real")),
     "readout": Config(learning=Learning(cost="cross-entropy")),
     "bits, readout": Config(
-        dynamics=Dynamics("heaviside", 1.0), learning=Learning(cost="cross-entropy")
+        dynamics=Dynamics("heaviside", 1.0), learning=Learning(cost="cross-entropy", beta=1.0)
     ),
     "learnt α": Config(),
     "learnt α that decays": Config(learning=Learning(scale_lr_decay=2.0)),
@@ -32,7 +41,7 @@ BASES = {
 }
 CHANGES: dict[str, Any] = {
     "dynamics.initial_state": 0.3,
-    "dynamics.free_steps": 4,
+    "dynamics.free_steps": 6,
     "dynamics.nudged_steps": 1,
     "dynamics.settle_tol": 0.5,
     "dynamics.firing_threshold": 0.2,
@@ -68,7 +77,7 @@ def base(name: str) -> Config:
     if "learnt α" in name:
         layers = {n: dataclasses.replace(x, scale_lr=0.1) for n, x in layers.items()}
     config = BASES[name]
-    steps = {"free_steps": 8, "nudged_steps": 4}
+    steps = {"free_steps": 9, "nudged_steps": 6}
     return config.replace(
         layers=layers, dynamics=dataclasses.replace(config.dynamics, **steps), threads=1
     )
@@ -145,6 +154,17 @@ def test_what_does_nothing_is_refused_and_nothing_else(name: str, key: str) -> N
         effective = fits.effective()
         assert not refused(effective)
         assert effective == changed(base(name), "layers.3.size", 10)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_without_what_does_nothing_is_a_reference(name: str) -> None:
+    config = preset(name)
+    learning = dataclasses.replace(config.learning, synapses="real")
+    reference = config.replace(learning=learning).effective()
+    reference.check()
+    assert reference.learning.synapses == "real"
+    assert reference.dynamics == config.dynamics
+    assert config.effective() == config
 
 
 def test_rates_of_flips_may_stay_with_real_synapses() -> None:
