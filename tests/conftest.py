@@ -8,6 +8,7 @@ from hypothesis import settings
 
 import binep.solvers  # noqa: F401 – as with the public names of `binep`, all solvers are there
 
+
 def pytest_configure(config: pytest.Config) -> None:
     # Small networks flip much. tests/experiment/test_guards.py expects these warnings.
     config.addinivalue_line("filterwarnings", "ignore::binep.experiment.warnings.TrainingWarning")

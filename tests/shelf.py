@@ -108,7 +108,9 @@ def same(one: Equilibrium, other: Equilibrium, tolerance: float = 1e-6) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
-def same_gradients(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+def same_gradients(
+    one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 1e-5
+) -> None:
     """The same parameters have gradients, and they agree."""
     assert one.keys() == other.keys()
     for name, gradient in one.items():
