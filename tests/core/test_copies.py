@@ -450,7 +450,13 @@ def test_a_version_holds_as_long_as_nothing_changes() -> None:
     assert version.holds(tensor)
     assert version.holds(tensor.detach())
     assert version.holds(nn.Parameter(tensor))
-    for other in (tensor.clone(), tensor[:2], tensor.t(), tensor.view(3, 4), tensor.view(torch.int32)):
+    for other in (
+        tensor.clone(),
+        tensor[:2],
+        tensor.t(),
+        tensor.view(3, 4),
+        tensor.view(torch.int32),
+    ):
         assert not version.holds(other)
     tensor.add_(0)
     assert not version.holds(tensor)
