@@ -167,7 +167,7 @@ def test_sparse_rows_come_only_where_they_are_asked_for_and_say_the_same() -> No
     net.synapses[0].values.requires_grad_(False)
     ep(net, beta=2.0, row_sparse=True)(x, net.cost.target(labels))
     scale = found[0]["synapses.0.scale"]
-    torch.testing.assert_close(net.synapses[0].scale.grad, scale)  # type: ignore[union-attr]
+    torch.testing.assert_close(net.synapses[0].scale.grad, scale)
 
 
 @on_each
@@ -224,17 +224,17 @@ class StraightThrough(torch.autograd.Function):
     """Sign forward, identity backward."""
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, w: Tensor) -> Tensor:
         return torch.where(w >= 0, 1.0, -1.0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
 
 
 class Sign(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
-        found: Tensor = StraightThrough.apply(w)  # type: ignore[no-untyped-call]
+        found: Tensor = StraightThrough.apply(w)
         return found
 
     def right_inverse(self, w: Tensor) -> Tensor:
@@ -254,10 +254,10 @@ def test_signs_may_be_computed_from_other_parameters(name: str) -> None:
         one(x, target)
         other(x, target)
         for ours, theirs in zip(net.synapses, plain.synapses, strict=True):
-            latent: Any = ours.parametrizations["values"].original  # type: ignore[index]
-            torch.testing.assert_close(latent.grad, theirs.values.grad.to_dense())  # type: ignore[union-attr]
+            latent: Any = ours.parametrizations["values"].original
+            torch.testing.assert_close(latent.grad, theirs.values.grad.to_dense())
             torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
-            torch.testing.assert_close(ours.scale.grad, theirs.scale.grad)  # type: ignore[union-attr]
+            torch.testing.assert_close(ours.scale.grad, theirs.scale.grad)
     optimizer = torch.optim.SGD(net.parameters(), lr=10.0)
     optimizer.step()
     signs = [s.values.detach().clone() for s in net.synapses]
@@ -265,14 +265,14 @@ def test_signs_may_be_computed_from_other_parameters(name: str) -> None:
         for theirs, ours, values in zip(plain.synapses, net.synapses, signs, strict=True):
             theirs.values.copy_(values)
             theirs.bias.copy_(ours.bias)
-            theirs.scale.copy_(ours.scale)  # type: ignore[union-attr, arg-type]
+            theirs.scale.copy_(ours.scale)
     same(net.relax(x, 20), plain.relax(x, 20), 1e-4)
 
 
 @pytest.mark.parametrize("name", ["conv, real", "conv, binary", "convs, real", "convs, binary"])
 def test_channels_last_is_no_other_network(name: str) -> None:
     nets = [network(name), network(name)]
-    nets[1].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    nets[1].to(memory_format=torch.channels_last)
     x, labels = batch(nets[0])
     images = [x, x.to(memory_format=torch.channels_last)]
     optimizers = [flips(net, threshold=1e-3) for net in nets]
