@@ -53,10 +53,15 @@ def network(name: str, seed: int = 0) -> Network:
 
 
 def batch(net: Network, size: int = 6, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Images of 256 grey levels, and labels."""
+    """Inputs, for dense layers of 256 grey levels, and labels.
+
+    In maps sums of grey levels tie, and rounding then picks the maximum.
+    """
     generator = torch.Generator().manual_seed(seed)
     shape = (size, *net.synapses[0].input_shape)
-    x = torch.randint(256, shape, generator=generator).float() / 255
+    x = torch.rand(shape, generator=generator)
+    if x.dim() == 2:
+        x = (255 * x).round() / 255
     return x, torch.arange(size) % CLASSES
 
 
@@ -87,7 +92,8 @@ def flips(net: Network, **options: Any) -> BinaryFlip:
 def train(net: Network, steps: int = 1) -> BinaryFlip:
     """Flip signs by EP for some steps."""
     x, labels = batch(net)
-    estimator, flip = ep(net, beta=2.0), flips(net, threshold=1e-4)
+    beta = 0.5 if net.neurons[0].differentiable else 2.0
+    estimator, flip = ep(net, beta=beta), flips(net, threshold=1e-4)
     for _ in range(steps):
         estimator(x, net.cost.target(labels))
         flip.step()

@@ -1,10 +1,11 @@
-"""What Python hands to the dynamics: shapes, types and values that fit, or a line that says why not."""
+"""What Python hands to the dynamics: what fits, or one line that says why it does not."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def ways(net: Network, x: Any) -> dict[str, Callable[[], object]]:
         "train": lambda: train_epoch(net, ep(net), [], [(x, labels)]),
     }
     for i, estimator in enumerate(estimators(net)):
-        found[f"estimator {i}"] = lambda e=estimator: e(x, target)  # type: ignore[misc]
+        found[f"estimator {i}"] = lambda e=estimator: e(x, target)
     return found
 
 
@@ -84,8 +85,10 @@ def test_x_of_another_shape_is_refused(name: str, shape: list[int]) -> None:
 @pytest.mark.parametrize("neurons", [Real(), Binary()])
 @pytest.mark.parametrize(
     "shape",
-    [(6, 1, 20, 28), (6, 1, 20, 20), (6, 1, 29, 20), (6, 1, 28, 21), (1, 28, 20), (6, 28, 20)]
-    + [(28, 20), (6, 560), (6, 3, 28, 20), (6, 1, 28, 20, 1), (560,), ()],
+    [
+        *((6, 1, *size) for size in ((20, 28), (20, 20), (29, 20), (28, 21), (28, 20, 1))),
+        *((1, 28, 20), (6, 28, 20), (28, 20), (6, 560), (6, 3, 28, 20), (560,), ()),
+    ],
 )
 def test_images_of_another_size_are_refused(neurons: Any, shape: tuple[int, ...]) -> None:
     """Turned ones, too, and one without its batch."""
@@ -133,7 +136,7 @@ def test_a_target_of_another_shape_is_refused(name: str, shape: list[int]) -> No
     target = torch.rand(shape)
     free = net.relax(x, 5)
     doors = [lambda: net.relax(x, 5, start=free, target=target, beta=0.5)]
-    doors += [lambda e=e: e(x, target) for e in estimators(net)]  # type: ignore[misc]
+    doors += [lambda e=e: e(x, target) for e in estimators(net)]
     for attempt in doors:
         if shape == [6, CLASSES]:
             attempt()
@@ -175,12 +178,12 @@ def test_labels_that_do_not_match_the_batch_are_refused(name: str) -> None:
 
 def test_an_optimizers_state_of_other_shapes_is_refused() -> None:
     def of(*sizes: int) -> BinaryFlip:
-        layers = [Dense(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        layers = [Dense(a, b) for a, b in pairwise(sizes)]
         return BinaryFlip([layer.values for layer in layers])
 
     new = of(784, 64, 3)
     for old in (of(20, 64, 3), of(64, 784, 3), of(784, 64), of(784, 64, 3, 3), of(1, 50176, 3)):
-        with pytest.raises(ValueError, match="must be|size|parameter group"):
+        with pytest.raises(ValueError, match=r"must be|size|parameter group"):
             new.load_state_dict(old.state_dict())
     new.load_state_dict(of(784, 64, 3).state_dict())
 
@@ -207,7 +210,7 @@ def test_layers_of_another_size_may_replace_others(name: str) -> None:
     net.relax(x, 9)
     below = net.synapses[-1].input_shape
     net.synapses[-1] = Dense(below, 7)
-    net.synapses.append(Dense(7, CLASSES))  # type: ignore[attr-defined]
+    net.synapses.append(Dense(7, CLASSES))
     refused(lambda: net.relax(x, 9), ValueError, "layers of synapses, but .* of neurons")
     net.neurons = [*net.neurons, net.neurons[-1]]
     other = Network(list(net.synapses), net.neurons, speed=net.speed)
@@ -357,8 +360,10 @@ def test_an_empty_batch_is_refused(name: str) -> None:
 @on_each
 @pytest.mark.parametrize(
     ("steps", "kind"),
-    [(0, ValueError), (-1, ValueError), (True, ValueError), (False, ValueError)]
-    + [(2.5, TypeError), ("5", TypeError), (None, TypeError), (math.inf, TypeError)],
+    [
+        *((n, ValueError) for n in (0, -1, True, False)),
+        *((n, TypeError) for n in (2.5, "5", None, math.inf)),
+    ],
 )
 def test_steps_must_be_whole_and_positive(name: str, steps: Any, kind: type[Exception]) -> None:
     net = network(name)
@@ -437,7 +442,7 @@ FORMS: dict[str, Callable[[Tensor], Any]] = {
     "numpy": lambda y: y.numpy(),
     "numpy's int32": lambda y: y.numpy().astype(np.int32),
     "numpy's uint8": lambda y: y.numpy().astype(np.uint8),
-    **{str(d): lambda y, d=d: y.to(d) for d in INTEGERS if d != torch.bool},  # type: ignore[misc]
+    **{str(d): lambda y, d=d: y.to(d) for d in INTEGERS if d != torch.bool},
 }
 
 
@@ -537,5 +542,5 @@ def test_a_phase_says_what_it_was_asked_for() -> None:
     x, labels = batch(net)
     phase = Phase.of(net, x.double(), 7, target=net.cost.target(labels), beta=0.5)
     assert (phase.steps, phase.beta, phase.is_free) == (7, 0.5, False)
-    assert phase.x.dtype == phase.target.dtype == torch.float32  # type: ignore[union-attr]
+    assert phase.x.dtype == phase.target.dtype == torch.float32
     assert isinstance(ep(net), EquilibriumPropagation)
