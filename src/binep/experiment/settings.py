@@ -84,7 +84,7 @@ class Choices(PrimitiveConstructorSpec[str]):
 
 
 @functools.cache
-def hints_of(table: type) -> dict[str, Any]:
+def hints_of(table: Any) -> dict[str, Any]:
     """The annotated type of each setting of a dataclass, and of what its constructor takes."""
     hints = typing.get_type_hints(table, include_extras=True)
     return {k: v for k, v in hints.items() if typing.get_origin(v) is not typing.ClassVar}
