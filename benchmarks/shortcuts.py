@@ -75,7 +75,7 @@ def _narrow(name: str, sizes: Sequence[int], epochs: int, free_steps: int | None
 
 def networks() -> dict[str, tuple[Config, dict[str, Speed]]]:
     """Settings and switches by name."""
-    without = {k: v for k, v in REAL.items() if k != "fused steps"}
+    without = {k: v for k, v in REAL.items() if k != "in-cache"}
     deep = _narrow("mnist-fc2-ep", (256, 256, 10), 8, 60)
     # Thresholds for the width, as in results/mnist5k.
     layers = {key: replace(layer, threshold=2e-6) for key, layer in deep.layers.items()}

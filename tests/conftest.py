@@ -2,10 +2,17 @@
 
 import os
 
+import pytest
 import torch
 from hypothesis import settings
 
 import binep.solvers  # noqa: F401 – as with the public names of `binep`, all solvers are there
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Small networks flip much. tests/experiment/test_guards.py expects these warnings.
+    config.addinivalue_line("filterwarnings", "ignore::binep.experiment.warnings.TrainingWarning")
+
 
 # Tests run beside each other's threads; one each is faster, and repeats to the bit.
 torch.set_num_threads(1)

@@ -14,15 +14,15 @@ from benchmarks.report import read, write_report
 from benchmarks.roofline import stages
 from benchmarks.speed import Options, batches_of, compare, keep, settling
 from binep.core.network import Speed
-from binep.experiment.config import Config, Dynamics, Layer, Learning
+from binep.experiment.config import Config, ConvLayer, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
 from binep.solvers.digits import solver as digits
 
 FLIP: dict[str, Any] = {"gamma": 1e-2, "threshold": 1e-5, "bias_lr": 0.05}
-MAP: dict[str, Any] = {"kind": "conv", "kernel": 5, "padding": 1, "pool": 3, **FLIP}
+MAP: dict[str, Any] = {"kernel": 5, "padding": 1, "pool": 3, **FLIP}
 LAYERS = {
     "dense": {"1": Layer(30, **FLIP), "2": Layer(20, **FLIP), "3": Layer(20, **FLIP)},
-    "conv": {"1": Layer(4, **MAP), "2": Layer(6, **MAP), "3": Layer(20, **FLIP)},
+    "conv": {"1": ConvLayer(4, **MAP), "2": ConvLayer(6, **MAP), "3": Layer(20, **FLIP)},
 }
 DYNAMICS = {
     "real": Dynamics(initial_state=0.5, free_steps=150, nudged_steps=10),

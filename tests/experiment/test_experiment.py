@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from binep.core.speed import Speed
 from binep.experiment.build import build_network
 from binep.experiment.config import Config, ConvLayer, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
+from binep.experiment.training import class_scores, evaluate, train_epoch
 
 
 def small(**settings: Any) -> Config:
@@ -108,3 +112,180 @@ def test_a_configuration_decides_the_shapes() -> None:
     assert shapes == [(4, 4, 4), (5, 2, 2), (20,), (20,)]
     learn = [s.scale.requires_grad for s in network.synapses if s.scale is not None]
     assert learn == [False, False, True, False]
+
+
+# ---- what it keeps, and what it leaves alone
+
+
+def moved(experiment: Experiment) -> list[torch.Tensor]:
+    """All that an epoch leaves behind."""
+    result = experiment.train_epoch()
+    scores = torch.tensor([result.train.loss, result.test.loss, result.test.error])
+    return [scores, *state(experiment).values()]
+
+
+BITS = Dynamics("heaviside", 1.0, free_steps=12, nudged_steps=6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        small(),
+        small(dynamics=BITS, learning=Learning(momentum_noise=True, beta=2.0)),
+        small(learning=Learning(synapses="real")),
+    ],
+    ids=["real", "bits, noise", "real weights"],
+)
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_kept_state_is_a_copy_from_which_the_same_bits_follow(
+    config: Config, epochs: int
+) -> None:
+    experiment = Experiment(config)
+    for _ in range(epochs):
+        experiment.train_epoch()
+    kept = experiment.state()
+    before = {k: v.clone() for k, v in kept.items()}
+    first = [moved(experiment) for _ in range(2)]
+    assert equal(kept, before)
+    experiment.restore(kept)
+    assert equal(experiment.state(), before)
+    again = [moved(experiment) for _ in range(2)]
+    assert equal(kept, before)
+    for a, b in zip(first, again, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_state_kept_within_an_epoch_is_one_too() -> None:
+    experiment, states = Experiment(small()), []
+    whole = experiment.train_epoch(lambda meter: states.append(experiment.state()))
+    after = state(experiment)
+    experiment.restore(states[1])
+    assert (experiment.epoch, experiment.batch) == (0, 2)
+    again = experiment.train_epoch()
+    assert equal(state(experiment), after)
+    assert (again.train.errors, again.train.loss) == (whole.train.errors, whole.train.loss)
+
+
+def test_a_state_of_another_experiment_changes_nothing() -> None:
+    experiment, other = Experiment(small()), Experiment(small(learning=Learning(synapses="real")))
+    other.train_epoch()
+    before = experiment.state()
+    with pytest.raises(ValueError, match="not of this network"):
+        experiment.restore(other.state())
+    assert equal(experiment.state(), before)
+
+
+def process() -> dict[str, Any]:
+    """What an experiment may set of the whole process."""
+    return {
+        "threads": torch.get_num_threads(),
+        "tf32": (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warn only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
+
+
+@pytest.fixture(params=[False, True], ids=["usual", "unusual"])
+def found(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A process as Python starts it, or as somebody has set it."""
+    usual = process()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if request.param:
+        torch.set_num_threads(3)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = True, False
+        torch.use_deterministic_algorithms(True)
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    yield process()
+    torch.set_num_threads(usual["threads"])
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = usual["tf32"]
+    torch.use_deterministic_algorithms(usual["deterministic"], warn_only=usual["warn only"])
+
+
+def test_the_process_is_left_as_it_was_found(found: dict[str, Any]) -> None:
+    config = small(threads=2, deterministic=True, speed=Speed(precision="fast"))
+    seen: list[dict[str, Any]] = []
+    experiment = Experiment(config)
+    assert process() == found
+    experiment.train_epoch(lambda meter: seen.append(process()))
+    assert process() == found
+    experiment.evaluate()
+    assert process() == found
+    experiment.class_scores()
+    assert process() == found
+    with experiment.working():
+        seen.append(process())
+    assert process() == found
+    cublas = found["cublas"] or ":4096:8"
+    expected = {"threads": 2, "tf32": (True, True), "deterministic": True, "warn only": True}
+    assert all(during == {**expected, "cublas": cublas} for during in seen)
+    assert len(seen) == 4
+
+
+def test_the_process_is_left_as_it_was_found_after_an_error(
+    found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(threads=2, deterministic=True, speed=Speed(precision="fast"))
+    experiment = Experiment(config)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        experiment.train_epoch(fail)
+    assert process() == found
+    monkeypatch.setattr(experiment.network.cost, "labels", fail)
+    for work in (experiment.train_epoch, experiment.evaluate, experiment.class_scores):
+        with pytest.raises(RuntimeError, match="broken"):
+            work()
+        assert process() == found
+    monkeypatch.setattr("binep.experiment.experiment.initial_network", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        Experiment(config)
+    assert process() == found
+
+
+# ---- labels
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.byte, torch.Tensor.int],
+    ids=["list", "numpy", "uint8", "int32"],
+)
+def test_labels_of_any_whole_kind_are_the_same(kind: Any) -> None:
+    experiment = Experiment(small())
+    network, (x, labels) = experiment.network, next(experiment._test_batches())
+    expected = evaluate(network, [(x, labels)], free_steps=5)
+    given = evaluate(network, [(x, kind(labels))], free_steps=5)
+    assert (given.errors, given.loss) == (expected.errors, expected.loss)
+    assert torch.equal(class_scores(network, [(x, kind(labels))], free_steps=5)[1], labels)
+    losses = []
+    for either in (labels, kind(labels)):
+        again = Experiment(small())
+        losses.append(train_epoch(again.network, again.estimator, [], [(x, either)]).loss)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda labels: labels[:, None],
+        lambda labels: labels[:1],
+        lambda labels: labels.float(),
+        lambda labels: torch.eye(10)[labels],
+        lambda labels: labels + 10,
+        lambda labels: labels - 1,
+    ],
+    ids=["(B, 1)", "one", "float", "one-hot", "too large", "negative"],
+)
+def test_labels_that_are_none_are_refused(spoil: Any) -> None:
+    experiment = Experiment(small())
+    x, labels = next(experiment._test_batches())
+    batches = [(x, spoil(labels))]
+    with pytest.raises((TypeError, ValueError), match=r"^labels "):
+        evaluate(experiment.network, batches, free_steps=5)
+    with pytest.raises((TypeError, ValueError), match=r"^labels "):
+        class_scores(experiment.network, batches, free_steps=5)
+    with pytest.raises((TypeError, ValueError), match=r"^labels "):
+        train_epoch(experiment.network, experiment.estimator, [], batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings as python_warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from binep.experiment.config import Config, Dynamics, Layer
 from binep.experiment.experiment import Experiment
+from binep.experiment.warnings import TrainingWarning
 from binep.runs import folder as runs
 
 
@@ -98,3 +100,31 @@ def test_they_are_not_given_again_after_a_resume(tmp_path: Path) -> None:
     runs.train(experiment, tmp_path, rows=rows, guards=guards, warn=again.append)
     assert first
     assert again == []
+
+
+def test_python_users_get_them_as_warnings_each_once() -> None:
+    experiment = Experiment(config(gamma=1e-9))
+    with pytest.warns(TrainingWarning) as given:
+        experiment.train_epoch()
+    said = [str(warning.message) for warning in given]
+    assert any(text.startswith("layer 1: no weight flipped in epoch 1: ") for text in said)
+    assert {Path(warning.filename) for warning in given} == {Path(__file__)}
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("error")
+        experiment.train_epoch()
+
+
+def test_whoever_takes_them_gets_no_python_warnings() -> None:
+    experiment, taken = Experiment(config(gamma=1e-9)), []
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("error")
+        experiment.train_epoch(warn=taken.append)
+    assert any(text.startswith("layer 2: no weight flipped") for text in taken)
+    experiment.train_epoch(warn=taken.append)
+    assert len(taken) == len(set(taken)) == 2
+
+
+def test_a_run_folder_gives_no_python_warnings(tmp_path: Path) -> None:
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("error", TrainingWarning)
+        assert warnings(config(gamma=1e-9), tmp_path)

@@ -18,7 +18,7 @@ import torch
 from refusals import refused
 from torch import Tensor
 
-from binep.experiment.config import Config, Dynamics, Layer, Learning
+from binep.experiment.config import Config, ConvLayer, Dynamics, Layer, Learning
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.runs import curves as plots
 from binep.runs import folder as runs
@@ -37,7 +37,7 @@ FAST: dict[str, Any] = {"gamma": 1e-2, "threshold": 1e-6, "bias_lr": 0.05}
 DENSE = Config(
     layers={"1": Layer(8, **FAST), "2": Layer(10, **FAST)}, max_batches=2, epochs=2, threads=1
 )
-POOLED = Layer(3, "conv", padding=0, pool=4, **FAST, scale_lr=1e-3)
+POOLED = ConvLayer(3, padding=0, pool=4, **FAST, scale_lr=1e-3)
 KINDS = {
     "dense": (DENSE, ""),
     "bits": (

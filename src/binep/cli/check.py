@@ -125,7 +125,7 @@ def _to_check(options: Options) -> list[Experiment]:
         Experiment(
             config.replace(
                 **chosen, device="cpu", learning=dataclasses.replace(config.learning, synapses=kind)
-            )
+            ).effective()
         )
         for kind in sorted(kinds, key=lambda kind: kind != own)
     ]

@@ -74,7 +74,7 @@ class Cost(nn.Module, ABC):
             raise ValueError("target has values that are not finite")
         return target
 
-    def check_output(self, shape: tuple[int, ...]) -> None: 
+    def check_output(self, shape: tuple[int, ...]) -> None:
         """Refuse an output, of one sample, that it cannot read.
 
         Raises:

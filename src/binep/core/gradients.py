@@ -195,7 +195,7 @@ class BackpropThroughTime(GradientEstimator):
         if before:
             start = network.relax(x, before, tolerance=self.tolerance)
             if start.by is not None:
-                with torch.no_grad():
+                with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
                     solver = network.solver(start.by)
                     unrolled = solver.unroll(start, self.nudged_steps, target)
         if start is None or unrolled is None:
@@ -208,6 +208,7 @@ class BackpropThroughTime(GradientEstimator):
     ) -> Equilibrium:
         network = self.network
         states: Sequence[Tensor] = network.initial_states(x) if start is None else start.states
+        states = [state.contiguous() for state in states]
         with _recording(network, x):
             clamped, before = network.clamp(x), states
             for _ in range(self.nudged_steps):

@@ -193,6 +193,8 @@ def _idle_neurons(config: Config) -> Iterator[Idle]:
     for name, offered in names.items():
         if offered not in neurons.takes:
             yield Idle("dynamics", name, why)
+    if neurons.fact("settle_exactly") and config.dynamics.settle_tol > 0:  # 0 takes every step
+        yield Idle("dynamics", "settle_tol", why)
     numbers = list(config.layers)
     if numbers and "readout" in COSTS[config.learning.cost].takes:
         reads = f"it does nothing with cost = {config.learning.cost}: the last layer only reads out"

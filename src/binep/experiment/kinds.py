@@ -8,7 +8,9 @@ decorator of its sort, anywhere, before the configuration is read:
 
 Parameters of its constructor that are listed below come from the configuration, if it takes them;
 those with other names are settings of its own: of a layer beside its others in [layers.N],
-otherwise in the table [options.NAME]. What it does not take does nothing, and is refused.
+otherwise in the table [options.NAME]. What it does not take does nothing, and is refused. The
+types Count (a whole number from 1), Rate (a finite number from 0), Portion (from 0 to 1) and Share
+(above 0 and at most 1) bound a setting.
 """
 
 from __future__ import annotations
@@ -18,16 +20,28 @@ from typing import Any, TypeVar
 
 from binep.data.sources import data_set
 from binep.experiment.layers import layer
+from binep.experiment.settings import Count, Portion, Rate, Share
 from binep.registry import Registry
 
-__all__ = ["cost", "data_set", "estimator", "flip_rule", "layer", "neurons"]
+__all__ = [
+    "Count",
+    "Portion",
+    "Rate",
+    "Share",
+    "cost",
+    "data_set",
+    "estimator",
+    "flip_rule",
+    "layer",
+    "neurons",
+]
 
 T = TypeVar("T", bound=type[Any])
 
 NEURONS = Registry(
     "activation",
     ("initial", "threshold", "filter", "hold_nudge", "nudge", "clip_nudged"),
-    facts=("differentiable",),
+    facts=("differentiable", "settle_exactly"),
 )
 COSTS = Registry("cost", ("classes", "copies", "readout"))
 ESTIMATORS = Registry(
@@ -50,7 +64,10 @@ NEURONS.add_path(
     differentiable=True,
 )
 NEURONS.add_path(
-    "heaviside", "binep.core.neurons:Binary", ("initial", "threshold", "filter", "hold_nudge")
+    "heaviside",
+    "binep.core.neurons:Binary",
+    ("initial", "threshold", "filter", "hold_nudge"),
+    settle_exactly=True,
 )
 COSTS.add_path("squared-error", "binep.core.costs:SquaredError", ("classes", "copies"))
 COSTS.add_path("cross-entropy", "binep.core.costs:CrossEntropy", ("readout",))

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from binep.core.shapes import map_shape_of
-from binep.experiment.settings import Choices, ConfigError, Count, Margin, Rate, Share
+from binep.experiment.settings import (
+    Choices,
+    ConfigError,
+    Count,
+    Margin,
+    Rate,
+    Share,
+    hints_of,
+    wrong_type,
+)
 from binep.registry import Registry, table
 
 if TYPE_CHECKING:
@@ -99,13 +108,13 @@ class Layer:
         them they may stand at their defaults.
 
         Raises:
-            ConfigError: they stand there with other values.
+            ConfigError: they stand there with other values, or there is no such kind.
         """
         name = value.get("kind", "dense")
-        kind = LAYERS.get(name) if isinstance(name, str) else None
-        if kind is None:
-            return DenseLayer, dict(value)
-        kept = dict(value)
+        right = wrong_type(hints_of(cls)["kind"], name)
+        if right:
+            raise ConfigError(f"{key}.kind = {name!r}: must be {right}")
+        kind, kept = LAYERS[name], dict(value)
         for f in dataclasses.fields(ConvLayer):
             if f.name in kept and f.name not in {g.name for g in dataclasses.fields(kind)}:
                 if kept[f.name] != f.default:

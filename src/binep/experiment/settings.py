@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -82,6 +83,13 @@ class Choices(PrimitiveConstructorSpec[str]):
         return [value]
 
 
+@functools.cache
+def hints_of(table: type) -> dict[str, Any]:
+    """The annotated type of each setting of a dataclass, and of what its constructor takes."""
+    hints = typing.get_type_hints(table, include_extras=True)
+    return {k: v for k, v in hints.items() if typing.get_origin(v) is not typing.ClassVar}
+
+
 def parts(hint: Any) -> tuple[Any, list[Any], bool]:
     """Of an annotated type the plain one, its annotations, and whether None fits, too."""
     extra: list[Any] = []
@@ -130,7 +138,7 @@ def out_of_range(hint: Any, value: Any) -> str:
 
 def problems(table: Any, at: str = "") -> Iterator[str]:
     """A line for each setting of a dataclass whose value is none of its type."""
-    hints = typing.get_type_hints(type(table), include_extras=True)
+    hints = hints_of(type(table))
     for f in dataclasses.fields(table):
         value = getattr(table, f.name)
         right = wrong_type(hints[f.name], value) or out_of_range(hints[f.name], value)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from binep.experiment.settings import ConfigError, parts, wrong_type
+from binep.experiment.settings import ConfigError, hints_of, parts, wrong_type
 from binep.registry import did_you_mean
 
 
@@ -78,8 +78,7 @@ def _read_dataclass(kind: Any, value: Any, key: str) -> Any:
     if hasattr(kind, "of_table"):
         kind, value = kind.of_table(value, key)
     prefix = f"{key}." if key else ""
-    hints = typing.get_type_hints(kind, include_extras=True)
-    hints = {k: v for k, v in hints.items() if typing.get_origin(v) is not typing.ClassVar}
+    hints = hints_of(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for name in value:
         if name not in hints:
