@@ -24,7 +24,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 CORE = Path("src/binep/core")
 TESTS = [
-    *("neurons", "optim", "synapses", "network", "gradients", "relaxation", "habits", "door"),
+    *("neurons", "optim", "synapses", "network", "gradients", "overrelaxation", "habits", "door"),
     "copies",
 ]
 """Quick ones first."""
