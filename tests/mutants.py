@@ -23,11 +23,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 CORE = Path("src/binep/core")
-TESTS = [
-    *("neurons", "optim", "synapses", "network", "gradients", "overrelaxation", "habits", "door"),
-    "copies",
-]
-"""Quick ones first."""
+LAST = ("test_habits", "test_door", "test_copies")
+"""The tests of the core that take longest."""
 
 SWAPS: dict[type[ast.AST], tuple[str, tuple[str, ...]]] = {
     ast.Lt: ("<", ("<=", ">")),
@@ -214,10 +211,14 @@ def mutants(seed: int) -> Iterator[Mutant]:
         yield chooser.choice(by_line[line])
 
 
+def _order(test: str, module: str) -> tuple[bool, int, str]:
+    return test != f"test_{module}", LAST.index(test) + 1 if test in LAST else 0, test
+
+
 def is_noticed(copy: Path, module: str, limit: float) -> tuple[bool, str]:
     """Whether a test fails, and which; those named as the changed module go first."""
-    names = sorted(TESTS, key=lambda name: name != module)
-    files = [f"tests/core/test_{name}.py" for name in names]
+    paths = (copy / "tests/core").glob("test_*.py")
+    files = sorted(map(str, paths), key=lambda name: _order(Path(name).stem, module))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--hypothesis-profile=quick"]
     command += ["-p", "no:cacheprovider", *files, "tests/solvers"]
     environment = os.environ | {"PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
