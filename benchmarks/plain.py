@@ -76,8 +76,8 @@ class PlainLayer:
         flipped = -self.weight.sign() * self.momentum > setting.threshold
         self.weight = torch.where(flipped, -self.weight, self.weight)
         self.bias = self.bias + setting.bias_lr * g_bias
-        flips: Tensor = flipped.sum()
-        return flips
+        count: Tensor = flipped.sum()
+        return count
 
 
 class Batch(NamedTuple):

@@ -152,7 +152,7 @@ def _time_table(timings: Sequence[Timing], batches: Sequence[Row]) -> list[str]:
         "64 images. 'Plain' is the same step taken without any shortcut (`benchmarks/plain.py`), "
         "in the same process, in turn with binep. 'Original' is the paper's own program, measured "
         "once on two quiet cores. 'Times faster' is than the original, then than 'plain'. "
-        "'all at once' and 'fast' are binep with `--no-alternate` and with `--precision fast`.",
+        "'all at once' and 'fast' are binep with `--off odd-even` and with `--precision fast`.",
         names,
         rows,
     )

@@ -12,9 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from binep.core.network import Network
+from binep.core.phases import Phase
+from binep.core.solvers import choose
 from binep.core.synapses import Conv, Dense, Synapse
-from binep.solvers.digits import solver as digits
-from binep.solvers.in_cache import solver as fused
+from binep.solvers import machine
+from binep.solvers.digits.products import Products
+from binep.solvers.digits.solver import DigitSolver
 
 SIDE = 2048
 """Side of the square matrices that are multiplied to find a rate."""
@@ -61,7 +64,8 @@ def stages(network: Network, batch: int, free_steps: int, nudged_steps: int) -> 
     the zeros that unpooling puts in.
     """
     bits = not network.neurons[0].differentiable
-    by_digits = not bits and not fused.fits(network) and digits.fits(network)
+    x = torch.zeros(1, *network.synapses[0].input_shape, device=network.synapses[0].values.device)
+    by_digits = choose(network, Phase.of(network, x, 1)) is DigitSolver
     per_step = 2 * (free_steps + nudged_steps)
     products = 2 * (free_steps + 2 * nudged_steps) if by_digits else per_step
     real, width = ("int8", 1) if bits else ("float32", 4)
@@ -113,7 +117,7 @@ def measured_rates(repeats: int = 5) -> dict[str, float]:
         ("int8 digits", square, SIDE, Dense(SIDE, SIDE)),
         ("int8 digits, convolution", convolution, 64, Conv((32, 14, 14), 64, padding=2)),
     ):
-        if digits.multiplies(synapse):
+        if machine.has_packed_int8():
             work[name] = (amount, _digits(synapse, rows))
     rates = {name: amount / _best(act, repeats) for name, (amount, act) in work.items()}
     for unit in ("float32", "int8"):
@@ -124,8 +128,8 @@ def measured_rates(repeats: int = 5) -> dict[str, float]:
 def _digits(synapse: Synapse, rows: int) -> Callable[[], object]:
     """Multiply so many rows of digits by a synapse's signs."""
     below = torch.zeros(1, rows, math.prod(synapse.input_shape), dtype=torch.uint8)
-    line = digits.Line(synapse, torch.arange(synapse.values[0].numel()))
-    return lambda: line.up(below)
+    products = Products(synapse, torch.arange(synapse.values[0].numel()))
+    return lambda: products.up(below)
 
 
 def _best(act: Callable[[], object], repeats: int) -> float:

@@ -35,6 +35,11 @@ def name_of(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
+def _is_module(name: str) -> bool:
+    path = SOURCE.joinpath(*name.split(".")[1:])
+    return name.startswith("binep.") and (path.is_dir() or path.with_suffix(".py").exists())
+
+
 def _imports(node: ast.AST) -> Iterator[str]:
     """What is imported anywhere below a node, but for types alone."""
     for child in ast.iter_child_nodes(node):
@@ -42,8 +47,11 @@ def _imports(node: ast.AST) -> Iterator[str]:
             for other in child.orelse:
                 yield from _imports(other)
         elif isinstance(child, ast.ImportFrom) and child.module and not child.level:
-            yield child.module
-            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+            names = [f"{child.module}.{alias.name}" for alias in child.names]
+            modules = [name for name in names if _is_module(name)]
+            yield from modules
+            if len(modules) < len(names):
+                yield child.module
         elif isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
         else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
+import operator
 import re
 import shlex
 import shutil
@@ -23,6 +25,7 @@ from markdown_it import MarkdownIt
 import binep
 from binep.cli import main as cli
 from binep.cli import paper as seed_cli
+from binep.core import solvers
 from binep.experiment.config import Config, Layer, preset_names
 from binep.experiment.experiment import Experiment
 from binep.runs import folder as runs
@@ -170,6 +173,9 @@ def yours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_a_page_says_to_run_runs(
     page: Path, yours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What a page registers is not for the tests after it.
+    monkeypatch.setattr(solvers, "_REGISTERED", list(solvers._REGISTERED))
+
     def refuse(*arguments: object, **options: object) -> str:
         raise ConnectionError("refused")
 
@@ -210,6 +216,18 @@ def test_links_and_presets_exist(page: Path) -> None:
         assert "://" in link or (page.parent / link).exists(), link
     for name in re.findall(r"binep train ([a-z][\w-]*)", text):
         assert name in preset_names()
+
+
+def test_what_the_house_points_at_is_there() -> None:
+    text = (ROOT / "docs" / "house.md").read_text()
+    found = re.findall(r"`([\w/]+\.(?:py|toml))(?:::([\w.]+))?`", text)
+    assert len(found) > 15
+    for path, name in found:
+        file = ROOT / path if path.startswith(("docs/", "tests/")) else ROOT / "src/binep" / path
+        assert file.exists(), path
+        if name:
+            module = importlib.import_module(f"binep.{path.removesuffix('.py').replace('/', '.')}")
+            assert callable(operator.attrgetter(name)(module)), (path, name)
 
 
 def test_every_public_name_is_documented() -> None:

@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from networks import Twins, twins
 
 from binep.core.gradients import EquilibriumPropagation
-from binep.core.network import Equilibrium, Network, Speed
+from binep.core.network import Network
 from binep.core.neurons import Binary
+from binep.core.phases import Equilibrium, Phase
+from binep.core.solvers import choose
+from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Conv, Dense, _round
 from binep.experiment.config import Config, ConvLayer, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
-from binep.solvers.events import solver as events
 
-OFF = Speed(precision="exact", follow_events=False, fused_flips=False)
+OFF = Speed(off=SHORTCUTS)
 
 
 def both(network: Network, speed: Speed, run: Any) -> tuple[Any, Any]:
@@ -71,6 +73,7 @@ def test_no_bit_differs_from_the_plain_steps(
             beta=beta,
             tolerance=tolerance,
         )
+        network.zero_grad()
         estimator.compare(free, nudged, beta)
         return free, nudged, gradients(network)
 
@@ -105,7 +108,7 @@ def test_more_samples_than_16_bits_count_are_counted() -> None:
 
 def config(kind: str, **learning: Any) -> Config:
     dense = [Layer(size, gamma=2e-4, threshold=1e-7, bias_lr=1e-6) for size in (96, 64, 40)]
-    conv = ConvLayer(6, gamma=2e-4, threshold=1e-7, bias_lr=1e-6, padding=1, pool=3)
+    conv = ConvLayer(6, padding=1, pool=3, gamma=2e-4, threshold=1e-7, bias_lr=1e-6)
     layers = dense if kind == "dense" else [conv, replace(conv, size=8), dense[2]]
     return Config(
         dataset="mnist5k",
@@ -126,7 +129,8 @@ def config(kind: str, **learning: Any) -> Config:
 )
 def test_fifty_batches_flip_the_same_weights(setting: Config) -> None:
     plain, followed = (Experiment(setting.replace(speed=speed)) for speed in (OFF, Speed()))
-    assert events.fits(followed.network)
+    x = torch.zeros(1, *followed.network.synapses[0].input_shape)
+    assert choose(followed.network, Phase.of(followed.network, x, 1)).name == "events"
     flips = 0
     for _, a, b in zip(range(50), batches(plain), batches(followed), strict=False):
         for experiment, (x, labels) in ((plain, a), (followed, b)):

@@ -74,6 +74,13 @@ class Cost(nn.Module, ABC):
             raise ValueError("target has values that are not finite")
         return target
 
+    def check_output(self, shape: tuple[int, ...]) -> None:
+        """Refuse an output, of one sample, that it cannot read.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+
     def target_shape(self, output_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one sample's target, for an output of this shape."""
         return output_shape
@@ -114,6 +121,14 @@ class SquaredError(Cost):
             raise ValueError(f"classes = {classes}, copies = {copies}: must be at least 1")
         self.classes, self.copies = classes, copies
 
+    def check_output(self, shape: tuple[int, ...]) -> None:
+        """It must have classes·copies neurons."""
+        if torch.Size(shape).numel() != self.classes * self.copies:
+            raise ValueError(
+                f"the output has shape {shape}: must have {self.classes * self.copies} neurons, "
+                f"classes = {self.classes} times copies = {self.copies}"
+            )
+
     def target(self, labels: Labels) -> Tensor:
         """One-hot, repeated: (batch, classes·copies)."""
         one_hot = F.one_hot(self.labels(labels), self.classes)
@@ -150,6 +165,12 @@ class CrossEntropy(Cost):
 
     def _logits(self, output: Tensor) -> Tensor:
         return self.readout.biased(self.readout.up(output)[0])
+
+    def check_output(self, shape: tuple[int, ...]) -> None:
+        """It must be what the readout takes."""
+        needed = tuple(self.readout.input_shape)
+        if torch.Size(shape).numel() != torch.Size(needed).numel():
+            raise ValueError(f"the output has shape {shape}, but the readout takes {needed}")
 
     def target(self, labels: Labels) -> Tensor:
         """One-hot: (batch, classes)."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from binep.core.network import Network
-from binep.core.phases import Clamped, Equilibrium
+from binep.core.phases import Clamped, Equilibrium, as_tolerance, whole
 from binep.core.solvers import Gradient, Plain
 from binep.core.synapses import Synapse
 
@@ -37,17 +37,25 @@ class GradientEstimator(ABC):
         tolerance: see `Network.relax`.
 
     Raises:
-        ValueError: steps below one.
+        TypeError, ValueError: steps that are no whole numbers from 1, or an impossible tolerance.
     """
 
     def __init__(
         self, network: Network, *, free_steps: int, nudged_steps: int, tolerance: float = 1e-6
     ) -> None:
-        if min(free_steps, nudged_steps) < 1:
-            raise ValueError("free_steps and nudged_steps must be at least 1")
         self.network = network
-        self.free_steps, self.nudged_steps = free_steps, nudged_steps
-        self.tolerance = tolerance
+        self.free_steps = whole("free_steps", free_steps)
+        self.nudged_steps = whole("nudged_steps", nudged_steps)
+        self.tolerance = as_tolerance(tolerance)
+
+    def _begin(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, checked; then the last gradients make room for the next."""
+        network = self.network
+        network.check()
+        x = network.as_input(x)
+        target = network.cost.as_target(target, network.initial_states(x)[-1])
+        network.zero_grad()
+        return x, target
 
     @abstractmethod
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
@@ -112,10 +120,8 @@ class EquilibriumPropagation(GradientEstimator):
     @torch.no_grad()
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """Free phase, nudged phase, and the difference of their ends."""
-        network = self.network
-        network.zero_grad()  # the last gradients make room for the next
-        free = network.relax(x, self.free_steps, tolerance=self.tolerance)
-        target = network.cost.as_target(target, free.output)
+        x, target = self._begin(x, target)
+        free = self.network.relax(x, self.free_steps, tolerance=self.tolerance)
         beta = self.beta
         if self.nudging == "random-sign" and torch.rand((), generator=self.generator) < 0.5:
             beta = -beta
@@ -184,15 +190,12 @@ class BackpropThroughTime(GradientEstimator):
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """Settle, then take the last steps and differentiate through them."""
         network, before = self.network, self.free_steps - self.nudged_steps
-        network.check()
-        x = network.as_input(x)
-        target = network.cost.as_target(target, network.initial_states(x)[-1])
-        network.zero_grad()
+        x, target = self._begin(x, target)
         start, unrolled = None, None
         if before:
             start = network.relax(x, before, tolerance=self.tolerance)
             if start.by is not None:
-                with torch.no_grad():
+                with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
                     solver = network.solver(start.by)
                     unrolled = solver.unroll(start, self.nudged_steps, target)
         if start is None or unrolled is None:
@@ -205,6 +208,7 @@ class BackpropThroughTime(GradientEstimator):
     ) -> Equilibrium:
         network = self.network
         states: Sequence[Tensor] = network.initial_states(x) if start is None else start.states
+        states = [state.contiguous() for state in states]
         with _recording(network, x):
             clamped, before = network.clamp(x), states
             for _ in range(self.nudged_steps):

@@ -53,8 +53,8 @@ class Network(nn.Module):
         self.synapses = nn.ModuleList(synapses)  # type: ignore[assignment]
         kinds = [neurons] * len(synapses) if isinstance(neurons, Neurons) else list(neurons)
         self.neurons = kinds
-        self._check_layers()
         self.cost = SquaredError(_size(synapses[-1].output_shape)) if cost is None else cost
+        self._check_layers()
         self.speed = Speed() if speed is None else speed
         # Each solver with the synapses that it was made for.
         self._solvers: dict[type[Solver], tuple[tuple[Synapse, ...], Solver]] = {}
@@ -96,6 +96,7 @@ class Network(nn.Module):
             raise ValueError(
                 f"{len(self.synapses)} layers of synapses, but {len(self.neurons)} of neurons"
             )
+        self.cost.check_output(tuple(self.synapses[-1].output_shape))
 
     def as_input(self, x: Tensor) -> Tensor:
         """An input, checked, of the parameters' type.
@@ -111,6 +112,8 @@ class Network(nn.Module):
         if not isinstance(x, Tensor):
             raise TypeError(f"x is a {type(x).__name__}: must be a tensor, such as torch.tensor(x)")
         first = self.synapses[0]
+        if x.layout != torch.strided:
+            raise TypeError(f"x is {x.layout}: must be dense, x.to_dense()")
         if not x.is_floating_point():
             raise TypeError(
                 f"x is {x.dtype}: must be floating point, x.float(); images of 0 to 255 as "
@@ -238,7 +241,9 @@ class Network(nn.Module):
         memory = None
         if start is not None and start.by is kind and phase.clamped is not None:
             memory = start.memory
-        with torch.autocast(phase.x.device.type, enabled=False):
+        device = phase.x.device.type
+        # What a solver keeps must be of use outside inference mode, too.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
             return self.solver(kind).solve(phase, memory)
 
     def solver(self, kind: type[S]) -> S:

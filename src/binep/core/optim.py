@@ -169,7 +169,7 @@ class BinaryFlip(_Optimizer):
         return copy.deepcopy(super().state_dict())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over momenta and settings from `state_dict`.
+        """Take over momenta and settings from `state_dict`, which is left as it is.
 
         Raises:
             ValueError: of other groups, or momenta of other shapes than the weights'.
@@ -183,7 +183,7 @@ class BinaryFlip(_Optimizer):
                     f"the momentum of params[{i}] has shape {shape}: must be {tuple(signs.shape)}, "
                     "that of the weights"
                 )
-        super().load_state_dict(dict(state_dict))
+        super().load_state_dict(copy.deepcopy(dict(state_dict)))
 
     def momenta(self) -> list[Tensor]:
         """The momenta m, copies in the order given; opposite in sign to the paper's."""

@@ -133,14 +133,12 @@ class Phase:
         """
         network.check()
         x = network.as_input(x)
-        steps = _whole("steps", steps)
+        steps = whole("steps", steps)
         if check_every is None:
             check_every = 1 if x.device.type == "cpu" else 8
-        beta, tolerance = float(beta), float(tolerance)
+        beta, tolerance = float(beta), as_tolerance(tolerance)
         if not math.isfinite(beta):
             raise ValueError(f"beta = {beta}: must be finite")
-        if not 0 <= tolerance < math.inf:
-            raise ValueError(f"tolerance = {tolerance}: must be a finite number from 0")
         states: Sequence[Tensor] = network.initial_states(x)
         clamped = None
         if start is not None:
@@ -154,7 +152,7 @@ class Phase:
                 held = beta * network.cost.force(states[-1], target)
         elif beta:
             raise ValueError(f"beta = {beta:g} without a target: there is nothing to nudge towards")
-        every = _whole("check_every", check_every)
+        every = whole("check_every", check_every)
         return cls(network, x, states, steps, clamped, target, beta, held, tolerance, every)
 
     @property
@@ -185,7 +183,12 @@ class Phase:
         return Equilibrium(clamped, states, moved, residual, type(solver), memory, stamp)
 
 
-def _whole(name: str, value: int) -> int:
+def whole(name: str, value: int) -> int:
+    """A setting that must be a whole number from 1.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
     try:
         number = operator.index(value)
     except TypeError:
@@ -195,7 +198,21 @@ def _whole(name: str, value: int) -> int:
     return number
 
 
+def as_tolerance(value: float) -> float:
+    """A tolerance: a finite number from 0.
+
+    Raises:
+        ValueError: it is not.
+    """
+    tolerance = float(value)
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance = {tolerance}: must be a finite number from 0")
+    return tolerance
+
+
 def _check_start(start: Equilibrium, states: Sequence[Tensor]) -> None:
+    if not isinstance(start, Equilibrium):
+        raise TypeError(f"start is a {type(start).__name__}: must be an Equilibrium")
     given = [tuple(state.shape) for state in start.states]
     needed = [tuple(state.shape) for state in states]
     if given != needed:

@@ -12,6 +12,7 @@ import textwrap
 import zlib
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,10 @@ import torch
 from torch import Tensor
 
 from binep.data.batches import Split
-from binep.data.sources import DataError, Files
+from binep.data.errors import DataError
+
+if TYPE_CHECKING:
+    from binep.data.sources import Files
 
 _TIMEOUT = 10  # seconds without an answer from a server before a download is given up
 

@@ -9,16 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from binep.data.errors import DataError as DataError
 from binep.registry import Kind, Registry
 
 if TYPE_CHECKING:
     from binep.data.batches import Dataset, Split
 
 T = TypeVar("T", bound=type[Any])
-
-
-class DataError(ValueError):
-    """A data set is unknown, missing or damaged; one line that names the file and the remedy."""
 
 
 class Source(ABC):

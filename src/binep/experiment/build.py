@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+import binep.solvers  # noqa: F401  # which registers them
 from binep.core.costs import Cost
 from binep.core.gradients import GradientEstimator
 from binep.core.network import Network

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-import binep.solvers.events.solver  # noqa: F401
 from binep.core.optim import BinaryFlip
+from binep.core.solvers import register
+from binep.solvers.digits.solver import DigitSolver
+from binep.solvers.events.solver import EventSolver
+from binep.solvers.in_cache.solver import InCacheSolver
+
+for _kind in (EventSolver, InCacheSolver, DigitSolver):
+    register(_kind)
 
 
 def _flip(

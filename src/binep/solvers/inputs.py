@@ -19,8 +19,8 @@ class InputDrive:
     """W_1 ⋆ x + b_1 of a network, several times quicker for images of 256 grey levels.
 
     Such an x is a whole number from 0 to 255 times a unit, so that signs ⋆ whole numbers is exact
-    in 32 bits. Measured for batches of 64 at 784-4096 (one thread, a CPU with VNNI): 0.9 ms, 3.0 ms
-    in float32, of 10.7 ms for all of a training batch.
+    in 32 bits. A batch of 64 at 784-4096, one thread of a CPU with VNNI, least of 300 calls in
+    turn: 1.3 ms, 4.9 ms in float32.
 
     Args:
         network: on a CPU.
@@ -69,6 +69,7 @@ def _grey_levels(x: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
     unit = largest / 255
     whole = (x / unit).round_()
-    if not (whole * unit - x).abs_().max() <= 2**-23 * largest:
+    # By each value, not by the largest: one huge value must not turn all others into zeros.
+    if not ((whole * unit - x).abs_() <= 2**-22 * x).all():
         return None
     return whole.to(torch.uint8), unit

@@ -30,7 +30,7 @@ class _Packed(NamedTuple):
     shape: tuple[int, ...] = ()
 
     def multiply(self, digits: Tensor) -> Tensor:
-        """Signs ⋆ (digits − 128), from (digits, batch, neurons) of one side to that of the other."""
+        """Signs ⋆ (digits − 128), from (digits, batch, neurons) of one side to the other."""
         product: Tensor
         if not self.shape:
             product = torch.ops.onednn.qlinear_pointwise(

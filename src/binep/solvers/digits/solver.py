@@ -5,12 +5,11 @@ from __future__ import annotations
 from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.phases import Equilibrium, Phase
-from binep.core.solvers import Solver, register
+from binep.core.solvers import Solver
 from binep.core.synapses import Conv, Synapse
 from binep.solvers import fits
 
 
-@register
 class DigitSolver(Solver):
     """Real activations and binary weights on a CPU: updates in 8-bit digits.
 

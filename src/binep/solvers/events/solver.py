@@ -14,11 +14,10 @@ from binep.core.costs import SquaredError
 from binep.core.network import Network
 from binep.core.neurons import Binary
 from binep.core.phases import Equilibrium, Phase
-from binep.core.solvers import Gradient, Solver, register
+from binep.core.solvers import Gradient, Solver
 from binep.solvers.fits import is_compiled
 
 
-@register
 class EventSolver(Solver):
     """Takes the steps of networks of binary neurons and binary weights on a CPU.
 

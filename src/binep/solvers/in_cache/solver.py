@@ -8,7 +8,7 @@ from binep.core.costs import SquaredError
 from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.phases import Equilibrium, Phase
-from binep.core.solvers import Solver, Unrolled, register
+from binep.core.solvers import Solver, Unrolled
 from binep.core.synapses import Dense
 from binep.solvers import fits
 
@@ -16,7 +16,6 @@ _CACHED = 2**17
 """Synapses between neurons, at 4 bytes each, that a core's cache holds."""
 
 
-@register
 class InCacheSolver(Solver):
     """Real activations on a CPU: one compiled loop takes a sample through all of its steps.
 
