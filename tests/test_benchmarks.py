@@ -16,7 +16,7 @@ from benchmarks.speed import Options, batches_of, compare, keep, settling
 from binep.core.network import Speed
 from binep.experiment.config import Config, ConvLayer, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
-from binep.solvers.digits import solver as digits
+from binep.solvers import machine
 
 FLIP: dict[str, Any] = {"gamma": 1e-2, "threshold": 1e-5, "bias_lr": 0.05}
 MAP: dict[str, Any] = {"kernel": 5, "padding": 1, "pool": 3, **FLIP}
@@ -126,7 +126,7 @@ def test_operations_and_bytes_are_those_counted_by_hand() -> None:
 def test_states_that_travel_as_digits_are_counted_as_such(
     monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
-    monkeypatch.setattr(digits, "_multiplies", lambda kind: quick)
+    monkeypatch.setattr(machine, "has_packed_int8", lambda: quick)
     network = Experiment(small("conv", "real")).network
     settling = {stage.name: stage for stage in stages(network, 8, 5, 3)}["settling"]
     product = 2 * 8 * (6 * 6 * 25 * 4 * 6 + 24 * 20)
