@@ -90,6 +90,8 @@ class Options:
 
 def build(config: Config) -> Experiment:
     """The experiment, on MNIST-5k (the same shape) where MNIST is not at hand."""
+    if config.threads is not None:  # an experiment sets them only while it trains or tests
+        torch.set_num_threads(config.threads)
     try:
         return Experiment(config)
     except DataError:

@@ -104,8 +104,10 @@ class Reader:
         self.names: dict[str, object] = {}
 
     def do(self, kind: str, text: str) -> None:
-        if kind == "python":
-            exec(compile(text, "block", "exec"), self.names)
+        if kind == "python" and (named := re.match(r"# (\w+\.py)\n", text)):
+            Path(named[1]).write_text(text)  # for the page's other blocks to import
+        elif kind == "python":
+            exec(compile(text, "block", "exec", dont_inherit=True), self.names)
         elif kind == "toml":
             Config.from_toml(text, "block")
             if named := re.match(r"# (\S+\.toml)\n", text):
@@ -180,6 +182,7 @@ def test_what_a_page_says_to_run_runs(
     monkeypatch.setattr(pooch, "retrieve", refuse)
     monkeypatch.setenv("BINEP_DATA", str(samples.write_mnist(tmp_path / "data")))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     torch.manual_seed(0)
     reader = Reader(yours)
     for kind, text in blocks(page):

@@ -67,13 +67,13 @@ def test_rows_are_run_resumed_and_written(
 
     # A run that took other shortcuts counts, and the table says which.
     folder = output / "mnist-fc1-ep-alpha" / "seed3"
-    train = ["train", "mnist-fc1-ep-alpha", "--seed", "3", "--epochs", "2", "--no-alternate"]
+    train = ["train", "mnist-fc1-ep-alpha", "--seed", "3", "--epochs", "2", "--off", "odd-even"]
     assert cli.main([*train, "--threads", "1", "--run-dir", str(folder)]) == 0
     assert cli.main(["reproduce", "--output", str(output)]) == 0
     page = (output / "README.md").read_text()
     assert cells(page, "mnist-fc1-ep-alpha")[2] == "4 × 2 of 50"
     assert cells(page, "mnist-fc1-ep-alpha")[6] == "A, B"
-    assert re.search("^Machine B: .*, 1 thread, `--no-alternate`\\.", page, re.M)
+    assert re.search("^Machine B: .*, 1 thread, `--off odd-even`\\.", page, re.M)
 
 
 def test_what_was_interrupted_goes_on(

@@ -44,7 +44,9 @@ def test_batches_of_training_equal_the_oracle(
     scales = [s.scale for s in network.synapses if learn_scale and s.scale is not None]
     optimizers = [flip, SGD([s.bias for s in network.synapses], lr=RATES["bias"])]
     optimizers += (
-        [GradientDescent(scales, RATES["scale"], SCALE_FLOOR, relative=True)] if scales else []
+        [GradientDescent(scales, lr=RATES["scale"], floor=SCALE_FLOOR, relative=True)]
+        if scales
+        else []
     )
     synapses, count = t.synapses, len(t.synapses)
     momenta = [np.zeros_like(s.sign) for s in synapses]

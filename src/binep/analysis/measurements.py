@@ -65,7 +65,7 @@ def _flags(config: Config) -> Iterator[str]:
         if value == usual[name]:
             continue
         if isinstance(value, tuple):  # names of what is off
-            yield from (f"`--no-{one}`" for one in value)
+            yield f"`--{flag} {' '.join(value)}`"
         elif isinstance(value, bool):
             yield f"`--{'' if value else 'no-'}{flag}`"
         else:

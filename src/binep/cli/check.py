@@ -139,15 +139,16 @@ def _checked(experiment: Experiment, options: Options) -> Check:
 
     config, split = experiment.config, experiment.data.train
     images, labels = next(batches(split, options.samples, generator=experiment.order))
-    found = gradient_check.check(
-        experiment.network,
-        experiment.data.prepare(images),
-        experiment.network.cost.target(labels),
-        betas=sorted({*options.betas, abs(config.learning.beta)}),
-        steps=options.steps or config.dynamics.nudged_steps,
-        free_steps=options.free_steps,
-        generator=torch.Generator().manual_seed(config.seed),
-    )
+    with experiment.working():
+        found = gradient_check.check(
+            experiment.network,
+            experiment.data.prepare(images),
+            experiment.network.cost.target(labels),
+            betas=sorted({*options.betas, abs(config.learning.beta)}),
+            steps=options.steps or config.dynamics.nudged_steps,
+            free_steps=options.free_steps,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
     kind = config.learning.synapses
     print(
         f"{kind} weights: free phase of {found.free_steps} steps, residual {found.residual:.1g}; "

@@ -59,8 +59,11 @@ def main(arguments: Sequence[str]) -> None:
     whole = (options.run / checkpoints.CHECKPOINT).exists()
     load = runs.load_checkpoint if whole else runs.load
     experiment = load(options.run, device="cpu", **given(options, "data_dir"))
-    found = _followed(experiment, options.index)
-    drawn = {"phases": _phases(experiment, found, options)} | _drawings(experiment, found, whole)
+    with experiment.working():
+        found = _followed(experiment, options.index)
+        drawn = {"phases": _phases(experiment, found, options)} | _drawings(
+            experiment, found, whole
+        )
     output = options.output or options.run / "inspect"
     files.make_folder(output)
     _print_summary(experiment, found, options.index)

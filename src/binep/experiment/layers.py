@@ -104,8 +104,8 @@ class Layer:
     def of_table(cls, value: Mapping[str, Any], key: str) -> tuple[type[Layer], dict[str, Any]]:
         """The class that reads a TOML table, and what it is to read.
 
-        Former versions wrote kernel, padding, pool and pooling for every layer: where a kind lacks
-        them they may stand at their defaults.
+        Version 0.1 wrote kernel, padding, pool and pooling for dense layers, too: there they may
+        stand at their defaults.
 
         Raises:
             ConfigError: they stand there with other values, or there is no such kind.
@@ -115,14 +115,15 @@ class Layer:
         if right:
             raise ConfigError(f"{key}.kind = {name!r}: must be {right}")
         kind, kept = LAYERS[name], dict(value)
-        for f in dataclasses.fields(ConvLayer):
-            if f.name in kept and f.name not in {g.name for g in dataclasses.fields(kind)}:
-                if kept[f.name] != f.default:
-                    raise ConfigError(
-                        f"{key}.{f.name} = {kept[f.name]!r}: must be left out: it does nothing "
-                        f"with kind = {name}"
-                    )
-                del kept[f.name]
+        former = (
+            {f.name: f.default for f in dataclasses.fields(ConvLayer)} if name == "dense" else {}
+        )
+        for setting in own_names(ConvLayer):
+            if setting in former and kept.pop(setting, former[setting]) != former[setting]:
+                raise ConfigError(
+                    f"{key}.{setting} = {value[setting]!r}: must be left out: it does nothing with "
+                    f"kind = {name}"
+                )
         return kind, kept
 
 

@@ -83,9 +83,13 @@ class Choices(PrimitiveConstructorSpec[str]):
         return [value]
 
 
-@functools.cache
 def hints_of(table: Any) -> dict[str, Any]:
     """The annotated type of each setting of a dataclass, and of what its constructor takes."""
+    return _hints_of(table)
+
+
+@functools.cache
+def _hints_of(table: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(table, include_extras=True)
     return {k: v for k, v in hints.items() if typing.get_origin(v) is not typing.ClassVar}
 

@@ -32,7 +32,7 @@ def environment(experiment: Experiment) -> dict[str, Any]:
         "git_revision": _git_revision(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "threads": torch.get_num_threads(),
+        "threads": experiment.config.threads or torch.get_num_threads(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }

@@ -1,0 +1,128 @@
+"""Seconds of a training batch of two revisions, in turn: ``python -m benchmarks.revisions BEFORE``.
+
+Each revision runs in a process of its own, from its own source tree, on the same batches from the
+same network. The two take a batch each in alternation, so that what else the machine does meets
+both. ``revisions.csv`` in the output folder has a row for each shape.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import tyro
+
+from benchmarks.speed import SHAPES
+from binep.runs import files
+
+_WORKER = """
+import importlib, itertools, sys, time, warnings
+warnings.simplefilter("ignore")
+preset, threads = sys.argv[1], int(sys.argv[2])
+def first(*names):
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            pass
+config = first("binep.experiment.config", "binep.config").preset(preset).replace(threads=threads)
+experiment = first("binep.experiment.experiment", "binep.experiment").Experiment(config)
+batches = first("binep.data.batches", "binep.data").batches
+import torch
+torch.set_num_threads(threads)
+train = experiment.data.train
+stream = batches(train, config.batch_size, generator=experiment.order,
+                 augment=experiment.data.augmented)
+for line in sys.stdin:
+    images, labels = next(stream)
+    x, target = experiment.data.prepare(images), experiment.network.cost.target(labels)
+    begin = time.perf_counter()
+    experiment.estimator(x, target)
+    for optimizer in experiment.optimizers:
+        optimizer.step()
+    print(time.perf_counter() - begin, flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to time, and how often."""
+
+    before: tyro.conf.Positional[Path]
+    """Source folder (src) of the other revision."""
+    shapes: tuple[str, ...] = SHAPES
+    """Presets."""
+    batches: int = 15
+    """Batches of each revision that are timed, after three that are not."""
+    threads: int = 1
+    """CPU threads."""
+    output: Path = Path("results/speed")
+    """Folder of revisions.csv."""
+
+
+class _Revision:
+    """A process that trains a batch whenever it is asked to."""
+
+    def __init__(self, source: Path, shape: str, threads: int) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _WORKER, shape, str(threads)],
+            env={**os.environ, "PYTHONPATH": str(source.resolve())},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def seconds(self) -> float:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def timed(shape: str, options: Options) -> dict[str, str | float | int]:
+    """Medians of both revisions' seconds a batch, and of the ratio of each pair."""
+    here = Path(__file__).parents[1] / "src"
+    revisions = [_Revision(source, shape, options.threads) for source in (options.before, here)]
+    pairs = []
+    for i in range(options.batches + 3):
+        order = revisions if i % 2 else revisions[::-1]
+        found = {id(revision): revision.seconds() for revision in order}
+        pairs.append([found[id(revision)] for revision in revisions])
+    for revision in revisions:
+        revision.close()
+    before, after = zip(*pairs[3:], strict=True)
+    return {
+        "shape": shape,
+        "threads": options.threads,
+        "batches": options.batches,
+        "before_seconds": round(median(before), 6),
+        "after_seconds": round(median(after), 6),
+        "ratio_of_medians": round(median(after) / median(before), 4),
+        "median_ratio": round(median(b / a for a, b in pairs[3:]), 4),
+    }
+
+
+def main(options: Options) -> None:
+    """Time the shapes, and write the table after each."""
+    rows = []
+    for shape in options.shapes:
+        rows.append(timed(shape, options))
+        print(*rows[-1].values(), flush=True)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        files.write(options.output / "revisions.csv", text.getvalue().encode())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,302 @@
+"""Kinds of one's own: named in a file, built with their settings, trained, kept and refused."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from typing import Any
+
+import own_kinds
+import pytest
+import torch
+import tyro
+
+from binep.data.batches import Split
+from binep.data.sources import SOURCES, DataError, load
+from binep.experiment import kinds
+from binep.experiment.config import Config, ConfigError, Layer, Learning, preset
+from binep.experiment.experiment import Experiment
+from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
+from binep.experiment.layers import LAYERS, ConvLayer, DenseLayer
+from binep.registry import Kind, Registry
+
+TEXT = """
+dataset = "own-stripes"
+epochs = 3
+batch_size = 8
+threads = 1
+
+[dynamics]
+activation = "own-leaky"
+initial_state = 0.25
+free_steps = 30
+nudged_steps = 10
+
+[learning]
+estimator = "own-ep"
+cost = "own-error"
+flip_rule = "own-sign"
+beta = 0.4
+
+[options.own-stripes]
+count = 48
+
+[options.own-leaky]
+leak = 0.4
+
+[options.own-error]
+weight = 2.0
+
+[options.own-sign]
+times = 2
+
+[layers.1]
+size = 30
+kind = "own-dense"
+gain = 1.5
+bias_lr = 0.02
+
+[layers.2]
+size = 2
+bias_lr = 0.02
+"""
+
+
+def read(text: str = TEXT) -> Config:
+    return Config.from_toml(text, "own.toml")
+
+
+def test_each_gets_its_settings() -> None:
+    experiment = Experiment(read())
+    assert (len(experiment.data.train), experiment.data.train.images.shape[1:]) == (48, (1, 4, 4))
+    network, flip = experiment.network, experiment.flip
+    assert network.neurons == [own_kinds.Leaky(0.4, 0.25)] * 2
+    assert isinstance(network.cost, own_kinds.OwnError)
+    assert (network.cost.weight, network.cost.classes) == (2.0, 2)
+    assert isinstance(experiment.estimator, own_kinds.OwnEstimator)
+    assert experiment.estimator.inner.beta == 0.4
+    assert (experiment.estimator.free_steps, experiment.estimator.nudged_steps) == (30, 10)
+    assert isinstance(flip, own_kinds.OwnRule)
+    assert [group["times"] for group in flip.param_groups] == [2, 2]
+    first = network.synapses[0]
+    assert isinstance(first, own_kinds.OwnDense)
+    usual = Experiment(read(TEXT.replace("gain = 1.5", "gain = 1.0"))).network.synapses[0]
+    assert first.scale is not None
+    assert usual.scale is not None
+    torch.testing.assert_close(first.scale, 1.5 * usual.scale)
+    assert torch.equal(first.values, usual.values)
+
+
+def test_they_learn_and_flips_are_counted() -> None:
+    experiment = Experiment(read())
+    start = experiment.evaluate().error
+    signs = [s.values.detach().clone() for s in experiment.network.synapses]
+    result = experiment.train_epoch()
+    changed = [
+        int((s.values != before).sum())
+        for s, before in zip(experiment.network.synapses, signs, strict=True)
+    ]
+    counted = [change.flips for change in result.layers if change is not None]
+    assert all(0 < fewer <= count for fewer, count in zip(changed, counted, strict=True))
+    assert all(count % 2 == fewer % 2 for fewer, count in zip(changed, counted, strict=True))
+    for _ in range(2):
+        result = experiment.train_epoch()
+    assert result.test.error < 20 < start
+    assert result.test.error == experiment.evaluate().error
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_their_state_is_kept_too(epochs: int) -> None:
+    first, second = Experiment(read()), Experiment(read())
+    for _ in range(epochs):
+        first.train_epoch()
+    kept = first.state()
+    first.train_epoch()
+    for experiment in (second, first):
+        experiment.restore(kept)
+        experiment.train_epoch()
+    states = [experiment.state() for experiment in (first, second)]
+    assert states[0].keys() == states[1].keys()
+    assert any(name.startswith("rule.0.") for name in states[0])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert all(type(s["steps"]) is int for s in first.flip.state.values())
+
+
+def test_a_file_holds_them_whole() -> None:
+    config = read()
+    assert Config.from_toml(config.to_toml(), "again.toml") == config
+    assert pickle.loads(pickle.dumps(config)) == config
+    config.check()
+    assert config.effective() == config
+    assert "own-leaky activations" in config.summary()
+    fewer = read(TEXT.replace("[options.own-leaky]\nleak = 0.4\n", ""))
+    assert fewer.options["own-leaky"].leak == 0.2
+    assert "leak = 0.2" in fewer.to_toml()
+
+
+def test_they_are_flags_too() -> None:
+    flags = [
+        "--options.own-leaky.leak",
+        "0.9",
+        "--layers.1.gain",
+        "3",
+        "--free-steps",
+        "7",
+    ]
+    config = tyro.cli(Config, args=flags, default=read())
+    assert config.options["own-leaky"].leak == 0.9
+    assert config.layers["1"].gain == 3  # type: ignore[attr-defined]
+    assert config.dynamics.free_steps == 7
+    named = tyro.cli(Config, args=["--cost", "own-error"], default=preset("quickstart"))
+    assert named.learning.cost == "own-error"
+    assert named.options["own-error"].weight == 1.0
+
+
+def test_maps_of_one_s_own_have_shapes() -> None:
+    layers = {"1": own_kinds.OwnHalves.Settings(3), "2": Layer(2)}  # type: ignore[attr-defined]
+    config = Config(dataset="own-stripes", layers=layers, threads=1)
+    assert Experiment(config).network.synapses[0].output_shape == (3, 2, 2)
+    with pytest.raises(ConfigError, match=r"layers.2.kind = own-halves: must be dense"):
+        config.replace(layers={**layers, "2": layers["1"]}).check()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("leak = 0.4", "leak = 7.0", "options.own-leaky.leak = 7.0: must be above 0 and at most 1"),
+        ("times = 2", "times = 0", "options.own-sign.times = 0: must be a whole number from 1"),
+        ("gain = 1.5", "gain = -1", "layers.1.gain = -1.0: must be a finite number from 0"),
+        ("leak = 0.4", "lek = 0.4", "own.toml: unknown key options.own-leaky.lek (did you mean"),
+        (
+            "leak = 0.4",
+            "leak = 'much'",
+            "own.toml: options.own-leaky.leak = 'much': must be of ",
+        ),
+        ("gain = 1.5", "gain = true", "own.toml: layers.1.gain = True: must be of type float"),
+        ("gain = 1.5", "gane = 1.5", "own.toml: unknown key layers.1.gane (did you mean gain?)"),
+        ("gain = 1.5", "kernel = 5", "own.toml: unknown key layers.1.kernel: "),
+        ("own-dense", "own-dens", "own.toml: layers.1.kind = 'own-dens': must be one of dense, "),
+        ('"own-error"', '"own"', "own.toml: learning.cost = 'own': must be one of squared-error, "),
+        ("weight = 2.0", "weight = inf", "cost = own-error: weight = inf: must be finite"),
+        ('"own-error"', '"squared-error"', "options.own-error = "),
+        ("free_steps = 30", "neuron_filter = 0.9", "neuron_filter = 0.9: must be left out: "),
+        (
+            "beta = 0.4",
+            "nudging = 'centred'",
+            "nudging = centred: must be left out: it ",
+        ),
+        ("beta = 0.4", "zero_bias = true", ""),  # layer 2 takes it
+        ("beta = 0.4", "output_copies = 2", "layers.2.size = 2: must be 4"),
+        (
+            "bias_lr = 0.02",
+            "gamma = 0.5",
+            "layers.1.gamma = 0.5: must be left out: it ",
+        ),
+        ("[options.own-leaky]", "[options.own-lazy]", "options.own-lazy = {'leak': 0.4}: must be"),
+    ],
+)
+def test_what_is_wrong_with_them_is_named(before: str, after: str, message: str) -> None:
+    text = TEXT.replace(before, after, 1)
+    assert text != TEXT
+    try:
+        Experiment(read(text))
+    except ConfigError as error:
+        assert message
+        assert str(error).startswith(message)
+    else:
+        assert not message
+
+
+def test_real_synapses_are_refused_where_there_are_none() -> None:
+    layers = {"1": own_kinds.OwnHalves.Settings(3), "2": Layer(2)}  # type: ignore[attr-defined]
+    config = Config(dataset="own-stripes", layers=layers, learning=Learning(synapses="real"))
+    with pytest.raises(ConfigError, match=r"^synapses = real: must be binary with "):
+        config.check()
+
+
+def test_backpropagation_asks_for_a_derivative() -> None:
+    learning = Learning(estimator="bptt")
+    config = read().replace(learning=learning, options={})
+    config.check()
+    assert Experiment(config).train_epoch().train.loss > 0
+
+
+@pytest.mark.parametrize("registry", [NEURONS, COSTS, ESTIMATORS, FLIP_RULES, SOURCES])
+def test_a_taken_name_is_refused_and_a_cell_may_run_twice(registry: Registry) -> None:
+    names = tuple(registry)
+    for name in names:
+        with pytest.raises(ValueError, match="the name is taken"):
+            registry.register(name)(type("Other", (), {"__init__": lambda self: None}))
+    own = next(name for name in names if name.startswith("own-"))
+    cls = registry[own].load()
+    assert registry.register(own)(cls) is cls
+    assert tuple(registry) == names
+
+
+def test_a_layer_s_taken_name_is_refused() -> None:
+    for name in ("dense", "conv", "own-dense"):
+        with pytest.raises(ValueError, match=f"kind = '{name}': the name is taken"):
+            kinds.layer(name)(own_kinds.OwnHalves)
+    table = LAYERS["own-dense"]
+    kinds.layer("own-dense")(own_kinds.OwnDense)
+    assert LAYERS["own-dense"].__qualname__ == table.__qualname__ == "OwnDense.Settings"
+    LAYERS["own-dense"] = table
+    own_kinds.OwnDense.Settings = table  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("registry", [NEURONS, COSTS, ESTIMATORS, FLIP_RULES])
+def test_what_is_known_of_binep_s_own_classes_is_so(registry: Registry) -> None:
+    """They are described before they are imported."""
+    for name, kind in registry.items():
+        cls = kind.load()
+        if not cls.__module__.startswith("binep."):
+            continue
+        taken, _ = registry.parameters(cls)
+        assert kind.takes == taken, name
+        for fact in registry.facts:
+            assert kind.fact(fact) == getattr(cls, fact, kind.fact(fact)), (name, fact)
+
+
+@pytest.mark.parametrize("table", [DenseLayer, ConvLayer])
+def test_a_table_s_settings_are_parameters_of_its_class(table: Any) -> None:
+    parameters = inspect.signature(table.load()).parameters
+    own = table(1).own()
+    assert {*own, *table(1).takes} == set(parameters) - set(list(parameters)[:2])
+    assert all(parameters[name].default == value for name, value in own.items())
+
+
+def test_a_data_set_is_held_to_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = own_kinds.Stripes().drawn(0)
+    for images, labels, problem in (
+        (good.images.double(), good.labels, "has images torch.float64"),
+        (
+            good.images[:, :, :3],
+            good.labels,
+            r"has images .* must be uint8 or float32 of ",
+        ),
+        (good.images, good.labels.int(), "has labels torch.int32"),
+        (good.images, good.labels[:-1], "has labels .* one for each of 64 images"),
+        (good.images[:0], good.labels[:0], "has labels"),
+        (good.images, good.labels + 1, "has labels from 1 to 2: must be from 0 to 1"),
+        (good.images, good.labels - 1, "has labels from -1 to 0"),
+    ):
+        bad = Split(images, labels)
+        monkeypatch.setattr(own_kinds.Stripes, "read", lambda *_, bad=bad: (good, bad))
+        with pytest.raises(DataError, match=f"^own-stripes: the test split {problem}"):
+            load("own-stripes")
+
+
+def test_float_images_stay_as_they_are_and_bytes_become_shares() -> None:
+    data = load("own-stripes")
+    images = data.test.images
+    before = images.clone()
+    assert torch.equal(data.prepare(images), images)
+    assert data.prepare(images) is not images
+    whole = (images * 255).to(torch.uint8)
+    torch.testing.assert_close(data.prepare(whole), whole.float() / 255)
+    assert torch.equal(images, before)
+
+
+def test_a_kind_gets_nothing_that_it_does_not_take() -> None:
+    kind = Kind("k", lambda: lambda *a, **k: (a, k), frozenset({"a"}))
+    assert kind.build(1, a=2, b=3) == ((1,), {"a": 2})
