@@ -74,7 +74,7 @@ def test_stopping_anywhere_changes_nothing(
 ) -> None:
     learning = Learning(estimator="ep" if bits else estimator, synapses=synapses, beta=1.0)
     dynamics = Dynamics("heaviside" if bits else "hard-sigmoid", free_steps=12, nudged_steps=4)
-    setting = config(learning=learning, dynamics=dynamics, seed=seed)
+    setting = config(learning=learning, dynamics=dynamics, seed=seed).effective()
     with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as parts:
         runs.train(Experiment(setting), Path(whole))
         experiment, rows, guards = Experiment(setting), [], Guards()
@@ -220,13 +220,13 @@ def test_another_configuration_or_network_is_refused(tmp_path: Path) -> None:
         runs.resume(tmp_path)
     with pytest.raises(ValueError, match=r"synapses.0.values .* of shape"):
         Experiment(config()).restore(
-            Experiment(config(layers={"1": Layer(9), "2": Layer(10)})).state()
+            Experiment(config(layers={"1": Layer(9, scale_lr=0.1), "2": Layer(10)})).state()
         )
 
 
 def test_a_setting_newer_than_the_checkpoint_is_no_other_configuration(tmp_path: Path) -> None:
     finished(tmp_path)
-    older = config().to_toml().replace("fused_flips = true\n", "")
+    older = config().to_toml().replace("compile = false\n", "")
     assert older != config().to_toml()
     (tmp_path / "config.toml").write_text(older)
     state, about = load_tensors(tmp_path / CHECKPOINT)

@@ -74,9 +74,11 @@ class Network(nn.Module):
         """Refuse layers and signs that were changed to what cannot be.
 
         Raises:
-            ValueError: layers that do not fit each other, or binary weights that are not ±1.
+            ValueError: layers that do not fit each other, binary weights that are not ±1, or a name
+                in `Speed.off` that is none.
         """
         self._check_layers()
+        solvers.check_off(self.speed)
         for number, synapse in enumerate(self.learning_synapses(), start=1):
             try:
                 synapse.check_signs()

@@ -18,6 +18,7 @@ from torch import Tensor
 from binep.core.neurons import Real
 from binep.core.overrelaxation import OverRelaxation
 from binep.core.phases import Clamped, Equilibrium, Phase
+from binep.core.speed import SHORTCUTS, Speed
 
 if TYPE_CHECKING:
     from binep.core.network import Network
@@ -135,6 +136,18 @@ def register(kind: type[S]) -> type[S]:
 def registered() -> tuple[type[Solver], ...]:
     """The solvers in the order in which they are tried; the plain one, which always fits, last."""
     return (*_REGISTERED, Plain)
+
+
+def check_off(speed: Speed) -> None:
+    """Refuse names in `Speed.off` that are neither solvers nor shortcuts.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    known = {*SHORTCUTS, *(kind.name for kind in _REGISTERED)}
+    for name in speed.off:
+        if name not in known:
+            raise ValueError(f"off = {name}: must be one of {', '.join(sorted(known))}")
 
 
 def choose(network: Network, phase: Phase) -> type[Solver]:

@@ -104,7 +104,12 @@ def build_network(
     cost: Cost = _make(COSTS, learning.cost, config, **offered)
     # A readout has no neurons.
     neurons = [build_neurons(config, layer) for layer in layers[: len(synapses)]]
-    return Network(synapses, neurons, cost, speed=config.speed)
+    network = Network(synapses, neurons, cost, speed=config.speed)
+    try:
+        network.check()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return network
 
 
 def build_estimator(
