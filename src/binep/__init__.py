@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the same names once more, for type checkers and editors
+if TYPE_CHECKING:  # these names again, for type checkers and editors
     from binep.core.costs import Cost, CrossEntropy, SquaredError
     from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
     from binep.core.network import Network

@@ -1,4 +1,4 @@
-"""Kinds by name: what a word in a configuration stands for; without PyTorch."""
+"""Kinds by name: the classes that a configuration can name; without PyTorch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ T = TypeVar("T", bound=type)
 
 @dataclass(frozen=True)
 class Kind:
-    """What a name stands for.
+    """A class that a configuration can name.
 
     Attributes:
-        name: the word in a configuration.
+        name: its name in a configuration.
         load: gives its class, importing it first.
         takes: which of the settings that its registry offers its constructor takes; the others
             do nothing.

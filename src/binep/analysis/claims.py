@@ -24,7 +24,7 @@ class Row:
 
     Attributes:
         preset: what is run.
-        claim: what the paper says of it, or how it serves; empty where the paper has no such row.
+        claim: what the paper claims of it, or how it serves; empty where the paper has no such row.
         reference: preset of the full-precision network beside it, if there is one.
         corrects: the row whose printed command the authors later corrected to this one.
         original_errors: test error (%) after epochs 1, 2, … that the paper's own program gave, seed

@@ -56,9 +56,9 @@ class Agreement:
         reference: "exact" or "straight-through" BPTT.
         step: t, from 1: steps of the nudged phase, and last steps of the free phase.
         step_cosine: between both updates of step t alone; NaN where one of them is zero.
-        step_error: ‖EP − BPTT‖/‖BPTT‖ of the same; NaN where BPTT is zero.
+        step_error: ‖EP − BPTT‖/‖BPTT‖ of the updates of step t; NaN where BPTT is zero.
         cosine: between both gradients of steps 1 … t.
-        error: relative, of the same.
+        error: ‖EP − BPTT‖/‖BPTT‖ of the gradients of steps 1 … t.
         ep_norm: ‖EP‖ of steps 1 … t.
         bptt_norm: ‖BPTT‖ of steps 1 … t.
     """
@@ -81,14 +81,14 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Traced:
-    """The gradient of one weight after t steps, by both.
+    """The gradient of one weight after t steps, by EP and by BPTT.
 
     Attributes:
         weights, nudge, nudging, beta, layer, step: see `Agreement`.
         index: of the weight in its layer, flattened.
         ep: by equilibrium propagation.
         exact: by backpropagation through time.
-        through: by the same, straight through the output's ρ.
+        through: by backpropagation through time, straight through the output's ρ.
     """
 
     weights: str
@@ -109,11 +109,11 @@ class Check:
 
     Attributes:
         agreements: for every nudge, β, step, nudging and parameter.
-        traced: the same of single weights.
+        traced: for every nudge, β, step and nudging, gradients of single weights.
         free_steps: that the free phase took to settle.
         residual: max|Δs| in its last step.
         stuck: share of the outputs that are wrong where ρ is flat: BPTT and a small nudge inside ρ
-            do not see them, a nudge outside does.
+            do not move them, a nudge outside does.
     """
 
     agreements: list[Agreement]
@@ -314,7 +314,7 @@ class _StraightThrough(Real):
 
 
 def _with_output(network: Network, neurons: Real) -> Network:
-    """The same synapses with other neurons at the output."""
+    """A network of these synapses with other neurons at the output."""
     others = network.neurons[:-1]
     return Network(network.synapses, [*others, neurons], network.cost, speed=network.speed)
 

@@ -42,7 +42,7 @@ def drawn(agreements: Sequence[Agreement], traced: Sequence[Traced], setting: Se
 
     Args:
         agreements: of one kind of weights or of both.
-        traced: the same of single weights.
+        traced: gradients of single weights.
         setting: whose β is one of theirs.
     """
     layers = max(row.layer for row in agreements)

@@ -1,4 +1,4 @@
-"""What one sample does in a network, and what learning has done to its weights, as arrays."""
+"""The phases of one sample, and the momenta and flips of a network's weights, as arrays."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def follow(
     beta: float,
     tolerance: float = 1e-6,
 ) -> Phases:
-    """Take one sample through both phases with `Network.step`, and keep everything.
+    """The states of one sample after every step of both phases, by `Network.step`.
 
     All layers move at once, as in the paper; a phase ends where that of `Network.relax` then does.
 
@@ -229,7 +229,7 @@ class Signs:
         layer: its number, from 1 above the input.
         now: ±1; (out, in), or (out, channels, rows, columns) where the layer looks at a map: a
             convolution's kernels, or the receptive fields of dense neurons above an image.
-        start: the same before the first batch.
+        start: ±1 before the first batch, in the shape of `now`.
     """
 
     layer: int
@@ -247,7 +247,7 @@ def signs(network: Network, start: Network) -> list[Signs]:
 
     Args:
         network: a trained network.
-        start: the same before training.
+        start: the network before training.
 
     Raises:
         ValueError: a scaling factor that does not learn differs: another start.

@@ -68,7 +68,7 @@ def phases(
     neurons: int,
     thresholds: Sequence[float] = (),
 ) -> Figure:
-    """A sample's way through both phases: scores, states, residuals, energy and cost over time.
+    """A sample in both phases: scores, states, residuals, energy and cost over time.
 
     Args:
         found: from `inspection.follow`.

@@ -34,7 +34,7 @@ class Measured:
 
     @property
     def machine(self) -> str:
-        """Processor, threads or device, and shortcuts that are not the usual ones."""
+        """Processor, threads or device, and settings of speed that differ from the defaults."""
         if not self.about:
             return "not recorded"
         threads = self.about.get("threads", 1)
@@ -58,7 +58,7 @@ class Measured:
 
 
 def _flags(config: Config) -> Iterator[str]:
-    """Settings of speed that are not the usual ones, as on the command line."""
+    """Settings of speed that differ from the defaults, as flags."""
     usual = vars(Config().speed)
     for name, value in vars(config.speed).items():
         flag = name.replace("_", "-")
@@ -78,10 +78,10 @@ def folder_of(root: Path, name: str, seed: int) -> Path:
 
 
 def is_unfinished(folder: Path, config: Config) -> bool:
-    """Whether a run is still to be begun, or to go on.
+    """Whether a run has not begun, or has epochs left.
 
     Raises:
-        RunError: the folder holds another run, or its log without a checkpoint to go on from.
+        RunError: the folder holds another run, or a log without the checkpoint to resume from.
     """
     if not (folder / "config.toml").exists():
         return True
@@ -123,7 +123,7 @@ def read(folder: Path) -> Measured:
 
     Raises:
         RunError: a file is missing or damaged.
-        ConfigError: the same of its config.toml.
+        ConfigError: config.toml is missing or damaged.
     """
     config = Config.load(folder / "config.toml")
     metrics = read_metrics(folder / "metrics.csv")

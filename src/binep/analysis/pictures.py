@@ -114,7 +114,7 @@ def _element(svg: str, label: str) -> Markup:
             assert parent is not None
             parent.removeChild(element)
     for group in root.getElementsByTagName("g"):
-        if group.hasAttribute("id"):  # nothing refers to it, and every figure has the same
+        if group.hasAttribute("id"):  # unused, and not unique on the page
             group.removeAttribute("id")
     root.setAttribute("role", "img")
     root.setAttribute("aria-label", label)

@@ -1,9 +1,9 @@
 """The command line.
 
-GNU OpenMP lets a thread that waits keep its core for milliseconds, in which other programs stand
-still, and the thread that it waits for with them. A thousand rounds are as quick on an idle
-machine and several times quicker on a busy one. PyTorch reads this when it is loaded: so it is
-set here, before any command is imported.
+A waiting thread of GNU OpenMP spins on its core for milliseconds, during which neither other
+programs nor the thread that it waits for can have that core. A thousand rounds are as quick on an
+idle machine and several times quicker on a busy one. PyTorch reads this variable when it is
+imported: so it is set here, before any command is.
 """
 
 import os

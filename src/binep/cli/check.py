@@ -99,7 +99,7 @@ def _check_ranges(options: Options) -> None:
 
 
 def _to_check(options: Options) -> list[Experiment]:
-    """The network itself, then, of one that is not trained, the same with the other weights."""
+    """The experiment; of one that is not trained also its twin with the other kind of weights."""
     from binep.experiment.experiment import Experiment
     from binep.runs import folder as runs
     from binep.runs import settings

@@ -1,4 +1,4 @@
-"""What ends a command: errors in the user's input, no memory, Ctrl-C, a pipe that nobody reads."""
+"""What ends a command: errors in the user's input, no memory, Ctrl-C, a closed pipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 def reporting_errors() -> Iterator[list[str]]:
     """Print errors in the user's input, a line each, instead of a traceback.
 
-    A pipe that nobody reads any more ends the command quietly.
+    A pipe that its reader has closed ends the command without a message.
     """
     failed: list[str] = []
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -94,7 +94,7 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | No
         if not exit.code:
             parsed()  # help: once more, to the terminal and as wide as that is
     # tyro prints a title, then paragraphs with rules between them, and where the output is no
-    # terminal no colours; before version 1.0.10 in a box all the same.
+    # terminal no colours; before version 1.0.10 in a box there, too.
     lines = printed.getvalue().splitlines()[1:]
     lines = [(line[1:-1] if line.startswith("│") else line).strip() for line in lines]
     text = " ".join(line for line in lines if line.strip("-─╰╯"))

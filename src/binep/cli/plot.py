@@ -21,7 +21,7 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Draw the metrics of runs of the same settings."""
+    """Draw the metrics of runs of one setting."""
     options = parse(Options, arguments, prog="binep plot")
     kind = options.output.suffix.removeprefix(".")
     if kind not in ("png", "pdf", "svg"):

@@ -28,7 +28,7 @@ def run_training(
 
 
 def resume_training(folder: Path, board: Board | None = None) -> None:
-    """Go on with a run, showing progress."""
+    """Resume a run, showing progress."""
     experiment, rows, guards = runs.resume(folder)
     place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
     if experiment.epoch == experiment.config.epochs:

@@ -1,4 +1,4 @@
-"""Costs: what the output should be, and the force that nudges it there."""
+"""Costs of the output, C(s_L, target), and the force −∂C/∂s_L that nudges it."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class SquaredError(Cost):
         return (output - target).square().sum(dim=1) / 2
 
     def scores(self, output: Tensor, readout: Readout) -> Tensor:
-        """Mean, or first neuron, of each class's group."""
+        """Mean, or first neuron, of each class's neurons: (batch, classes)."""
         groups = output.view(len(output), self.classes, self.copies)
         return groups.mean(dim=2) if readout == "averaged" else groups[:, :, 0]
 
@@ -151,8 +151,8 @@ class SquaredError(Cost):
 class CrossEntropy(Cost):
     """Cross-entropy of a softmax readout of the last layer; Laborieux et al. 2021, section 2.3.
 
-    The readout y^ = softmax(W·s_L + b) sends nothing back, except through the nudge; it is no
-    part of the dynamics and learns by the gradient of the cost at the free equilibrium.
+    The readout y^ = softmax(W·s_L + b) is no part of the dynamics: nothing but the nudge acts back
+    on s_L. It learns by the gradient of the cost at the free equilibrium.
 
     Args:
         readout: dense synapses from the last layer of neurons to one output per class.
@@ -190,5 +190,5 @@ class CrossEntropy(Cost):
         return -(target * torch.log_softmax(self._logits(output), dim=1)).sum(dim=1)
 
     def scores(self, output: Tensor, readout: Readout) -> Tensor:
-        """The logits; a class has one of them, so both readouts are the same."""
+        """The logits, (batch, classes), whatever the readout: each class has one."""
         return self._logits(output)

@@ -49,7 +49,7 @@ class GradientEstimator(ABC):
         self.tolerance = as_tolerance(tolerance)
 
     def _begin(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, checked; then the last gradients make room for the next."""
+        """Input and target, checked; clears the gradients of the batch before."""
         network = self.network
         network.check()
         x = network.as_input(x)
@@ -59,7 +59,7 @@ class GradientEstimator(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
-        """Fill every ``.grad``.
+        """The free equilibrium of a batch, with every ``.grad`` filled.
 
         Args:
             x: input, (batch, *input_shape), floating point.
@@ -76,9 +76,9 @@ class GradientEstimator(ABC):
 class EquilibriumPropagation(GradientEstimator):
     """The gradient as the difference of two equilibria (paper, eqs. 4 and 5).
 
-    g_W = (1/βB) [ Σ r^β_l ⊗ r^β_{l−1} − Σ r*_l ⊗ r*_{l−1} ], likewise g_b, with r what the neurons
-    send, * the end of the free phase and β the end of the nudged one; g_α = Σ sign·g_W over the
-    weights that share α.
+    g_W = (1/βB) [ Σ r^β_l ⊗ r^β_{l−1} − Σ r*_l ⊗ r*_{l−1} ], g_b = (1/βB) Σ (r^β_l − r*_l)
+    and g_α = Σ sign·g_W over the weights that share α, with r what the neurons send, * the end of
+    the free phase and β that of the nudged phase.
 
     Args:
         beta: nudging strength β.
@@ -119,7 +119,7 @@ class EquilibriumPropagation(GradientEstimator):
 
     @torch.no_grad()
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
-        """Free phase, nudged phase, and the difference of their ends."""
+        """The free equilibrium, with every ``.grad`` from the difference of the phases' ends."""
         x, target = self._begin(x, target)
         free = self.network.relax(x, self.free_steps, tolerance=self.tolerance)
         beta = self.beta
@@ -188,7 +188,7 @@ class BackpropThroughTime(GradientEstimator):
             )
 
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
-        """Settle, then take the last steps and differentiate through them."""
+        """The end of the free phase, with every ``.grad`` through its last steps."""
         network, before = self.network, self.free_steps - self.nudged_steps
         x, target = self._begin(x, target)
         start, unrolled = None, None
@@ -222,7 +222,7 @@ class BackpropThroughTime(GradientEstimator):
 
 @contextmanager
 def _recording(module: nn.Module, x: Tensor) -> Iterator[None]:
-    """Let autograd record, in full precision, and turn ∂/∂sign into ∂/∂W.
+    """Let autograd record, in full precision, and divide ∂/∂sign by α to give ∂/∂W.
 
     A layer's p = α·(sign ⋆ s), so that its ∂/∂sign is α·∂/∂W.
     """
@@ -263,7 +263,7 @@ def _fill(network: Network, gradients: Sequence[Gradient]) -> None:
 
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:
-    """Add to a parameter's ``.grad``, or send on what it is computed from (a parametrization)."""
+    """Add to a parameter's ``.grad``, or to those of what a parametrization computes it from."""
     if parameter.is_leaf:
         gradient = gradient.view_as(parameter) if not gradient.is_sparse else gradient
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -1,4 +1,4 @@
-"""The network: synapses and neurons stacked, and the dynamics that settle it.
+"""The network: layers of synapses and neurons, and its dynamics.
 
 Layer 0 is the input x, clamped; layers 1…L are neurons, L is the output; ``synapses[l − 1]`` joins
 layer l − 1 to layer l (paper, section 2.1).
@@ -71,7 +71,7 @@ class Network(nn.Module):
         return [module for module in self.modules() if isinstance(module, Synapse)]
 
     def check(self) -> None:
-        """Look at what may have been changed from outside.
+        """Refuse layers and signs that were changed to what cannot be.
 
         Raises:
             ValueError: layers that do not fit each other, binary weights that are not ±1, or a name
@@ -142,13 +142,13 @@ class Network(nn.Module):
         return x.clone() if shared else x  # another process may refill a shared one
 
     def clamp(self, x: Tensor) -> Clamped:
-        """Hold an input (batch, *input_shape) fixed."""
+        """An input (batch, *input_shape) held fixed, with its drive W_1 ⋆ x + b_1."""
         first = self.synapses[0]
         drive, route = first.up_input(x)
         return Clamped(x, first.biased(drive), route)
 
     def initial_states(self, x: Tensor) -> list[Tensor]:
-        """The states at the start of the free phase: those of one sample, seen as a batch."""
+        """The states at the start of the free phase, each (batch, *shape): expanded views."""
         return [
             x.new_full((1, *synapse.output_shape), neurons.initial).expand(
                 len(x), *synapse.output_shape
@@ -164,7 +164,7 @@ class Network(nn.Module):
         layers: Container[int] | None = None,
         omega: Tensor | None = None,
     ) -> list[Tensor]:
-        """Move all layers at once, from the states of the previous step.
+        """The states after one time step: all layers move at once, from those of the step before.
 
         p_l = W_l ⋆ s_{l−1} + b_l + W_{l+1}ᵀ ⋆ s_{l+1}, then each layer's `Neurons.update`.
 
@@ -215,16 +215,16 @@ class Network(nn.Module):
         tolerance: float = 1e-6,
         check_every: int | None = None,
     ) -> Equilibrium:
-        """Let the network settle: the free phase, or with a target the nudged phase.
+        """The end of the free phase, or with a target of the nudged phase.
 
-        Without gradients; `BackpropThroughTime` differentiates steps. In a step all layers move at
-        once, as in the paper, or odd ones before even ones (`Speed`). The first solver that fits
-        takes the steps: see `binep.core.solvers.choose`.
+        Gradients are never recorded; `BackpropThroughTime` differentiates steps. In a step all
+        layers move at once, as in the paper, or odd ones before even ones (`Speed`). The first
+        solver that fits takes the steps: see `binep.core.solvers.choose`.
 
         Args:
             x: input, (batch, *input_shape), floating point.
             steps: the most steps to take (T or Kmax), at least 1.
-            start: where to go on from; the neurons' initial states if None.
+            start: the equilibrium to start from; the neurons' initial states if None.
             target: what the output is nudged towards, from `Cost.target`.
             beta: strength and sign of the nudge.
             tolerance: stop once no state moves by more than this in a step. Binary neurons stop
@@ -249,7 +249,7 @@ class Network(nn.Module):
             return self.solver(kind).solve(phase, memory)
 
     def solver(self, kind: type[S]) -> S:
-        """The network's solver of a kind: made when first needed, and anew for other synapses."""
+        """The network's solver of a kind: made when first needed, anew for replaced layers."""
         synapses = tuple(self.synapses)
         made_for, solver = self._solvers.get(kind, ((), None))
         if (

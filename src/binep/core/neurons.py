@@ -1,4 +1,4 @@
-"""Neurons: what a layer sends, how its states follow their drive, and how the output is nudged.
+"""Neurons: activation, update of the states from their drive, and nudge of the output.
 
 A layer's *state* s is a tensor (batch, *shape). Neurons hold no state of their own: they are the
 rules, and `binep.core.network.Network` applies them to every layer at once.
@@ -32,9 +32,9 @@ class Neurons(ABC):
 
     @abstractmethod
     def fire(self, state: Tensor) -> Tensor:
-        """What the neighbours receive from a layer in this state; same shape.
+        """The activation r that neighbouring layers receive, in the shape of the state.
 
-        Bits come as int8, which tells synapses that they can multiply exactly in integers.
+        Bits are int8, so that synapses can multiply them exactly, in integers.
         """
 
     @abstractmethod
@@ -77,11 +77,11 @@ class Real(Neurons):
             raise ValueError(f"nudge = {self.nudge!r}: must be 'outside' or 'inside'")
 
     def fire(self, state: Tensor) -> Tensor:
-        """Real neurons send their state."""
+        """The state itself."""
         return state
 
     def update(self, state: Tensor, drive: Tensor, nudge: Tensor | None = None) -> Tensor:
-        """S ← rho(p), nudged outside or inside rho."""
+        """The next state: rho(p), nudged outside or inside rho."""
         if nudge is None:
             return drive.clamp(0, 1)
         if self.nudge == "inside":
@@ -129,10 +129,10 @@ class Binary(Neurons):
         return (state >= self.threshold).view(torch.int8)
 
     def update(self, state: Tensor, drive: Tensor, nudge: Tensor | None = None) -> Tensor:
-        """S ← clip((1 − filter)·s + filter·(p + nudge), 0, 1)."""
+        """The next state: clip((1 − filter)·s + filter·(p + nudge), 0, 1)."""
         if nudge is not None:
             drive = drive + nudge
-        # Not torch.lerp: products rounded one by one are the same wherever they are computed.
+        # Not torch.lerp: products rounded one by one do not depend on where they are computed.
         return ((1 - self.filter) * state + (self.filter * drive)).clamp(0, 1)
 
 

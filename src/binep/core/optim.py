@@ -1,4 +1,4 @@
-"""Optimizers: flips for binary weights, plain descent for the rest."""
+"""Optimizers: flips of binary weights; gradient descent for all other parameters."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SCALE_FLOOR = 1e-6
 
 
 class Flip(Protocol):
-    """``momentum`` += rate·grad, then every sign for which sign·momentum > threshold flips.
+    """Number of flips, and rows that hold any (None if unknown), of one update in place.
 
-    Returns how many flipped, and the rows in which any did (None if unknown). ``grad`` holds the
-    given rows, or all of them if None. Signs, momentum and grad are contiguous.
+    The momentum becomes momentum + rate·grad; then every sign for which sign·momentum > threshold
+    flips. ``grad`` has the given rows, or all if None. Signs, momentum and grad are contiguous.
     """
 
     def __call__(  # noqa: D102
@@ -110,7 +110,7 @@ class BinaryFlip(_Optimizer):
         super().__init__(params, {**defaults, "one_pass": one_pass, "lr": lr})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, and start its momenta."""
+        """Add a group of parameters, with momenta at their start."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:

@@ -1,8 +1,8 @@
 """Adaptive over-relaxation of odd/even Gauss–Seidel updates: ω of each sample.
 
-In a step every second layer moves, each from what the others have just become, and by ω times the
-way to its update; the changes of successive steps then shrink by a rate λ. The rate μ of moving all
-layers at once without over-relaxation follows from it, (λ + ω − 1)² = λω²μ², and with it the ω that
+Every second layer is updated from the new states of the others, s ← rho(s + ω(p − s)); the changes
+of successive steps then shrink by a rate λ. The rate μ of updating all layers at once with ω = 1
+(Jacobi) follows from it, (λ + ω − 1)² = λω²μ², and with it the ω that
 settles fastest, 2 / (1 + √(1 − μ²)) (Young 1954, Transactions of the American Mathematical Society
 76:92).
 """
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 FIRST = 1.2
-"""ω of the first steps: what a new network settles fastest with."""
+"""ω of the first steps: the best for networks before training."""
 MOST = 1.5
-"""Max-pooled convolutions do not settle where ω is much more."""
+"""The largest ω: with much larger ones max-pooled convolutions do not settle."""
 STEADY = 0.1
 """A rate is used once it changes by less than this share of itself in a step."""
 

@@ -1,7 +1,7 @@
-"""A phase, as it is asked for, and the equilibrium in which it ends.
+"""A phase to be taken, and the equilibrium in which it ends.
 
-`Phase` is the door: what Python hands to the dynamics is checked and converted here, once. Behind
-it nobody checks again.
+What Python hands to the dynamics is checked and converted in `Phase.of`, once. Nothing behind it
+checks again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Clamped:
     """An input held fixed, with what it contributes to the first layer.
 
-    It does not change during a phase, so that contribution is computed once.
+    It does not change during a phase, so its drive is computed once.
 
     Attributes:
         x: the input, (batch, *input_shape).
@@ -50,7 +50,7 @@ class Equilibrium:
             binary neuron's bit changed, (L,) int64: the steps that the layer took to settle.
         residual: per layer max|Δs| in the last step, (L,).
         by: the kind of solver that took the steps; None if none did.
-        memory: what that solver goes on from, if it keeps more than the states.
+        memory: what that solver keeps beside the states to continue from.
     """
 
     clamped: Clamped
@@ -74,7 +74,7 @@ class Equilibrium:
     def is_current(self, network: Network, x: Tensor) -> bool:
         """Whether parameters, input and states still hold what they held when it was reached.
 
-        Only then can a solver go on from its memory; otherwise the states alone count.
+        Only then can a solver continue from its memory; otherwise only the states are used.
         """
         tensors = (*network.parameters(), x, *self.states)
         stamp = self._stamp
@@ -85,7 +85,7 @@ class Equilibrium:
 
 @dataclass(frozen=True, eq=False)
 class Phase:
-    """A free phase, or with a target a nudged phase: what a `Solver` is asked for.
+    """A free phase, or with a target a nudged phase, for a `Solver` to take.
 
     Attributes:
         network: whose states settle.
@@ -95,7 +95,7 @@ class Phase:
         clamped: the input's contribution, where it is known from an earlier phase.
         target: what the output is nudged towards, or None in the free phase.
         beta: strength and sign of the nudge; 0 in the free phase.
-        held: a nudge that stays the same through the phase, or None.
+        held: a nudge that is constant during the phase, (batch, *shape of the output), or None.
         tolerance: a phase ends once no real state moves by more than this in a step, and no binary
             neuron's state at all; 0 takes all steps.
         check_every: steps between two looks at whether all has settled.
@@ -177,7 +177,7 @@ class Phase:
         residual: Tensor,
         memory: object = None,
     ) -> Equilibrium:
-        """The equilibrium that a solver came to; see `Equilibrium`."""
+        """The equilibrium that a solver reached, with the versions of all that it depends on."""
         tensors = (*self.network.parameters(), self.x, *states)
         stamp = tuple(Version(tensor) for tensor in tensors)
         return Equilibrium(clamped, states, moved, residual, type(solver), memory, stamp)

@@ -1,7 +1,8 @@
 """Solvers: what takes the time steps of a phase.
 
-The plain solver applies `Network.step`. Faster ones register themselves; the core knows none of
-them. All compute the same dynamics, and one test holds each of them to the oracle.
+The plain solver applies `Network.step`. Faster ones register themselves; the core imports none of
+them. All compute the dynamics of `Network.step`; tests/solvers/test_contract.py compares each with
+the oracle.
 """
 
 from __future__ import annotations
@@ -66,16 +67,16 @@ class Solver(ABC):
     @classmethod
     @abstractmethod
     def fits(cls, network: Network, phase: Phase) -> bool:
-        """Whether it can take this phase's steps. Look for exact types: a subclass may differ."""
+        """Whether it can take this phase's steps. Compare exact types: a subclass may differ."""
 
     @abstractmethod
     def solve(self, phase: Phase, memory: object) -> Equilibrium:
-        """Take the steps, from `Phase.states`; return `Phase.ended`.
+        """The equilibrium after the phase's steps from `Phase.states`, made by `Phase.ended`.
 
         Args:
-            phase: what is asked.
+            phase: the phase, checked.
             memory: of the equilibrium started from, where that was this solver's and is still
-                current; otherwise None, and the states are all there is.
+                current; otherwise None.
         """
 
     def compare(
@@ -83,11 +84,12 @@ class Solver(ABC):
     ) -> list[Gradient]:
         """Each layer's factor·Σ_batch (r^second ⊗ r_below^second − r^first ⊗ r_below^first).
 
-        With r what the neurons send (paper, eqs. 4 and 5); likewise for the biases.
+        With r what the neurons send (paper, eqs. 4 and 5). Of the biases factor·Σ_batch (r^second −
+        r^first).
 
         Args:
             first: an equilibrium of this solver.
-            second: another one with the same input.
+            second: another equilibrium, of the input of the first.
             factor: what the sums are multiplied by.
             row_sparse: whether a weight's gradient may leave out rows that are zero, as a sparse
                 tensor.
@@ -109,7 +111,7 @@ class Solver(ABC):
         return gradients
 
     def unroll(self, start: Equilibrium, steps: int, target: Tensor) -> Unrolled | None:
-        """Free steps and the gradient of the cost through them; None to leave it to autograd.
+        """The states after free steps and the gradient through them; None to leave it to autograd.
 
         Args:
             start: a current equilibrium of this solver.
@@ -157,10 +159,10 @@ def choose(network: Network, phase: Phase) -> type[Solver]:
 
 
 def odd_even(phase: Phase) -> bool:
-    """Whether odd layers are to move first, then even ones from what the odd ones have become.
+    """Whether odd layers are to be updated first, then even ones from the new odd states.
 
-    So Gauss–Seidel in the place of Jacobi, in free phases that end at an equilibrium: of real
-    neurons alone it is known to be where s = rho(p), whatever the path.
+    That is Gauss–Seidel instead of Jacobi iteration, for free phases that end at an equilibrium.
+    Only of real neurons is it known that the equilibrium, s = rho(p), does not depend on the path.
     """
     network = phase.network
     return (
@@ -173,7 +175,7 @@ def odd_even(phase: Phase) -> bool:
 
 
 class Plain(Solver):
-    """The loop over `Network.step`: all there is to the dynamics, on any device."""
+    """The loop over `Network.step`, for every network on any device."""
 
     name = "plain"
 
@@ -213,7 +215,7 @@ class Plain(Solver):
         return phase.ended(self, clamped, states, moved, residual)
 
     def _changed(self, new: Sequence[Tensor], old: Sequence[Tensor], moving: Tensor) -> Tensor:
-        """Which layers have moved, or changed a bit where only bits are sent."""
+        """Which layers moved, (L,) bool: a state by more than the tolerance, or a bit."""
         layers = zip(self.network.neurons, new, old, moving, strict=True)
         return torch.stack(
             [

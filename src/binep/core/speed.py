@@ -22,8 +22,8 @@ FORMER = {
 class Speed:
     """Shortcuts, each of which can be switched off.
 
-    What is learned stays the same, to rounding and, with odd-even updates, to the path to an
-    equilibrium. The names of `off`:
+    They change rounding and, with odd-even updates, the path to an equilibrium; docs/speed.md has
+    what each may change. The names of `off`:
 
     - events: binary activations on a CPU, event-driven updates: work only where bits change.
     - digits: real activations on a CPU, quantised updates with error feedback.

@@ -39,14 +39,14 @@ class Synapse(nn.Module, ABC):
     Attributes:
         values: the signs ±1 of binary weights, or real weights themselves; ``values.grad`` is the
             gradient with respect to the weight W, for binary weights too. To be changed in place or
-            replaced, not through ``.data``: solvers keep them in other forms, and PyTorch's count
-            of changes tells when to make these anew.
+            replaced, not through ``.data``: solvers keep copies of them in other forms, and convert
+            them again when PyTorch's count of changes has grown.
         scale: the scaling factor α > 0: shape () for a dense layer, (channels,) for a
             convolution; None with real weights.
         bias: one value per neuron (dense) or per channel (convolution).
         input_shape: shape of one sample below.
         output_shape: shape of one sample above.
-        has_route: whether `down` needs the route of the `up` of the same time step.
+        has_route: whether `down` needs the route that `up` returned in this time step.
         flattens: whether a sample below may come in any shape of as many values.
     """
 
@@ -97,13 +97,13 @@ class Synapse(nn.Module, ABC):
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies are looked at anew."""
+        """Copies and pickles check their signs again."""
         return {name: value for name, value in self.__dict__.items() if name != "_checked"}
 
     def check_signs(self) -> None:
         """Refuse binary weights that are not ±1.
 
-        It looks again only when something else than flips has changed them.
+        After flips alone they need not be checked again.
 
         Raises:
             ValueError: a value other than ±1.
@@ -149,7 +149,7 @@ class Synapse(nn.Module, ABC):
         """
 
     def up_input(self, x: Tensor) -> tuple[Tensor, Route]:
-        """`up` for the network's input, which is sent once for many steps."""
+        """`up` of the network's input, computed once for many steps."""
         return self.up(x)
 
     @abstractmethod
@@ -158,7 +158,7 @@ class Synapse(nn.Module, ABC):
 
         Args:
             above: what the layer above sends.
-            route: from the `up` of the same time step.
+            route: that `up` returned in this time step.
         """
 
     @abstractmethod
@@ -192,7 +192,7 @@ class _Parametrizations(nn.ModuleDict):
 
 
 def _round(positive: Tensor) -> Tensor:
-    """Numbers rounded to twelve significant bits."""
+    """Positive numbers rounded to 12 significant bits."""
     mantissa, exponent = torch.frexp(positive)
     return torch.ldexp((mantissa * 2**12).round() / 2**12, exponent)
 
@@ -336,7 +336,7 @@ class Conv(Synapse):
         return torch.cat(drives), torch.cat(routes) if self.has_route else None
 
     def _unpool(self, above: Tensor, route: Route) -> Tensor:
-        """The transpose of pooling: each value back to where it came from."""
+        """The transpose of pooling: (batch, channels, *map_shape), zero but at the maxima."""
         if self.pool == 1:
             return above
         if self.pooling == "max":
@@ -351,13 +351,13 @@ class Conv(Synapse):
         return F.pad(spread, (0, columns, 0, rows))
 
     def down(self, above: Tensor, route: Route) -> Tensor:
-        """Wᵀ * Unpool(s), at the indices chosen by the `up` of the same time step."""
+        """Wᵀ * Unpool(s), at the indices of the maxima that `up` chose in this time step."""
         above = above.to(self.values.dtype)
         scaled = above if self.scale is None else above * self._per_channel(self.scale)
         return F.conv_transpose2d(self._unpool(scaled, route), self.values, padding=self.padding)
 
     def correlate(self, above: Tensor, below: Tensor) -> Tensor:
-        """Unpool(s_above) correlated with s_below, the indices taken afresh at s_below."""
+        """Unpool(s_above) correlated with s_below, at the indices of the maxima at s_below."""
         return reduce(Tensor.add_, starmap(self._correlate, self._in_parts(above, below)))
 
     def _correlate(self, above: Tensor, below: Tensor) -> Tensor:

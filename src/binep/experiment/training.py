@@ -30,14 +30,14 @@ READOUTS: dict[str, tuple[Readout, bool]] = {
 
 @dataclass(frozen=True)
 class Scores:
-    """What a pass over some data gave.
+    """Scores of a pass over some data.
 
     Attributes:
         errors: per readout of `READOUTS`, the share of samples misread, in percent. Readouts
             that cannot differ from "error" are left out.
         loss: mean cost per sample.
         settle_steps: per layer, the free phase's mean number of steps until it settled.
-        residual: per layer, the largest max|Δs| with which a free phase ended.
+        residual: per layer, the largest max|Δs| in the last step of a free phase.
         samples: number of samples.
         seconds: wall time.
     """
@@ -56,7 +56,7 @@ class Scores:
 
 
 class Meter:
-    """Adds up scores on the device; only `read` makes the host wait."""
+    """Sums of scores, kept on the device; only `read` makes the host wait."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -102,7 +102,7 @@ class Meter:
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from what `state` returned."""
         self.loss, self.steps, self.residual = state["loss"], state["steps"], state["residual"]
         self.wrong = {k.removeprefix("wrong."): v for k, v in state.items() if "wrong." in k}
         self.samples, self.batches = int(state["samples"]), int(state["batches"])
@@ -133,7 +133,7 @@ def train_epoch(
     after_batch: Callable[[Meter], None] | None = None,
     meter: Meter | None = None,
 ) -> Scores:
-    """One pass over the training data.
+    """The scores of one pass over the training data, in which the network learns.
 
     Args:
         network: what learns.
@@ -166,7 +166,17 @@ def train_epoch(
 def evaluate(
     network: Network, batches: Batches, *, free_steps: int, tolerance: float = 1e-6
 ) -> Scores:
-    """Score the network's free equilibria; see `train_epoch`."""
+    """The scores of the network's free equilibria, without learning.
+
+    Args:
+        network: what is tested.
+        batches: the data.
+        free_steps: T, the most steps of the free phase.
+        tolerance: see `Network.relax`.
+
+    Raises:
+        ValueError: no batches, or labels that are none of the classes; see `Cost.labels`.
+    """
     meter = Meter(network)
     for x, labels in batches:
         labels = network.cost.labels(labels, len(x))
@@ -179,7 +189,7 @@ def evaluate(
 def class_scores(
     network: Network, batches: Batches, *, free_steps: int, tolerance: float = 1e-6
 ) -> tuple[Tensor, Tensor]:
-    """What the network's free equilibria say of each sample.
+    """The scores of each class for each sample, at the network's free equilibria.
 
     Returns:
         A score per class, (samples, classes), whose argmax is the prediction, read from the mean
@@ -209,7 +219,7 @@ class LayerChange:
 
 
 def layer_changes(network: Network, flip: Any, batches: int) -> list[LayerChange | None]:
-    """Collect, per learning synapse, the flips since the last call; None for real weights.
+    """The change of each learning synapse since the last call; None for real weights.
 
     Args:
         network: what learns.

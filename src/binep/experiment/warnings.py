@@ -16,11 +16,11 @@ MOVING = 0.01
 
 
 class TrainingWarning(UserWarning):
-    """Training goes wrong: states that do not settle, too many flips or none, no finite loss."""
+    """States that do not settle, too many flips or none, α at its floor, or no finite loss."""
 
 
 class Guards:
-    """Looks at each epoch and says what is new.
+    """Gives each kind of warning once in a training.
 
     Args:
         known: kinds of warnings that were given before, as in `known` of an earlier instance.
@@ -30,7 +30,7 @@ class Guards:
         self.known = list(known)
 
     def look(self, experiment: Experiment, result: EpochResult) -> list[str]:
-        """Warnings that this epoch gives rise to for the first time."""
+        """Texts of the warnings that an epoch is the first to give cause for."""
         new = []
         for kind, text in self._all(experiment, result):
             if kind not in self.known:

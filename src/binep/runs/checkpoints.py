@@ -1,4 +1,4 @@
-"""Networks in files, and the checkpoints that training goes on from."""
+"""Networks in files, and the checkpoints that training continues from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that training goes on from.
+    """All that training continues from.
 
     Attributes:
         state: from `Experiment.state`.
@@ -73,7 +73,7 @@ def save_network(network: Network, path: Path) -> None:
 
 
 def load_network(network: Network, path: Path) -> None:
-    """Read parameters written by `save_network` into a network of the same shape.
+    """Read parameters written by `save_network` into a network of that shape.
 
     Raises:
         RunError: the file is missing, damaged, or of another network.

@@ -56,7 +56,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in the same folder.
+    """A context in which no other process can train in a folder.
 
     Raises:
         RunError: one does already, or the folder cannot be written.

@@ -56,7 +56,7 @@ def claim_folder(folder: Path) -> Path:
 
 
 class Stopped(Exception):  # noqa: N818
-    """Training was asked to stop, and has saved a checkpoint."""
+    """Training was stopped by `stop`, after it had saved a checkpoint."""
 
 
 def train(
@@ -72,8 +72,8 @@ def train(
 ) -> list[Row]:
     """Run an experiment to its last epoch and keep its folder up to date after each.
 
-    The checkpoint is what counts, and is written last: whatever a killed run leaves, `resume`
-    goes on from the checkpoint, and the next epoch's end writes the files that follow from it.
+    The checkpoint is written last: whatever files a killed run leaves, `resume` continues from the
+    checkpoint, and the other files are written again after the next epoch.
 
     Args:
         experiment: the experiment, new or restored.
@@ -81,7 +81,7 @@ def train(
         rows: rows of metrics.csv so far.
         after_batch: called during training with the scores so far.
         after_epoch: called after each epoch.
-        stop: asked after each batch whether to save a checkpoint and stop.
+        stop: called after each batch; True saves a checkpoint and stops.
         warn: called with each warning; log.txt has them, too.
         guards: what was warned of before.
 
@@ -89,7 +89,7 @@ def train(
         The rows of metrics.csv.
 
     Raises:
-        Stopped: because `stop` said so.
+        Stopped: because `stop` returned True.
         RunError: a file could not be written; the checkpoint before is whole.
     """
     recorder = _Recorder(experiment, folder, list(rows), guards or Guards())
@@ -125,7 +125,7 @@ class _Recorder:
         self.saved = time.monotonic()
 
     def begin(self) -> None:
-        """Log the start; write what stays the same for the whole run, where it is missing."""
+        """Log the start; write what does not change during a run, where it is missing."""
         experiment, config = self.experiment, self.experiment.config
         remove_leftovers(self.folder)
         if not (self.folder / "config.toml").exists():
@@ -155,7 +155,7 @@ class _Recorder:
         self._log(f"stopped in epoch {self.experiment.epoch + 1}, batch {self.experiment.batch}")
 
     def warnings(self, result: EpochResult) -> list[str]:
-        """Warnings that this epoch gives rise to for the first time, each of them logged."""
+        """Texts of the warnings that an epoch is the first to give cause for, logged."""
         new = self.guards.look(self.experiment, result)
         for text in new:
             self._log(f"epoch {result.epoch}: warning: {text}")
@@ -190,7 +190,7 @@ def _curves(rows: Sequence[Row]) -> bytes:
 
 
 def resume(folder: Path) -> tuple[Experiment, list[Row], Guards]:
-    """What `train` goes on from: the experiment as its checkpoint left it, rows and guards.
+    """What `train` continues from: the experiment at its checkpoint, rows and guards.
 
     Raises:
         RunError: the checkpoint is damaged, of another configuration, or gone.
@@ -227,7 +227,7 @@ def load(folder: Path, **overrides: Any) -> Experiment:
 
     Raises:
         RunError: a file of the folder is missing or damaged.
-        ConfigError: the same of its config.toml.
+        ConfigError: config.toml is missing or damaged.
     """
     config = read_config(folder)
     if not (folder / "model.safetensors").exists():
@@ -238,7 +238,7 @@ def load(folder: Path, **overrides: Any) -> Experiment:
 
 
 def load_checkpoint(folder: Path, **overrides: Any) -> Experiment:
-    """The experiment of a run folder as its checkpoint left it, to look at; also while it trains.
+    """The experiment of a run folder at its checkpoint, also of one that still trains.
 
     Args:
         folder: the run folder.

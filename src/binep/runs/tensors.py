@@ -26,7 +26,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     """
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about, sort_keys=True)
-    # One key, since the library writes several in any order: the same tensors, the same bytes.
+    # One key, since the library writes several in any order: equal tensors give equal bytes.
     header = {"binep": _digest(kept, text) + text}
     write(path, safetensors.torch.save(kept, header))
 

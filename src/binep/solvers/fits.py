@@ -1,4 +1,4 @@
-"""What compiled loops can stand for, asked without loading them."""
+"""Which synapses the compiled loops compute; answered without loading them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from binep.core.synapses import Conv, Dense, Synapse
 
 
 def is_compiled(synapse: Synapse) -> bool:
-    """Whether the loops know it: signs in float32 on a CPU, pooled by the maximum."""
+    """Whether it is `Dense` or `Conv` with signs in float32 on a CPU, not pooled by the average."""
     return (
         type(synapse) in (Dense, Conv)  # a subclass may do something else
         and synapse.scale is not None
@@ -19,10 +19,10 @@ def is_compiled(synapse: Synapse) -> bool:
 
 
 def is_float32_on_cpu(synapse: Synapse) -> bool:
-    """Whether its parameters are what NumPy can look at."""
+    """Whether all parameters are float32 on a CPU, so that NumPy can share their memory."""
     return all(p.dtype == torch.float32 and p.device.type == "cpu" for p in synapse.parameters())
 
 
 def has_ties(network: Network) -> bool:
-    """Whether a synapse joins several layers."""
+    """Whether one synapse stands in several places of the network (tied weights)."""
     return len(set(network.synapses)) < len(network.synapses)

@@ -19,7 +19,7 @@ def flip_in_one_pass(
     rate: float,
     threshold: float,
 ) -> tuple[int, Tensor]:
-    """`Flip` on a CPU in float32, to the same bits as the plain one."""
+    """Flips and changed rows, as `Flip`; on a CPU in float32, bit for bit as `flip_plainly`."""
     use_threads()
     if rows is None:
         rows = torch.arange(len(signs))

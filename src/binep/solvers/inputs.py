@@ -1,4 +1,4 @@
-"""The input's contribution to the first layer, in 8-bit integers where that is exact."""
+"""The input's drive W_1 ⋆ x + b_1, in 8-bit integers where that is exact."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from binep.solvers import machine
 
 
 class InputDrive:
-    """W_1 ⋆ x + b_1 of a network, several times quicker for images of 256 grey levels.
+    """The input's drive W_1 ⋆ x + b_1, computed faster for images of 256 grey levels.
 
     Such an x is a whole number from 0 to 255 times a unit, so that signs ⋆ whole numbers is exact
     in 32 bits. A batch of 64 at 784-4096, one thread of a CPU with VNNI, least of 300 calls in
@@ -32,7 +32,7 @@ class InputDrive:
         self._lock = threading.Lock()
 
     def clamp(self, x: Tensor) -> Clamped:
-        """`Network.clamp`."""
+        """The input held fixed, with its drive; see `Network.clamp`."""
         first = self.network.synapses[0]
         fits = type(first) is Dense and first.scale is not None and x.dtype == torch.float32
         levels = _grey_levels(x.flatten(1)) if fits else None
@@ -42,12 +42,12 @@ class InputDrive:
         if machine.has_int8_products():
             product = torch._int_mm(whole, self._int8_signs(first.values).t()).float()
         else:
-            product = F.linear(whole.float(), first.values)  # as exact
+            product = F.linear(whole.float(), first.values)  # sums below 2^24 are exact
         assert first.scale is not None
         return Clamped(x, first.biased(product * unit * first.scale))
 
     def _int8_signs(self, values: Tensor) -> Tensor:
-        """The signs as int8; of a copy that is out of date only the rows with flips are renewed."""
+        """The signs as int8; after flips only the rows that hold them are converted again."""
         with self._lock:
             if self._signs is not None and self._signs[0].holds(values):
                 return self._signs[1]
@@ -62,7 +62,7 @@ class InputDrive:
 
 
 def _grey_levels(x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """X (batch, values) as uint8 times a unit, if it is that up to the rounding of its float32."""
+    """Whole numbers (uint8) and a unit whose product is x (batch, values), or None."""
     largest = x.max()
     # torch._int_mm is wrong for sums of one term (torch 2.13)
     if x.shape[1] < 2 or not (largest > 0 and x.min() >= 0):

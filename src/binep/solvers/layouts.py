@@ -1,4 +1,4 @@
-"""How the compiled kernels lay a network out in memory.
+"""The layout of layers and synapses in memory that compiled loops read.
 
 A layer is one row of neurons per sample. Maps lie (row, column, channel), so that what one neuron
 sends is a contiguous row of signs; PyTorch has the channel first.
@@ -23,7 +23,7 @@ def flatten(layer: Tensor) -> Tensor:
 
 
 def unflatten(flat: Tensor, shape: Sequence[int]) -> Tensor:
-    """The reverse of `flatten`: (batch, *shape)."""
+    """A layer (batch, *shape), from (batch, neurons) in the order of `flatten`."""
     if len(shape) == 1:
         return flat
     channels, rows, columns = shape
@@ -40,7 +40,7 @@ def per_neuron(parameter: Tensor, synapse: Synapse) -> Tensor:
 
 
 def table(synapses: Sequence[Synapse]) -> Array:
-    """A row per layer, as `binep.solvers.kernels` describes it."""
+    """The table of layers, (layers, FIELDS) int64, with the columns that `primitives` names."""
     shape = np.zeros((len(synapses), primitives.FIELDS), np.int64)
     start = signs = places = 0
     for k, (row, synapse) in enumerate(zip(shape, synapses, strict=True)):
@@ -48,7 +48,7 @@ def table(synapses: Sequence[Synapse]) -> Array:
         row[primitives.SIZE], row[primitives.START] = size, start
         row[primitives.SIGNS], row[primitives.MAP] = signs, places
         start += size
-        if k == 0:  # the input does not move: nothing follows it through these signs
+        if k == 0:  # the input does not change: its drive is computed elsewhere, once
             continue
         signs += synapse.values.numel()
         if isinstance(synapse, Conv):

@@ -23,7 +23,7 @@ def has_int8_products() -> bool:
 
 @cache
 def has_packed_int8() -> bool:
-    """Whether oneDNN's packed int8 products are here and at least about as quick as float32.
+    """Whether oneDNN has packed int8 products that are about as quick as float32, or quicker.
 
     It has them for x86 with AVX2; measured there, with and without VNNI.
     """
@@ -63,5 +63,5 @@ def use_threads() -> None:
     _used = True
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    if torch.get_num_threads() != threads:  # numba's start resets what OpenMP tells PyTorch
+    if torch.get_num_threads() != threads:  # numba's start resets OpenMP's number of threads
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Loops that several solvers are made of, compiled by numba.
+"""Loops that several solvers share, compiled by numba.
 
 Arrays are C-ordered. Maps of convolutions are stored (row, column, channel), so that what
 one neuron sends is a contiguous row of signs.
@@ -39,7 +39,7 @@ SUMS_IN_ANY_ORDER = {"reassoc", "contract"}
 
 @inline
 def add_multiple(total, at, signs, start, count, factor):
-    """Total[at:] += factor·signs[start:], so many of them."""
+    """Add ``factor·signs[start : start + count]`` to ``total[at : at + count]``."""
     # Slices: indices that cannot be negative let the loop be vectorized.
     to, row = total[at : at + count], signs[start : start + count]
     if factor == 1:
@@ -55,7 +55,7 @@ def add_multiple(total, at, signs, start, count, factor):
 
 @inline
 def add_rows(to, signs, start, rows, change):
-    """Add (change = 1) or take away (−1) rows of signs; several at once, to pass over less."""
+    """Add (change = 1) or subtract (−1) rows of signs, four in each pass over ``to``."""
     count = len(to)
     whole = len(rows) // 4 * 4
     for n in range(0, whole, 4):
@@ -78,7 +78,7 @@ def add_rows(to, signs, start, rows, change):
 
 @inline
 def copy_to(to, source):
-    """To[:] = source: several times quicker as a loop than as numba assigns arrays."""
+    """Copy an array: several times quicker as a loop than as numba assigns arrays."""
     for i in range(len(to)):
         to[i] = source[i]
 
@@ -94,10 +94,12 @@ def count_changes(fired, bits):
 
 @inline
 def list_changes(bits, now, start, places, count):
-    """Append the places of the bits that differ, counted from ``start``, behind so many others.
+    """Append the places of bits that differ to ``places``, which holds ``count`` already.
+
+    Places are counted from ``start``.
 
     Returns:
-        How many places there are.
+        How many places there are then.
     """
     for block in range(0, len(bits), 256):
         old, new = bits[block : block + 256], now[block : block + 256]
@@ -151,7 +153,16 @@ def clip_to_unit(x):
 
 @inline
 def update_real(p, s, relaxation, nudge, inside, clip):
-    """S ← rho(s + relaxation·(p − s)), nudged, with p in the way; returns max|Δs|."""
+    """Update states, s ← rho(s + ω(p − s)), nudged; return max|Δs|.
+
+    Args:
+        p: the drive; overwritten.
+        s: the states, changed in place.
+        relaxation: ω.
+        nudge: β·(−∂C/∂s); empty without a nudge.
+        inside: whether it stands inside rho.
+        clip: whether states nudged from outside are clipped again.
+    """
     if relaxation != 1:
         for i in range(len(p)):
             p[i] = s[i] + relaxation * (p[i] - s[i])

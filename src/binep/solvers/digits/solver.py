@@ -1,4 +1,4 @@
-"""Quantised updates with error feedback: what the network is asked before compiled loops load."""
+"""Quantised updates with error feedback: the solver, without its compiled loops."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class Steps:
                 flat,
                 sums.clone(memory_format=torch.contiguous_format),
                 torch.zeros_like(flat),
-                # One digit holds states that are all the same, as at the start of a free phase.
+                # One digit holds states that are all equal, as at the start of a free phase.
                 Update.empty(flat, 1 if _is_uniform(flat) else 3),
                 torch.zeros(batch, area),
                 torch.zeros(batch, pooled),
@@ -288,7 +288,7 @@ def _arrival(product: Tensor, units: Tensor, scale: np.float32) -> kernels.Arriv
 
 
 def _is_uniform(states: Tensor) -> bool:
-    """Whether all are the same, save NaN: a sample of these must not change others' digits."""
+    """Whether all values but NaN are equal: a sample of NaN must not change others' digits."""
     if bool((states == states[0, 0]).all()):
         return True
     unknown = states.isnan()

@@ -1,4 +1,4 @@
-"""Samples of binary neurons in time, and the correlations of their bits."""
+"""Event-driven phases of binary neurons, and the gradients of two equilibria from their bits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DENSE_ADVANTAGE = 8
 
 @dataclass
 class Trace:
-    """Samples after a phase: what `binep.solvers.events.kernels.Samples` describes."""
+    """States, bits and sums of a batch after a phase: the tensors of `kernels.Samples`."""
 
     states: Tensor
     bits: Tensor
@@ -36,11 +36,11 @@ class Trace:
     maps: Tensor
 
     def copy(self) -> Trace:
-        """Arrays of its own."""
+        """The same values in memory of their own."""
         return Trace(*(tensor.clone() for tensor in vars(self).values()))
 
     def arrays(self) -> kernels.Samples:
-        """The same memory for the loops."""
+        """NumPy arrays that share its memory, for the loops."""
         return kernels.Samples(*(tensor.numpy() for tensor in vars(self).values()))
 
 
@@ -49,7 +49,7 @@ Settled = tuple[Clamped, list[Tensor], Tensor, Tensor, Trace]
 
 
 class Engine:
-    """Settles samples of a network.
+    """Takes a network's phases in event-driven updates. Several threads may call it at once.
 
     Args:
         network: for which `EventSolver.fits` holds.
@@ -68,11 +68,11 @@ class Engine:
         )
         # Of a dense synapse upward and downward, of a convolution upward.
         additions = sum(s.values.numel() * (a or 2) for a, s in zip(areas, high, strict=True))
-        # A step asks for all of them at most.
+        # No step costs more additions than all of them.
         self._budget = additions // (_DENSE_ADVANTAGE if machine.has_int8_products() else 1)
 
     def settle(self, phase: Phase, memory: object) -> Settled:
-        """Take a phase's steps."""
+        """Input, states, moved, residual and memory after a phase's steps; see `Equilibrium`."""
         machine.use_threads()
         clamped = phase.clamped or self._input.clamp(phase.x)
         parameters = self.copies.current()

@@ -87,11 +87,11 @@ def correlate_dense(rows, above, above_now, below, below_now, order, factor, gra
 
 @parallel
 def correlate_input_conv(change, route, columns, x, factor, gradient):
-    """The same for a convolution of the input: change (batch, places, channels).
+    """∂/∂W of a convolution of the input: factor·Σ_b change ⊗ x at the places of the maxima.
 
     Args:
-        change: bits now less bits before.
-        route: the places in the map where the input's maxima are, likewise.
+        change: bits now less bits before, (batch, places, channels).
+        route: the places in the map where the input's maxima are, (batch, places, channels).
         columns: of the map.
         x: the padded input, (batch, channels, height, width).
         gradient: (channels, input channels, kernel, kernel).
@@ -112,7 +112,7 @@ def correlate_input_conv(change, route, columns, x, factor, gradient):
 
 @parallel
 def correlate_conv(layer, sent, sent_now, below, below_now, factor, gradient):
-    """The same between bits, through a pooled convolution.
+    """∂/∂W of a convolution of bits: factor·Σ_b (sent_now ⊗ below_now − sent ⊗ below), pooled.
 
     Args:
         layer: a row of `shape`.

@@ -40,7 +40,7 @@ class Samples(NamedTuple):
         states: pre-activations s, float32.
         bits: what fires, int8.
         up: sums of signs from below, after pooling: int16 where they fit, or int32.
-        down: sums from above, likewise, in units of the layer's feedback.
+        down: sums from above, int16 or int32, in units of the layer's feedback.
         sent: the place in its map that a convolution's neuron sends from, or −1 where it is silent.
         route: the place of its window's maximum.
         maps: sums of signs before pooling, int16 or int32.
@@ -89,11 +89,11 @@ class Nudge(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How far a sample goes.
+    """When a sample stops.
 
     Attributes:
         steps: the most time steps.
-        budget: additions that a step may ask for before the sample stops.
+        budget: additions that a step may cost; the sample stops where it would cost more.
         may_skip: whether to take all steps that are left at once where no bit will change in them.
     """
 
@@ -134,14 +134,14 @@ class _Work(NamedTuple):
 
 @parallel
 def multiply(bits, signs, product):
-    """Product += bits (batch, low) times signs, low rows of them one after the other."""
+    """Add bits (batch, low) times signs (low, high), flattened, to ``product`` (batch, high)."""
     for b in numba.prange(len(bits)):
         add_rows(product[b], signs, 0, np.nonzero(bits[b])[0], 1)
 
 
 @inline
 def _send_up(layer, neurons, change, up, maps, signs):
-    """Some neurons of the layer below have switched on (change = 1) or off (−1)."""
+    """Add (change = 1) or subtract (−1) the signs of neurons below that switched on or off."""
     if layer[CONV] == 0:
         sums = up[layer[START] : layer[START] + layer[SIZE]]
         add_rows(sums, signs, layer[SIGNS], neurons, change)
@@ -165,7 +165,7 @@ def _send_up(layer, neurons, change, up, maps, signs):
 
 @inline
 def _send_down(layer, c, place, factor, below, down, signs):
-    """Channel c at a place of a convolution's map sends to the layer below."""
+    """Add ±α of channel c, at a place of a convolution's map, to the sums of the layer below."""
     row, column = place // layer[COLUMNS], place % layer[COLUMNS]
     low = layer[LOW_CHANNELS]
     for ky in range(layer[KERNEL]):
@@ -247,7 +247,7 @@ def _drive(k, drive, sample, parameters, base):
 
 @inline
 def _move(drive, states, fired, threshold, gamma):
-    """S ← clip((1 − gamma)·s + gamma·p, 0, 1), and the bits that follow."""
+    """Update states, s ← clip((1 − gamma)·s + gamma·p, 0, 1), and their bits."""
     keep, gamma = np.float32(1.0 - gamma), np.float32(gamma)
     low, high = np.float32(0), np.float32(1)
     for i in range(len(drive)):
@@ -260,7 +260,7 @@ def _move(drive, states, fired, threshold, gamma):
 
 @inline
 def _decided(drive, fired, threshold, margin):
-    """Whether every bit stays as it is under this drive, towards which s moves without turning."""
+    """Whether no bit will change under this drive, towards which s moves monotonically."""
     open_ = False
     for i in range(len(drive)):
         distance = drive[i] - threshold
@@ -352,7 +352,7 @@ def _skip(sample, parameters, base, nudge, work, steps, residual):
 
 @inline
 def _move_layers(sample, parameters, base, nudge, work, step, moved):
-    """Move all layers; returns how many additions the bits that changed will ask for."""
+    """Update all layers; return how many additions the changed bits will cost."""
     shape, cost = parameters.shape, 0
     layers = len(shape)
     for k in range(layers):
@@ -386,7 +386,7 @@ def _move_layers(sample, parameters, base, nudge, work, step, moved):
 
 @inline
 def _send_changes(sample, parameters, work):
-    """Add and take away the signs of the bits that changed."""
+    """Add or subtract the rows of signs of the bits that changed."""
     shape, ends = parameters.shape, work.ends
     layers = len(shape)
     for k in range(layers):
@@ -422,7 +422,7 @@ def _send_changes(sample, parameters, work):
 
 @inline
 def _settle(sample, parameters, base, nudge, limits, taken, moved, residual):
-    """Let a sample go on after some steps taken; returns as `settle` puts it in ``taken``."""
+    """Take one sample's steps; return its entry of ``taken``, see `settle`."""
     shape, total = parameters.shape, len(sample.states)
     layers = len(shape)
     work = _Work(
@@ -461,7 +461,7 @@ def _settle(sample, parameters, base, nudge, limits, taken, moved, residual):
 
 @parallel
 def settle(samples, parameters, base, nudge, limits, outcome):
-    """Let every sample go on to its last step, or to one in which too many bits change.
+    """Take each sample's steps to the last, or to one in which more bits change than the budget.
 
     Such a sample stops after that step with its sums out of date, and ``taken`` is its step plus
     ``steps`` + 1: the caller forms its sums anew.

@@ -92,8 +92,8 @@ class SignCopies:
 def _in_fixed_point(synapse: Conv, alpha: Tensor) -> tuple[float, Array]:
     """A unit, and each neuron's α in that unit, so that no sum of feedback overflows 32 bits.
 
-    A neuron below hears each channel from at most so many pooling windows a side as its kernel's
-    places can lie in.
+    A neuron below receives each channel from as many pooling windows a side as the places of one
+    kernel can lie in, at most.
     """
     kernel = synapse.values.shape[-1]
     windows = (kernel + synapse.pool - 2) // synapse.pool + 1

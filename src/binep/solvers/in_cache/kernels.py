@@ -96,7 +96,7 @@ class Gradients(NamedTuple):
 
 @numba.njit(cache=True, fastmath=SUMS_IN_ANY_ORDER)
 def _add_up(rows, scale, low, drive):
-    """Drive += scale·W·low of a dense synapse; a row of weights per neuron above."""
+    """Add scale·W·low of a dense synapse to ``drive``; W has a row per neuron above."""
     for i in range(len(drive)):
         row, total = rows[i * len(low) : (i + 1) * len(low)], np.float32(0)
         for j in range(len(row)):
@@ -106,7 +106,7 @@ def _add_up(rows, scale, low, drive):
 
 @inline
 def _add_down(rows, scale, above, drive):
-    """Drive += scale·Wᵀ·above."""
+    """Add scale·Wᵀ·above to ``drive``."""
     for i in range(len(above)):
         row, sent = rows[i * len(drive) : (i + 1) * len(drive)], scale * above[i]
         for j in range(len(row)):
@@ -136,7 +136,7 @@ def _drives(synapses, s, base, biases, drive, turns, turn):
 
 @inline
 def raised_omega(omega, rate, before):
-    """What `OverRelaxation.update` makes of ω, from the last two rates of a sample."""
+    """The next ω of a sample from its last two rates, as `OverRelaxation.update` computes it."""
     seen = max(rate, omega - 1)
     mu_squared = (seen + omega - 1) ** 2 / (seen * omega**2)
     best = 2 / (1 + np.sqrt(max(0.0, 1 - mu_squared)))
@@ -146,7 +146,7 @@ def raised_omega(omega, rate, before):
 
 @one_sample
 def _settle(synapses, s, base, target, nudge, until, moved, residual):
-    """Let a sample take its steps; see `settle`."""
+    """Take one sample's steps; see `settle`."""
     sizes, (steps, tolerance, odd_even) = synapses.sizes, until
     layers, total, turns = len(sizes), len(s), 2 if odd_even else 1
     drive, push = np.empty(total, np.float32), np.empty(len(target), np.float32)
@@ -178,7 +178,7 @@ def _settle(synapses, s, base, target, nudge, until, moved, residual):
 
 @parallel
 def settle(synapses, states, base, nudge, until, ended):
-    """Let every sample take its steps, until it has settled.
+    """Take each sample's steps until it has settled.
 
     Args:
         synapses: a `Synapses`.
@@ -236,7 +236,7 @@ def _backpropagate(synapses, sent, slopes, back, gradients):
 
     Args:
         sent: states before each step, (steps, neurons).
-        slopes: of rho in each step, likewise; become ∂C/∂p.
+        slopes: of rho in each step, (steps, neurons); become ∂C/∂p.
         back: ∂C/∂s after the last step; becomes that before the first.
         gradients: to be added to; of this sample's drive, and of its share's weights and biases.
     """
