@@ -27,7 +27,7 @@ docs: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -E -W --keep-going -q docs docs/_build/html
 
 fuzz: .venv/installed-dev
-	BINEP_FUZZ=32 $(BIN)/pytest tests/test_fuzz.py
+	BINEP_FUZZ=32 $(BIN)/pytest tests/runs/test_fuzz.py
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.speed $(BENCH)

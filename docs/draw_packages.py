@@ -65,7 +65,7 @@ def graph() -> dict[str, set[str]]:
 
 
 def package_of(module: str) -> str:
-    """The room of a module: "binep.core.costs" is in "core"; "" is the front door."""
+    """The package of a module: "binep.core.costs" is in "core"; "" is `binep` itself."""
     return [*module.split("."), ""][1]
 
 

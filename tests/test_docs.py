@@ -218,8 +218,8 @@ def test_links_and_presets_exist(page: Path) -> None:
         assert name in preset_names()
 
 
-def test_what_the_house_points_at_is_there() -> None:
-    text = (ROOT / "docs" / "house.md").read_text()
+def test_what_the_architecture_points_at_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
     found = re.findall(r"`([\w/]+\.(?:py|toml))(?:::([\w.]+))?`", text)
     assert len(found) > 15
     for path, name in found:

@@ -1,4 +1,4 @@
-"""The house: imports run one way, the core knows torch alone, and starting is light."""
+"""Packages: imports run one way, the core knows torch alone, and starting is light."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_package_has_its_floor() -> None:
 def test_imports_run_down(module: str) -> None:
     """To the same package or a lower floor, also those inside functions."""
     mine = package_of(module)
-    if mine in ("", "__main__"):  # the front door opens on every room
+    if mine in ("", "__main__"):  # its public names are from everywhere
         return
     for other in modules_imported(module):
         theirs = package_of(other)
@@ -40,8 +40,8 @@ def test_there_is_no_circle() -> None:
     tuple(TopologicalSorter(packages(GRAPH)).static_order())
 
 
-def test_nobody_but_two_doors_knows_the_solvers() -> None:
-    """The front door and what builds networks; each imports them all, as plug-ins are."""
+def test_only_two_modules_know_the_solvers() -> None:
+    """`binep` itself and what builds networks; each imports them all, as plug-ins are."""
     outside = {
         module
         for module in GRAPH

@@ -17,9 +17,11 @@ if TYPE_CHECKING:  # these names again, for type checkers and editors
     from binep.core.phases import Equilibrium
     from binep.core.speed import Speed
     from binep.core.synapses import Conv, Dense, Synapse
-    from binep.experiment.config import Config, Dynamics, Layer, Learning, preset
+    from binep.experiment.config import Config, Dynamics, Learning, preset
     from binep.experiment.experiment import Experiment
+    from binep.experiment.layers import ConvLayer, DenseLayer, Layer
     from binep.experiment.training import evaluate, train_epoch
+    from binep.experiment.warnings import TrainingWarning
 
     __version__: str
 
@@ -29,9 +31,11 @@ __all__ = [
     "BinaryFlip",
     "Config",
     "Conv",
+    "ConvLayer",
     "Cost",
     "CrossEntropy",
     "Dense",
+    "DenseLayer",
     "Dynamics",
     "Equilibrium",
     "EquilibriumPropagation",
@@ -46,6 +50,7 @@ __all__ = [
     "Speed",
     "SquaredError",
     "Synapse",
+    "TrainingWarning",
     "evaluate",
     "preset",
     "train_epoch",
@@ -60,9 +65,11 @@ _MODULES = {
     "core.optim": ("BinaryFlip", "GradientDescent"),
     "core.speed": ("Speed",),
     "core.synapses": ("Conv", "Dense", "Synapse"),
-    "experiment.config": ("Config", "Dynamics", "Layer", "Learning", "preset"),
+    "experiment.config": ("Config", "Dynamics", "Learning", "preset"),
     "experiment.experiment": ("Experiment",),
+    "experiment.layers": ("ConvLayer", "DenseLayer", "Layer"),
     "experiment.training": ("evaluate", "train_epoch"),
+    "experiment.warnings": ("TrainingWarning",),
 }
 _HOME = {name: f"binep.{module}" for module, names in _MODULES.items() for name in names}
 """Where each public name is defined."""

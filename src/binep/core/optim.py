@@ -92,7 +92,7 @@ class BinaryFlip(_Optimizer):
     takes_rows = True
     """Whether gradients may be sparse tensors of some rows."""
 
-    quick: Flip | None = None
+    in_one_pass: Flip | None = None
     """On a CPU in float32: takes one pass over memory. Registered by `binep.solvers`."""
 
     def __init__(
@@ -156,7 +156,7 @@ class BinaryFlip(_Optimizer):
         before, dense = Version(signs), signs.detach().contiguous()
         flip: Flip = flip_plainly
         if group["one_pass"] and signs.device.type == "cpu" and signs.dtype == torch.float32:
-            flip = self.quick or flip_plainly
+            flip = self.in_one_pass or flip_plainly
         flips, changed = flip(dense, momentum, rows, grad.contiguous(), rate, threshold)
         group["flips"][i] += flips
         if not signs.is_contiguous():

@@ -126,9 +126,13 @@ _REGISTERED: list[type[Solver]] = []
 
 def register(kind: type[S]) -> type[S]:
     """Class decorator: let networks use a solver, after those that were registered before it."""
-    taken: set[str] = {other.name for other in registered()}
-    if kind.name in taken:
-        raise ValueError(f"a solver of the name {kind.name!r} is registered already")
+    for i, other in enumerate(registered()):
+        if other.name != kind.name:
+            continue
+        if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):
+            raise ValueError(f"a solver of the name {kind.name!r} is registered already")
+        _REGISTERED[i] = kind  # a cell of a notebook that was run again
+        return kind
     _REGISTERED.append(kind)
     return kind
 

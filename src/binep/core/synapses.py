@@ -304,9 +304,9 @@ class Conv(Synapse):
         )
 
     @property
-    def max_pooled(self) -> bool:
-        """Whether each place above has one place in the map that it sends to."""
-        return self.pool == 1 or self.pooling == "max"
+    def averages(self) -> bool:
+        """Whether a place above sends to all places of its window, not to one."""
+        return self.pool > 1 and self.pooling == "average"
 
     def _per_channel(self, parameter: Tensor) -> Tensor:
         return parameter.view(-1, 1, 1)

@@ -31,4 +31,4 @@ def _flip(
     return flip_in_one_pass(signs, momentum, rows, grad, rate, threshold)
 
 
-BinaryFlip.quick = staticmethod(_flip)
+BinaryFlip.in_one_pass = staticmethod(_flip)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from binep.core.network import Network
 from binep.core.synapses import Conv, Dense, Synapse
 
 
@@ -14,15 +13,10 @@ def is_compiled(synapse: Synapse) -> bool:
         type(synapse) in (Dense, Conv)  # a subclass may do something else
         and synapse.scale is not None
         and is_float32_on_cpu(synapse)
-        and (not isinstance(synapse, Conv) or synapse.max_pooled)
+        and not (isinstance(synapse, Conv) and synapse.averages)
     )
 
 
 def is_float32_on_cpu(synapse: Synapse) -> bool:
     """Whether all parameters are float32 on a CPU, so that NumPy can share their memory."""
     return all(p.dtype == torch.float32 and p.device.type == "cpu" for p in synapse.parameters())
-
-
-def has_ties(network: Network) -> bool:
-    """Whether one synapse stands in several places of the network (tied weights)."""
-    return len(set(network.synapses)) < len(network.synapses)

@@ -24,7 +24,7 @@ _DENSE_ADVANTAGE = 8
 
 
 @dataclass
-class Trace:
+class Memory:
     """States, bits and sums of a batch after a phase: the tensors of `kernels.Samples`."""
 
     states: Tensor
@@ -35,16 +35,16 @@ class Trace:
     route: Tensor
     maps: Tensor
 
-    def copy(self) -> Trace:
+    def copy(self) -> Memory:
         """The same values in memory of their own."""
-        return Trace(*(tensor.clone() for tensor in vars(self).values()))
+        return Memory(*(tensor.clone() for tensor in vars(self).values()))
 
     def arrays(self) -> kernels.Samples:
         """NumPy arrays that share its memory, for the loops."""
         return kernels.Samples(*(tensor.numpy() for tensor in vars(self).values()))
 
 
-Settled = tuple[Clamped, list[Tensor], Tensor, Tensor, Trace]
+Result = tuple[Clamped, list[Tensor], Tensor, Tensor, Memory]
 """The input, states, moved and residual of an `Equilibrium`, and what to go on from."""
 
 
@@ -71,24 +71,24 @@ class Engine:
         # No step costs more additions than all of them.
         self._budget = additions // (_DENSE_ADVANTAGE if machine.has_int8_products() else 1)
 
-    def settle(self, phase: Phase, memory: object) -> Settled:
+    def settle(self, phase: Phase, memory: object) -> Result:
         """Input, states, moved, residual and memory after a phase's steps; see `Equilibrium`."""
         machine.use_threads()
         clamped = phase.clamped or self._input.clamp(phase.x)
         parameters = self.copies.current()
-        if isinstance(memory, Trace):
-            trace = memory.copy()
+        if isinstance(memory, Memory):
+            samples = memory.copy()
         else:
-            trace = self._begin(phase.states, parameters)
-        moved, residual = self._run(trace, phase, clamped, parameters)
-        states = [self.layer(trace.states, k) for k in range(len(self.sizes))]
-        return clamped, states, moved.amax(dim=0), residual.amax(dim=0), trace
+            samples = self._begin(phase.states, parameters)
+        moved, residual = self._run(samples, phase, clamped, parameters)
+        states = [self.layer(samples.states, k) for k in range(len(self.sizes))]
+        return clamped, states, moved.amax(dim=0), residual.amax(dim=0), samples
 
     def _run(
-        self, trace: Trace, phase: Phase, clamped: Clamped, parameters: kernels.Parameters
+        self, memory: Memory, phase: Phase, clamped: Clamped, parameters: kernels.Parameters
     ) -> tuple[Tensor, Tensor]:
         """Per sample and layer the last step in which a bit changed, and max|Δs| of the last."""
-        batch = len(trace.states)
+        batch = len(memory.states)
         moved = torch.zeros(batch, len(self.sizes), dtype=torch.int64)
         residual = torch.zeros(batch, len(self.sizes))
         taken = torch.zeros(batch, dtype=torch.int64)
@@ -101,14 +101,14 @@ class Engine:
         limits = kernels.Limits(phase.steps, self._budget, phase.tolerance > 0)
         outcome = kernels.Outcome(taken.numpy(), moved.numpy(), residual.numpy())
         while True:
-            kernels.settle(trace.arrays(), parameters, base, nudge, limits, outcome)
+            kernels.settle(memory.arrays(), parameters, base, nudge, limits, outcome)
             stopped = (taken > phase.steps).nonzero().flatten()
             if not len(stopped):
                 return moved, residual
             taken[stopped] -= phase.steps + 1
-            self._sum_up(trace, stopped, parameters)
+            self._sum_up(memory, stopped, parameters)
 
-    def _begin(self, states: Sequence[Tensor], parameters: kernels.Parameters) -> Trace:
+    def _begin(self, states: Sequence[Tensor], parameters: kernels.Parameters) -> Memory:
         """Samples at these states, with all their sums."""
         batch = len(states[0])
         uniform = all(state.stride(0) == 0 for state in states)
@@ -124,37 +124,37 @@ class Engine:
         down = up.int() if conv else up.clone()
         small = torch.zeros(len(flat), flat.shape[1] if conv else 0, dtype=torch.int32)
         maps = torch.zeros(len(flat), self._places, dtype=narrow)
-        trace = Trace(flat, bits, up, down, small - 1, small, maps)
-        self._sum_up(trace, torch.arange(len(flat)), parameters)
+        memory = Memory(flat, bits, up, down, small - 1, small, maps)
+        self._sum_up(memory, torch.arange(len(flat)), parameters)
         if uniform:
-            trace = Trace(*(t.expand(batch, -1).contiguous() for t in vars(trace).values()))
-        return trace
+            memory = Memory(*(t.expand(batch, -1).contiguous() for t in vars(memory).values()))
+        return memory
 
-    def _sum_up(self, trace: Trace, samples: Tensor, parameters: kernels.Parameters) -> None:
+    def _sum_up(self, memory: Memory, samples: Tensor, parameters: kernels.Parameters) -> None:
         """Form the sums of some samples from their bits, by dense products."""
         shape = self.shape
-        every = len(samples) == len(trace.bits)
+        every = len(samples) == len(memory.bits)
         chosen = slice(None) if every else samples  # indexing by numbers would copy
         for k in range(1, len(shape)):
             synapse = self.network.synapses[k]
             up, down = self.copies.signs(k)
             low, here = shape[k - 1 : k + 1, primitives.START]
             low_size, size = self.sizes[k - 1 : k + 1]
-            below = trace.bits[chosen, low : low + low_size]
+            below = memory.bits[chosen, low : low + low_size]
             if isinstance(synapse, Conv):
                 at = shape[k, primitives.MAP]
                 product = _product(_patches(synapse, below), up).view(len(samples), -1)
-                trace.maps[chosen, at : at + product.shape[1]] = product.to(trace.maps.dtype)
+                memory.maps[chosen, at : at + product.shape[1]] = product.to(memory.maps.dtype)
             else:
-                above = trace.bits[chosen, here : here + size]
+                above = memory.bits[chosen, here : here + size]
                 for sums, place, sent, signs in (
-                    (trace.up, slice(here, here + size), below, up),
-                    (trace.down, slice(low, low + low_size), above, down),
+                    (memory.up, slice(here, here + size), below, up),
+                    (memory.down, slice(low, low + low_size), above, down),
                 ):
                     product = _product(sent, signs)
                     sums[chosen, place] = product if every else product.to(sums.dtype)
         if self._places:
-            kernels.resend(samples.numpy(), trace.arrays(), parameters)
+            kernels.resend(samples.numpy(), memory.arrays(), parameters)
 
     def part(self, flat: Tensor, k: int) -> Tensor:
         """A layer's part of a flat tensor."""
@@ -170,7 +170,7 @@ class Engine:
     ) -> list[Gradient] | None:
         """See `Solver.compare`; None where the equilibria do not hold what it takes."""
         then, now = first.memory, second.memory
-        if not isinstance(then, Trace) or not isinstance(now, Trace):
+        if not isinstance(then, Memory) or not isinstance(now, Memory):
             return None
         if len(then.bits) >= 2**15:  # sums over the batch are in 16 bits
             return None
@@ -178,12 +178,12 @@ class Engine:
         found: list[Gradient] = []
         below = [then.bits[:, :0]] * 2
         for k, synapse in enumerate(self.network.synapses):
-            above = [self.part(trace.bits, k).contiguous() for trace in (then, now)]
+            above = [self.part(memory.bits, k).contiguous() for memory in (then, now)]
             bias, rows = gradients.of_bias(synapse, below, above, factor)
             if k == 0:
                 weight = gradients.of_input(synapse, first.clamped, above, rows, factor)
             elif isinstance(synapse, Conv):
-                sent = [self.part(trace.sent, k).contiguous() for trace in (then, now)]
+                sent = [self.part(memory.sent, k).contiguous() for memory in (then, now)]
                 weight = gradients.of_conv(synapse, self.shape[k], sent, below, factor)
             else:
                 order = self.copies.orders[k - 1]

@@ -59,7 +59,7 @@ class SignCopies:
                 feedback[k - 1], fixed[where] = _in_fixed_point(synapse, alpha)
             else:
                 feedback[k - 1] = float(alpha[0])
-            self._follow_signs(k, synapse.values.detach())
+            self._update_signs(k, synapse.values.detach())
         neurons = [n for n in self.network.neurons if isinstance(n, Binary)]
         thresholds = np.array([n.threshold for n in neurons], np.float32)
         signs = self._up.numpy(), self._down.numpy()
@@ -73,7 +73,7 @@ class SignCopies:
         where = slice(start, start + values.numel())
         return self._up[where].view(-1, rows), self._down[where].view(rows, -1)
 
-    def _follow_signs(self, k: int, values: Tensor) -> None:
+    def _update_signs(self, k: int, values: Tensor) -> None:
         """Bring a layer's copies up to its signs; after flips only the rows that hold them."""
         with self._lock:
             version = self._versions[k]
