@@ -1,1 +1,4 @@
-"""The science, in torch alone: neurons, synapses, costs, the network, estimators, optimizers."""
+"""The model and its learning rules: neurons, synapses, costs, phases, gradients, optimizers.
+
+Depends on PyTorch only.
+"""

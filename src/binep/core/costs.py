@@ -103,7 +103,7 @@ class Cost(nn.Module, ABC):
 
         Args:
             output: states or fired bits of the output layer.
-            readout: of a class's neurons take the mean ("averaged") or the first ("single").
+            readout: of a class's copies take the mean ("averaged") or the first ("single").
         """
 
 
@@ -112,7 +112,8 @@ class SquaredError(Cost):
 
     Args:
         classes: number of classes.
-        copies: output neurons per class, class-major (`expand_output`).
+        copies: output neurons per class (`--expand_output` of the paper's program): all of class 0,
+            then all of class 1, ….
     """
 
     def __init__(self, classes: int, copies: int = 1) -> None:
@@ -135,7 +136,7 @@ class SquaredError(Cost):
         return one_hot.repeat_interleave(self.copies, dim=1)
 
     def force(self, output: Tensor, target: Tensor) -> Tensor:
-        """Y − s_L."""
+        """−∂C/∂s_L = y − s_L."""
         return target - output
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -149,10 +150,10 @@ class SquaredError(Cost):
 
 
 class CrossEntropy(Cost):
-    """Cross-entropy of a softmax readout of the last layer; Laborieux et al. 2021, section 2.3.
+    """Cross-entropy of a softmax layer on the last layer; Laborieux et al. 2021, section 2.3.
 
-    The readout y^ = softmax(W·s_L + b) is no part of the dynamics: nothing but the nudge acts back
-    on s_L. It learns by the gradient of the cost at the free equilibrium.
+    The softmax layer y^ = softmax(W·s_L + b) is no part of the dynamics: nothing but the nudge acts
+    back on s_L. It learns by the gradient of the cost at the free equilibrium.
 
     Args:
         readout: dense synapses from the last layer of neurons to one output per class.

@@ -168,7 +168,7 @@ class Network(nn.Module):
 
         p_l = W_l ⋆ s_{l−1} + b_l + W_{l+1}ᵀ ⋆ s_{l+1}, then each layer's `Neurons.update`.
 
-        The equilibrium of real neurons is where s = rho(p), the minimum of the energy in the box
+        The equilibrium of real neurons is where s = rho(p), a stationary point of the energy in
         [0, 1]. Any over-relaxation ω leaves it in place: rho(s + ω·(p − s)) = s there (projected
         successive over-relaxation; Cryer 1971, SIAM Journal on Control 9:385).
 

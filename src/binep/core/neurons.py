@@ -81,7 +81,7 @@ class Real(Neurons):
         return state
 
     def update(self, state: Tensor, drive: Tensor, nudge: Tensor | None = None) -> Tensor:
-        """The next state: rho(p), nudged outside or inside rho."""
+        """The next state: rho(p) with the nudge added before the clipping (inside) or after it."""
         if nudge is None:
             return drive.clamp(0, 1)
         if self.nudge == "inside":
@@ -96,12 +96,12 @@ class Binary(Neurons):
 
     Each neuron holds a real s in [0, 1] and fires a(s) = 1 if s ≥ threshold else 0.
 
-    The original multiplies the drive by a pseudo-derivative that is 1 for |s − 0.5| ≤ 0.5. The
-    clip keeps every s there, so the factor is always 1 and is left out.
+    The paper's program multiplies the drive by a pseudo-derivative that is 1 for |s − 0.5| ≤ 0.5.
+    The clip keeps every s there, so the factor is always 1 and is left out.
 
     Args:
-        threshold: the Heaviside function's step (`rho_threshold`), in (0, 1].
-        filter: how far s moves towards the drive in one step (`gamma_neur`), in (0, 1].
+        threshold: the Heaviside function's step (`--rho_threshold` of that program), in (0, 1].
+        filter: how far s moves towards the drive in one step (`--gamma_neur`), in (0, 1].
         initial: pre-activation at the start of the free phase.
         hold_nudge: nudge with the free phase's last output (the paper's convolutional networks)
             instead of the current one (its dense networks).

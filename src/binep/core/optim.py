@@ -72,8 +72,8 @@ class BinaryFlip(_Optimizer):
 
     Per batch, with g the gradient in ``.grad`` (the direction to go against, so m = −m of the
     paper): m ← (1 − γ)·m + γ·g, then every weight for which sign(w)·m > τ flips. The momentum
-    outlives a flip. It is kept as ``decay·momentum``, with the decay one number per tensor: a
-    weight without a gradient need not be visited, since decay alone flips nothing. A sparse
+    is not reset by a flip. It is kept as ``decay·momentum``, with the decay one number per tensor:
+    a weight without a gradient need not be visited, since decay alone flips nothing. A sparse
     gradient is zero in the rows that it leaves out.
 
     Args:
@@ -236,7 +236,7 @@ def flip_plainly(
     rate: float,
     threshold: float,
 ) -> tuple[Tensor, None]:
-    """`Flip` on any device."""
+    """`Flip` on any device. On a CPU in float32 `BinaryFlip` takes solvers/flips.py instead."""
     if rows is not None:
         grad = torch.zeros_like(momentum).index_copy_(0, rows, grad)
     flips = torch.zeros((), dtype=torch.int64, device=signs.device)
@@ -252,14 +252,14 @@ def flip_plainly(
 class GradientDescent(_Optimizer):
     """p ← max(p − lr·g, floor), for biases, real weights and scaling factors.
 
-    A scaling factor at or below zero would turn a layer's weights over or switch them off.
+    A scaling factor below zero would invert a layer's weights, one of zero would cut them off.
 
     Args:
         params: tensors, or parameter groups.
         lr: learning rate; per group.
         floor: what no element gets below, such as `SCALE_FLOOR`; per group.
-        relative: whether a step is in proportion to the parameter, p ← p − lr·p·g: so the paper's
-            rates of the scaling factors are meant; per group.
+        relative: whether a step is in proportion to the parameter, p ← p − lr·p·g: the paper's
+            learning rates of the scaling factors assume this form; per group.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """A phase to be taken, and the equilibrium in which it ends.
 
-What Python hands to the dynamics is checked and converted in `Phase.of`, once. Nothing behind it
-checks again.
+Arguments are checked and converted once, in `Phase.of`; solvers need not check them again.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Clamped:
     Attributes:
         x: the input, (batch, *input_shape).
         drive: W_1 ⋆ x + b_1, (batch, *shape of layer 1).
-        route: of a max-pooled convolution, the places of the maxima; see `Synapse.up`.
+        route: of a max-pooled convolution, the indices of the maxima; see `Synapse.up`.
     """
 
     x: Tensor
@@ -68,7 +67,7 @@ class Equilibrium:
 
     @property
     def steps(self) -> int:
-        """Time steps until the last layer had settled: the largest of `moved`."""
+        """Time steps until every layer had settled: the largest of `moved`."""
         return int(self.moved.max())
 
     def is_current(self, network: Network, x: Tensor) -> bool:

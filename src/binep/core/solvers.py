@@ -2,7 +2,7 @@
 
 The plain solver applies `Network.step`. Faster ones register themselves; the core imports none of
 them. All compute the dynamics of `Network.step`; tests/solvers/test_contract.py compares each with
-the oracle.
+the reference implementation, tests/oracle.py. docs/solvers.md says what a solver may assume.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Solver(ABC):
     their `Version` holds. Several threads may call it at once.
 
     Args:
-        network: of which `fits` holds.
+        network: one that `fits` accepted.
     """
 
     name: ClassVar[str]
-    """Switches it off: ``Speed(off={name})``."""
+    """What `Speed.off` calls it; the plain solver cannot be switched off."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -74,7 +74,7 @@ class Solver(ABC):
         """The equilibrium after the phase's steps from `Phase.states`, made by `Phase.ended`.
 
         Args:
-            phase: the phase, checked.
+            phase: the phase to take, checked; see docs/solvers.md.
             memory: of the equilibrium started from, where that was this solver's and is still
                 current; otherwise None.
         """
@@ -88,7 +88,7 @@ class Solver(ABC):
         r^first).
 
         Args:
-            first: an equilibrium of this solver.
+            first: an equilibrium of this solver; the plain one takes any.
             second: another equilibrium, of the input of the first.
             factor: what the sums are multiplied by.
             row_sparse: whether a weight's gradient may leave out rows that are zero, as a sparse
@@ -166,7 +166,8 @@ def odd_even(phase: Phase) -> bool:
     """Whether odd layers are to be updated first, then even ones from the new odd states.
 
     That is Gauss–Seidel instead of Jacobi iteration, for free phases that end at an equilibrium.
-    Only of real neurons is it known that the equilibrium, s = rho(p), does not depend on the path.
+    The fixed points of real neurons, s = rho(p), are the same for any order of updates; binary
+    ones, which are filtered in time, are left to the paper's order.
     """
     network = phase.network
     return (

@@ -39,9 +39,9 @@ class Speed:
     off: tuple[str, ...] = ()
     """Solvers and shortcuts not to use: events, digits, in-cache, odd-even, one-pass-flips."""
     precision: Literal["exact", "split", "fast"] = "split"
-    """How real states are multiplied with binary weights. On a CPU exact: in float32; split: as
-    changes in digits of 8 bits, one in the free phase and two in the nudged; fast: in one digit
-    always. On a GPU exact and split: in float32; fast: in TF32."""
+    """How real states are multiplied with binary weights. On a CPU exact: in float32; split:
+    state changes quantised to 8 bits, with the error carried over, in the free phase, and to 16 in
+    the nudged one; fast: to 8 always. On a GPU exact and split: in float32; fast: in TF32."""
     compile: bool = False
     """Where no solver but the plain one takes the steps, as on a GPU: let torch.compile fuse a
     step's operations into few kernels. The first batches then take a minute or two."""

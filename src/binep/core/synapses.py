@@ -1,7 +1,8 @@
 """Synapses: what joins one layer of neurons to the next.
 
 A synapse multiplies upward (W ⋆ s), downward (Wᵀ ⋆ s), and correlates the states at its two ends,
-which is the gradient of its part of the network's Φ = Σ s·(W ⋆ s_below) + b·s (paper, section 2).
+which is the gradient of its part of the primitive function Φ = Σ s·(W ⋆ s_below) + b·s (paper,
+section 2).
 "⋆" is a dense product, or a convolution followed by pooling.
 
 A binary weight is a sign times a scaling factor, W = α·sign(w); both are stored apart, so that at
@@ -145,7 +146,8 @@ class Synapse(nn.Module, ABC):
             below: (batch, *input_shape).
 
         Returns:
-            The drive, (batch, *output_shape), and the route that `down` follows back.
+            The drive, (batch, *output_shape), and the route: the indices of the maxima, which
+            `down` sends back to.
         """
 
     def up_input(self, x: Tensor) -> tuple[Tensor, Route]:
@@ -312,7 +314,7 @@ class Conv(Synapse):
         return parameter.view(-1, 1, 1)
 
     def up(self, below: Tensor) -> tuple[Tensor, Route]:
-        """Pool(W * s). Pooling commutes with α > 0, which scales the pooled map."""
+        """Pool(W ⋆ s). Pooling commutes with α > 0, which scales the pooled map."""
         convolved = F.conv2d(below.to(self.values.dtype), self.values, padding=self.padding)
         indices: Tensor | None = None
         pooled = convolved
@@ -351,7 +353,7 @@ class Conv(Synapse):
         return F.pad(spread, (0, columns, 0, rows))
 
     def down(self, above: Tensor, route: Route) -> Tensor:
-        """Wᵀ * Unpool(s), at the indices of the maxima that `up` chose in this time step."""
+        """Wᵀ ⋆ Unpool(s), at the indices of the maxima that `up` chose in this time step."""
         above = above.to(self.values.dtype)
         scaled = above if self.scale is None else above * self._per_channel(self.scale)
         return F.conv_transpose2d(self._unpool(scaled, route), self.values, padding=self.padding)

@@ -160,7 +160,7 @@ def update_real(p, s, relaxation, nudge, inside, clip):
         s: the states, changed in place.
         relaxation: ω.
         nudge: β·(−∂C/∂s); empty without a nudge.
-        inside: whether it stands inside rho.
+        inside: whether it is added before the clipping, or after it.
         clip: whether states nudged from outside are clipped again.
     """
     if relaxation != 1:

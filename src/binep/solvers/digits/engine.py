@@ -84,7 +84,7 @@ class Engine:
         """Take a phase's steps.
 
         Args:
-            phase: what is asked.
+            phase: the phase to take.
             drive: the input's, (batch, *shape of layer 1).
 
         Returns:
@@ -127,7 +127,7 @@ def _settle(
     """Take a phase's steps with some samples of the batch.
 
     Args:
-        phase: what is asked.
+        phase: the phase to take.
         some: the samples.
         steps: how.
         layers: the samples at the start.

@@ -30,11 +30,11 @@ class Update(NamedTuple):
     units: Array
 
 
-class Arrival(NamedTuple):
+class Contribution(NamedTuple):
     """What a neighbour's update adds to a drive: scale·Σ_d units[d]·product[d].
 
     Attributes:
-        product: signs ⋆ digits, (digits, batch, neurons); without digits, nothing arrives.
+        product: signs ⋆ digits, (digits, batch, neurons); nothing without digits.
         units: (digits, batch).
         scale: the scaling factor.
     """
@@ -66,7 +66,7 @@ class Rule(NamedTuple):
     Attributes:
         omega: over-relaxation ω of each sample, (batch,).
         nudge: (batch, neurons), or (batch, 0).
-        inside: whether the nudge stands inside rho.
+        inside: whether the nudge is added before the clipping, or after it.
         clip: whether states nudged from outside are clipped again.
     """
 
@@ -77,11 +77,11 @@ class Rule(NamedTuple):
 
 
 @inline
-def _add(sums, arrival, b):
-    """Add to a sample's sums what arrives for it."""
-    product, units = arrival.product[:, b], arrival.units[:, b]
+def _add(sums, contribution, b):
+    """Add a neighbouring layer's contribution to a sample's sums."""
+    product, units = contribution.product[:, b], contribution.units[:, b]
     for d in range(len(product)):
-        factor, part = arrival.scale * units[d], product[d]
+        factor, part = contribution.scale * units[d], product[d]
         if factor != 0:
             for i in range(len(sums)):
                 sums[i] += factor * part[i]
@@ -141,8 +141,8 @@ def quantise_unpooled(channels, route, scale, states, sent, update):
 
 
 @parallel
-def pool(layer, maps, arrival, pooled, route):
-    """Add what arrives from below to a convolution's maps, and pool them by the maximum.
+def pool(layer, maps, contribution, pooled, route):
+    """Add the contribution from below to a convolution's maps, and pool them by the maximum.
 
     Args:
         layer: row of the table of layers; see `primitives`.
@@ -150,13 +150,13 @@ def pool(layer, maps, arrival, pooled, route):
         pooled, route: the maxima and their places, (batch, neurons).
     """
     for b in numba.prange(len(maps)):
-        _add(maps[b], arrival, b)
+        _add(maps[b], contribution, b)
         max_pool(layer, pooled[b], route[b], maps[b])
 
 
 @parallel
 def accumulate(sums, up, down):
-    """Add what arrives from below and above to the sums, (batch, neurons)."""
+    """Add the contributions from below and above to the sums, (batch, neurons)."""
     for b in numba.prange(len(sums)):
         _add(sums[b], up, b)
         _add(sums[b], down, b)
@@ -164,13 +164,13 @@ def accumulate(sums, up, down):
 
 @parallel
 def move(drive, up, down, rule, states, sent, update, residual):
-    """A step of a layer: add what arrives, move the states, and write their update.
+    """A step of a layer: add the contributions, move the states, and write their update.
 
     One pass, as each sample's rows are in cache only once.
 
     Args:
         drive: a `Drive`.
-        up, down: what arrives from below and above.
+        up, down: contributions of the layers below and above.
         rule: a `Rule`.
         states: (batch, neurons).
         sent, update: see `quantise`.

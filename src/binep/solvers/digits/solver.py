@@ -20,7 +20,7 @@ class DigitSolver(Solver):
     those of `Network.step` do, to the rounding of float32.
 
     Args:
-        network: of which `fits` holds.
+        network: one that `fits` accepted.
     """
 
     name = "digits"

@@ -50,10 +50,10 @@ class Layer:
 
     Attributes:
         states: s.
-        sums: the drive that has arrived, but for what a convolution pools.
+        sums: the drive so far, without what a convolution pools.
         sent: the neighbours' copy of s, once they have received ``update``.
         update: to be received by the neighbours in the next step.
-        maps: of a convolution, what has arrived from below, before pooling and scaling.
+        maps: of a convolution, the sum of contributions from below, before pooling and scaling.
         pooled: the maxima of the maps.
         route: their places.
         unpooled: copy of α·s at these places, as the layer below has received it.
@@ -189,14 +189,14 @@ class Steps:
 
     def _receive(
         self, layers: Sequence[Layer]
-    ) -> tuple[list[kernels.Arrival], list[kernels.Arrival]]:
+    ) -> tuple[list[kernels.Contribution], list[kernels.Contribution]]:
         """What the updates add to each layer's drive from below, and from above.
 
         Convolutions take in what comes from below at once; what they send down goes by
         `_unpool`.
         """
         batch = len(layers[0].states)
-        nothing = _arrival(torch.zeros(0, batch, 0), torch.zeros(0, batch), np.float32(1))
+        nothing = _contribution(torch.zeros(0, batch, 0), torch.zeros(0, batch), np.float32(1))
         ups, downs = ([nothing] * len(layers) for _ in range(2))
         for k, layer in enumerate(layers):
             update, layer.update = layer.update, Update.none(batch)
@@ -206,10 +206,12 @@ class Steps:
                 above = self._parameters[k + 1]
                 assert above.products is not None
                 product = above.products.up(update.digits)
-                ups[k + 1] = _arrival(product, update.units, above.scale)
+                ups[k + 1] = _contribution(product, update.units, above.scale)
             here = self._parameters[k]
             if here.products is not None and not self._is_conv(k):
-                downs[k - 1] = _arrival(here.products.down(update.digits), update.units, here.scale)
+                downs[k - 1] = _contribution(
+                    here.products.down(update.digits), update.units, here.scale
+                )
         for k, layer in enumerate(layers):
             if self._is_conv(k) and len(ups[k].product):
                 maps, pooled, route = (
@@ -219,7 +221,7 @@ class Steps:
                 ups[k] = nothing
         return ups, downs
 
-    def _unpool(self, layer: Layer, k: int, digits: int) -> kernels.Arrival:
+    def _unpool(self, layer: Layer, k: int, digits: int) -> kernels.Contribution:
         """What a convolution adds to the drive of the layer below, through this step's maxima."""
         parameters = self._parameters[k]
         assert parameters.products is not None
@@ -234,9 +236,9 @@ class Steps:
         )
         if not update.units.any():
             batch = len(layer.states)
-            return _arrival(torch.zeros(0, batch, 0), torch.zeros(0, batch), np.float32(1))
+            return _contribution(torch.zeros(0, batch, 0), torch.zeros(0, batch), np.float32(1))
         product = parameters.products.down(update.digits)
-        return _arrival(product, update.units, np.float32(1))
+        return _contribution(product, update.units, np.float32(1))
 
     def _rule(self, k: int, nudge: Tensor | None, omega: Tensor) -> kernels.Rule:
         neurons, batch = self._neurons[k], len(omega)
@@ -250,7 +252,7 @@ class Steps:
         self,
         k: int,
         layer: Layer,
-        arrivals: tuple[kernels.Arrival, kernels.Arrival],
+        contributions: tuple[kernels.Contribution, kernels.Contribution],
         digits: int,
         rule: kernels.Rule,
         residual: Tensor,
@@ -265,7 +267,7 @@ class Steps:
         )
         kernels.move(
             drive,
-            *arrivals,
+            *contributions,
             rule,
             layer.states.numpy(),
             layer.sent.numpy(),
@@ -283,8 +285,8 @@ def map_size(layer: Array) -> int:
     return int(layer[[primitives.CHANNELS, primitives.ROWS, primitives.COLUMNS]].prod())
 
 
-def _arrival(product: Tensor, units: Tensor, scale: np.float32) -> kernels.Arrival:
-    return kernels.Arrival(product.numpy(), units.numpy(), scale)
+def _contribution(product: Tensor, units: Tensor, scale: np.float32) -> kernels.Contribution:
+    return kernels.Contribution(product.numpy(), units.numpy(), scale)
 
 
 def _is_uniform(states: Tensor) -> bool:

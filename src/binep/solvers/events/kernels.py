@@ -81,7 +81,7 @@ class Parameters(NamedTuple):
 
 
 class Nudge(NamedTuple):
-    """Of the output: ``push`` itself where held, else beta·(push − s); none without neurons."""
+    """Of the output: a constant ``push`` if held, else beta·(push − s); none if push is empty."""
 
     push: Any
     beta: Any

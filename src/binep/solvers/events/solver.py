@@ -22,7 +22,7 @@ class EventSolver(Solver):
     """Takes the steps of networks of binary neurons and binary weights on a CPU.
 
     Args:
-        network: of which `fits` holds.
+        network: one that `fits` accepted.
     """
 
     name = "events"
@@ -35,7 +35,7 @@ class EventSolver(Solver):
 
     @classmethod
     def fits(cls, network: Network, phase: Phase) -> bool:
-        """Bits, signs, a CPU, pooling by the maximum, and one filter for all layers."""
+        """Whether neurons and weights are binary, on a CPU, with max-pooling and one filter."""
         binary = [neurons for neurons in network.neurons if type(neurons) is Binary]  # no subclass
         return (
             len(binary) == len(network)

@@ -33,7 +33,7 @@ class Engine:
         """Take a phase's steps.
 
         Args:
-            phase: what is asked.
+            phase: the phase to take.
             drive: the input's, (batch, *shape of layer 1).
 
         Returns:

@@ -44,7 +44,7 @@ class Nudge(NamedTuple):
     Attributes:
         target: (batch, neurons of the output); (batch, 0) without a nudge.
         beta: β.
-        inside: whether it stands inside rho.
+        inside: whether it is added before the clipping, or after it.
         clip: whether states nudged from outside are clipped again.
     """
 

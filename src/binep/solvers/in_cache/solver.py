@@ -25,7 +25,7 @@ class InCacheSolver(Solver):
     float32; only the order of sums differs.
 
     Args:
-        network: of which `fits` holds.
+        network: one that `fits` accepted.
     """
 
     name = "in-cache"
