@@ -218,7 +218,7 @@ def test_momenta_are_those_of_the_oracle_in_units_of_a_flip(seed: int, batches: 
 
 
 DENSE = {"1": Layer(12, threshold=0.0, bias_lr=0.05), "2": Layer(10, bias_lr=0.05)}
-SMALL = Config(layers=DENSE, batch_size=16, max_batches=2, epochs=1, threads=1, warn_flip_rate=1.0)
+SMALL = Config(layers=DENSE, batch_size=16, max_batches=2, epochs=1, threads=1)
 
 
 def test_weights_that_differ_have_flipped_an_odd_number_of_times() -> None:
