@@ -149,8 +149,8 @@ def report(rows: Sequence[Row]) -> str:
         "Test error on MNIST-5k after training from the same start, mean ± standard deviation over "
         "seeds, and what each seed gave: `python -m benchmarks.shortcuts`, rows in "
         "[errors.csv](errors.csv). A network of real activations that is rounded otherwise takes "
-        "another path, so its errors differ as those of seeds do; with binary activations every "
-        "flip is the same.",
+        "another path, so its errors differ as those of seeds do. With binary activations only the "
+        "first layer's drive is rounded otherwise, in integers, which moves a bit now and then.",
         "",
         "| network | on | epochs | test error (%) | of each seed | flips of each seed |",
         "|---|---|---|---|---|---|",
