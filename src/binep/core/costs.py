@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from binep.core.phases import bare
 from binep.core.synapses import Dense
 
 Readout = Literal["averaged", "single"]
@@ -39,7 +40,14 @@ class Cost(nn.Module, ABC):
             TypeError: not whole numbers.
             ValueError: another shape or number, or a label out of range.
         """
-        given = torch.as_tensor(labels)
+        try:
+            # Not as_tensor of a tensor, which would move it to the default device.
+            given = labels if isinstance(labels, Tensor) else torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise TypeError(f"labels are no tensor, array or list of numbers: {reason}") from None
+        if given.layout != torch.strided:
+            raise TypeError(f"labels are {given.layout}: must be dense")
         if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
             raise TypeError(f"labels are {given.dtype}: must be whole numbers, one per sample")
         if given.dim() != 1 or (batch is not None and len(given) != batch):
@@ -62,14 +70,17 @@ class Cost(nn.Module, ABC):
             TypeError: no tensor.
             ValueError: another shape or device, or values that are not finite.
         """
-        if not isinstance(target, Tensor):
-            raise TypeError(f"target is a {type(target).__name__}: must be a tensor")
+        if not isinstance(target, Tensor) or target.layout != torch.strided or target.is_complex():
+            kind = (
+                f"{target.dtype}, {target.layout}" if isinstance(target, Tensor) else type(target)
+            )
+            raise TypeError(f"target is {kind}: must be a dense tensor of real numbers")
         needed = (len(output), *self.target_shape(tuple(output.shape[1:])))
         if tuple(target.shape) != needed:
             raise ValueError(f"target has shape {tuple(target.shape)}: must have shape {needed}")
         if target.device != output.device:
             raise ValueError(f"target is on {target.device}: must be on {output.device}")
-        target = target.detach().to(output.dtype)
+        target = bare(target).to(output.dtype)
         if not target.isfinite().all():
             raise ValueError("target has values that are not finite")
         return target
@@ -130,6 +141,12 @@ class SquaredError(Cost):
                 f"classes = {self.classes} times copies = {self.copies}"
             )
 
+    def as_target(self, target: Tensor, output: Tensor) -> Tensor:
+        """A target in the output's shape; for maps it may come flat, as from `target`."""
+        if isinstance(target, Tensor) and target.shape == output.flatten(1).shape:
+            target = target.reshape(output.shape)
+        return super().as_target(target, output)
+
     def target(self, labels: Labels) -> Tensor:
         """One-hot, repeated: (batch, classes·copies)."""
         one_hot = F.one_hot(self.labels(labels), self.classes)
@@ -137,15 +154,15 @@ class SquaredError(Cost):
 
     def force(self, output: Tensor, target: Tensor) -> Tensor:
         """−∂C/∂s_L = y − s_L."""
-        return target - output
+        return target.reshape(output.shape) - output
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """½‖s_L − y‖²."""
-        return (output - target).square().sum(dim=1) / 2
+        return self.force(output, target).square().flatten(1).sum(dim=1) / 2
 
     def scores(self, output: Tensor, readout: Readout) -> Tensor:
         """Mean, or first neuron, of each class's neurons: (batch, classes)."""
-        groups = output.view(len(output), self.classes, self.copies)
+        groups = output.reshape(len(output), self.classes, self.copies)
         return groups.mean(dim=2) if readout == "averaged" else groups[:, :, 0]
 
 

@@ -25,6 +25,9 @@ from binep.core.synapses import Synapse
 
 Nudging = Literal["one-sided", "random-sign", "centred"]
 
+_SMALLEST_BETA = 1e-30
+"""1/β times a sum must be a number in float32."""
+
 
 class GradientEstimator(ABC):
     """Estimates the loss gradient of one batch.
@@ -90,7 +93,7 @@ class EquilibriumPropagation(GradientEstimator):
         network, free_steps, nudged_steps, tolerance: see `GradientEstimator`.
 
     Raises:
-        ValueError: β = 0 or not finite, or an unknown nudging.
+        ValueError: β near 0 or not finite, or an unknown nudging.
     """
 
     def __init__(
@@ -108,22 +111,29 @@ class EquilibriumPropagation(GradientEstimator):
         super().__init__(
             network, free_steps=free_steps, nudged_steps=nudged_steps, tolerance=tolerance
         )
-        if beta == 0 or not math.isfinite(beta):
-            raise ValueError(f"beta = {beta}: must be finite and not 0, or nothing is learnt")
-        if nudging not in ("one-sided", "random-sign", "centred"):
-            raise ValueError(
-                f"nudging = {nudging!r}: must be 'one-sided', 'random-sign' or 'centred'"
-            )
         self.beta, self.nudging, self.generator = beta, nudging, generator
         self.row_sparse = row_sparse
+        self._check_nudge()
+
+    def _check_nudge(self) -> None:
+        if not _SMALLEST_BETA <= abs(self.beta) < math.inf:
+            raise ValueError(
+                f"beta = {self.beta}: must be finite and not 0, at least {_SMALLEST_BETA:g} "
+                "in size, or nothing is learnt"
+            )
+        if self.nudging not in ("one-sided", "random-sign", "centred"):
+            raise ValueError(
+                f"nudging = {self.nudging!r}: must be 'one-sided', 'random-sign' or 'centred'"
+            )
 
     @torch.no_grad()
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """The free equilibrium, with every ``.grad`` from the difference of the phases' ends."""
+        self._check_nudge()  # it may have been changed since
         x, target = self._begin(x, target)
         free = self.network.relax(x, self.free_steps, tolerance=self.tolerance)
         beta = self.beta
-        if self.nudging == "random-sign" and torch.rand((), generator=self.generator) < 0.5:
+        if self.nudging == "random-sign" and _draw(self.generator) < 0.5:
             beta = -beta
         nudged = self._nudged(free, target, beta)
         if self.nudging == "centred":
@@ -231,13 +241,18 @@ def _recording(module: nn.Module, x: Tensor) -> Iterator[None]:
         torch.autocast(x.device.type, enabled=False),
         parametrize.cached(),
     ):
-        hooks = []
+        learning: dict[Tensor, Synapse] = {}  # by their signs, which several layers may share
         for synapse in module.modules():
             if not isinstance(synapse, Synapse) or synapse.scale is None:
                 continue
-            values, alpha = synapse.values, synapse.per_weight(synapse.scale.detach())
-            if values.requires_grad:
-                hooks.append(values.register_hook(_divided_by(alpha)))  # type: ignore[no-untyped-call]
+            first = learning.setdefault(synapse.values, synapse)
+            if first.scale is not synapse.scale:
+                raise ValueError("layers share their signs, but not their scaling factor")
+        hooks = [
+            signs.register_hook(_divided_by(synapse))  # type: ignore[no-untyped-call]
+            for signs, synapse in learning.items()
+            if signs.requires_grad
+        ]
         try:
             yield
         finally:
@@ -245,21 +260,27 @@ def _recording(module: nn.Module, x: Tensor) -> Iterator[None]:
                 hook.remove()
 
 
-def _divided_by(alpha: Tensor) -> Callable[[Tensor], Tensor]:
+def _draw(generator: torch.Generator | None) -> float:
+    return float(torch.rand((), dtype=torch.float32, device="cpu", generator=generator))
+
+
+def _divided_by(synapse: Synapse) -> Callable[[Tensor], Tensor]:
+    assert synapse.scale is not None
+    alpha = synapse.per_weight(synapse.scale.detach())
     return lambda gradient: gradient / alpha
 
 
 def _fill(network: Network, gradients: Sequence[Gradient]) -> None:
     """Add each layer's gradients to ``.grad``, the scaling factors' with them."""
-    for synapse, (weight, bias) in zip(network.synapses, gradients, strict=True):
+    for synapse, (by_weight, by_bias) in zip(network.synapses, gradients, strict=True):
         with torch.enable_grad():  # a parametrization is computed here
-            values, scale = synapse.values, synapse.scale
+            values, scale, bias = synapse.values, synapse.scale, synapse.bias
         if scale is not None and scale.requires_grad:
-            _add(scale, synapse.per_scale(weight))
+            _add(scale, synapse.per_scale(by_weight))
         if values.requires_grad:
-            _add(values, weight)
-        if synapse.bias.requires_grad:
-            _add(synapse.bias, bias)
+            _add(values, by_weight)
+        if bias.requires_grad:
+            _add(bias, by_bias)
 
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:

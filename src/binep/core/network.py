@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from binep.core import solvers
 from binep.core.costs import Cost, SquaredError
 from binep.core.neurons import Neurons
-from binep.core.phases import Clamped, Equilibrium, Phase
+from binep.core.phases import Clamped, Equilibrium, Phase, bare
 from binep.core.solvers import Solver
 from binep.core.speed import Speed
 from binep.core.synapses import Route, Synapse
@@ -48,14 +48,18 @@ class Network(nn.Module):
         speed: Speed | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(synapses, nn.Module) and not isinstance(synapses, nn.ModuleList):
+            raise TypeError(f"synapses is a {type(synapses).__name__}: must be a list of them")
         if not synapses:
             raise ValueError("a network needs at least one synapse layer")
+        for i, synapse in enumerate(synapses):
+            _expect(f"synapses[{i}]", synapse, Synapse)
         self.synapses = nn.ModuleList(synapses)  # type: ignore[assignment]
-        kinds = [neurons] * len(synapses) if isinstance(neurons, Neurons) else list(neurons)
-        self.neurons = kinds
+        kinds = neurons if isinstance(neurons, Sequence) else [neurons] * len(synapses)
+        self.neurons = list(kinds)
         self.cost = SquaredError(_size(synapses[-1].output_shape)) if cost is None else cost
-        self._check_layers()
         self.speed = Speed() if speed is None else speed
+        self._check_layers()
         # Each solver with the synapses that it was made for.
         self._solvers: dict[type[Solver], tuple[tuple[Synapse, ...], Solver]] = {}
 
@@ -74,14 +78,16 @@ class Network(nn.Module):
         """Refuse layers and signs that were changed to what cannot be.
 
         Raises:
-            ValueError: layers that do not fit each other, binary weights that are not ±1, or a name
-                in `Speed.off` that is none.
+            TypeError: something else than synapses, neurons, a cost or `Speed`.
+            ValueError: layers that do not fit each other, parameters of several types, a name in
+                `Speed.off` that is none, or what `Synapse.check` refuses.
         """
         self._check_layers()
         solvers.check_off(self.speed)
+        first = self.synapses[0].values
         for number, synapse in enumerate(self.learning_synapses(), start=1):
             try:
-                synapse.check_signs()
+                synapse.check(first)
             except ValueError as error:
                 raise ValueError(f"layer {number}: {error}") from None
 
@@ -98,6 +104,10 @@ class Network(nn.Module):
             raise ValueError(
                 f"{len(self.synapses)} layers of synapses, but {len(self.neurons)} of neurons"
             )
+        for i, neurons in enumerate(self.neurons):
+            _expect(f"neurons[{i}]", neurons, Neurons)
+        _expect("cost", self.cost, Cost)
+        _expect("speed", self.speed, Speed)
         self.cost.check_output(tuple(self.synapses[-1].output_shape))
 
     def as_input(self, x: Tensor) -> Tensor:
@@ -114,8 +124,9 @@ class Network(nn.Module):
         if not isinstance(x, Tensor):
             raise TypeError(f"x is a {type(x).__name__}: must be a tensor, such as torch.tensor(x)")
         first = self.synapses[0]
-        if x.layout != torch.strided:
-            raise TypeError(f"x is {x.layout}: must be dense, x.to_dense()")
+        if x.layout != torch.strided or x.is_nested:
+            kind = "nested" if x.is_nested else x.layout
+            raise TypeError(f"x is {kind}: must be dense, such as x.to_dense()")
         if not x.is_floating_point():
             raise TypeError(
                 f"x is {x.dtype}: must be floating point, x.float(); images of 0 to 255 as "
@@ -134,12 +145,13 @@ class Network(nn.Module):
             raise ValueError(
                 f"x is on {x.device}: must be on {first.values.device}, as the network"
             )
-        x = x.detach().to(first.values.dtype)
+        x = bare(x).to(first.values.dtype)
         if not x.sum().isfinite() and not x.isfinite().all():
             wrong = (~x.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
             raise ValueError(f"x has values that are not finite in samples {wrong[:5]}")
+        # Another process, or NumPy, may refill memory that is not PyTorch's alone.
         shared: bool = x.is_shared()  # type: ignore[no-untyped-call]
-        return x.clone() if shared else x  # another process may refill a shared one
+        return x.clone() if shared or not x.untyped_storage().resizable() else x
 
     def clamp(self, x: Tensor) -> Clamped:
         """An input (batch, *input_shape) held fixed, with its drive W_1 ⋆ x + b_1."""
@@ -239,7 +251,9 @@ class Network(nn.Module):
             self, x, steps,
             start=start, target=target, beta=beta, tolerance=tolerance, check_every=check_every,
         )  # fmt: skip
-        kind = solvers.choose(self, phase)
+        # The others know no steps but those of `Network`.
+        standard = type(self).step is Network.step and type(self).clamp is Network.clamp
+        kind = solvers.choose(self, phase) if standard else solvers.Plain
         memory = None
         if start is not None and start.by is kind and phase.clamped is not None:
             memory = start.memory
@@ -260,6 +274,12 @@ class Network(nn.Module):
             solver = kind(self)
             self._solvers[kind] = (synapses, solver)
         return cast(S, solver)
+
+
+def _expect(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        given = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+        raise TypeError(f"{name} = {given}: must be of type {kind.__name__}")
 
 
 def _size(shape: Sequence[int]) -> int:

@@ -47,7 +47,14 @@ class _Optimizer(Optimizer):
 
     # PyTorch wraps this one so that it is not compiled, and for that imports its compiler: 1.0 to
     # 1.9 s and 72 MB, at the start of every training.
-    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    _add_param_group = inspect.unwrap(Optimizer.add_param_group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; a parameter that it holds twice, as of tied layers, counts once."""
+        params = param_group["params"]
+        if not isinstance(params, Tensor | set):  # PyTorch refuses sets, which have no order
+            params = list(dict.fromkeys(params))
+        self._add_param_group({**param_group, "params": params})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -138,7 +145,7 @@ class BinaryFlip(_Optimizer):
     def _update(self, group: dict[str, Any], i: int, signs: Tensor, grad: Tensor) -> None:
         state = self.state[signs]
         momentum = state["momentum"]
-        gamma = group["gamma"] * group["lr"]
+        gamma = _rate(group)
         decay = group["decay"][i] * (1 - gamma)
         if decay < _SMALLEST_DECAY:
             momentum *= decay
@@ -217,6 +224,7 @@ class BinaryFlip(_Optimizer):
 def _check_group(group: Mapping[str, Any]) -> None:
     if not 0 < group["gamma"] <= 1:
         raise ValueError(f"gamma = {group['gamma']}: must be in (0, 1]")
+    _rate(group)
     if not 0 <= group["threshold"] < math.inf:
         raise ValueError(f"threshold = {group['threshold']}: must be a finite number from 0")
     for i, signs in enumerate(group["params"]):
@@ -226,6 +234,15 @@ def _check_group(group: Mapping[str, Any]) -> None:
                 "binary weights, [s.values for s in network.synapses]; biases, scaling factors and "
                 "real weights are for another optimizer"
             )
+
+
+def _rate(group: Mapping[str, Any]) -> float:
+    rate: float = group["gamma"] * group["lr"]
+    if not 0 <= rate <= 1:
+        raise ValueError(
+            f"gamma = {group['gamma']} times lr = {group['lr']}: must be at most 1 and not negative"
+        )
+    return rate
 
 
 def flip_plainly(
@@ -260,6 +277,9 @@ class GradientDescent(_Optimizer):
         floor: what no element gets below, such as `SCALE_FLOOR`; per group.
         relative: whether a step is in proportion to the parameter, p ← p − lr·p·g: the paper's
             learning rates of the scaling factors assume this form; per group.
+
+    Raises:
+        ValueError: a rate that is negative or not finite.
     """
 
     def __init__(
@@ -270,6 +290,13 @@ class GradientDescent(_Optimizer):
         relative: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "floor": floor, "relative": relative})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group."""
+        lr = {**self.defaults, **param_group}["lr"]
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"lr = {lr}: must be a finite number from 0")
+        super().add_param_group(param_group)
 
     def _update(self, group: dict[str, Any], i: int, parameter: Tensor, grad: Tensor) -> None:
         step = parameter * grad if group["relative"] else grad

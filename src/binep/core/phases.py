@@ -11,14 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from binep.core.neurons import Neurons
 from binep.core.synapses import Route
 from binep.core.versions import Version
 
 if TYPE_CHECKING:
     from binep.core.network import Network
     from binep.core.solvers import Solver
+
+
+_MOST_STEPS = 2**40
+"""More than anyone waits for, and far from the largest number of 64 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +65,7 @@ class Equilibrium:
     by: type[Solver] | None = None
     memory: object = None
     _stamp: tuple[Version, ...] = field(default=(), repr=False)
+    _neurons: tuple[Neurons, ...] = field(default=(), repr=False)
 
     @property
     def output(self) -> Tensor:
@@ -71,14 +78,17 @@ class Equilibrium:
         return int(self.moved.max())
 
     def is_current(self, network: Network, x: Tensor) -> bool:
-        """Whether parameters, input and states still hold what they held when it was reached.
+        """Whether all that it follows from, and its states, are what they were when it was reached.
 
         Only then can a solver continue from its memory; otherwise only the states are used.
         """
-        tensors = (*network.parameters(), x, *self.states)
-        stamp = self._stamp
-        return len(stamp) == len(tensors) and all(
-            version.holds(tensor) for version, tensor in zip(stamp, tensors, strict=True)
+        tensors = (*network.parameters(), x, self.clamped.drive, *self.states)
+        stamp, neurons = self._stamp, self._neurons
+        return (
+            len(stamp) == len(tensors)
+            and len(neurons) == len(network.neurons)
+            and all(map(operator.is_, neurons, network.neurons))
+            and all(map(Version.holds, stamp, tensors))
         )
 
 
@@ -132,17 +142,17 @@ class Phase:
         """
         network.check()
         x = network.as_input(x)
-        steps = whole("steps", steps)
+        steps = min(whole("steps", steps), _MOST_STEPS)
         if check_every is None:
             check_every = 1 if x.device.type == "cpu" else 8
         beta, tolerance = float(beta), as_tolerance(tolerance)
-        if not math.isfinite(beta):
-            raise ValueError(f"beta = {beta}: must be finite")
+        if not abs(beta) <= torch.finfo(x.dtype).max:
+            raise ValueError(f"beta = {beta}: must be finite in {x.dtype}")
         states: Sequence[Tensor] = network.initial_states(x)
         clamped = None
         if start is not None:
             _check_start(start, states)
-            states = [s.detach().to(x.dtype) for s in start.states]
+            states = [bare(state).to(x.dtype) for state in start.states]
             clamped = start.clamped if start.is_current(network, x) else None
         held = None
         if target is not None:
@@ -177,9 +187,14 @@ class Phase:
         memory: object = None,
     ) -> Equilibrium:
         """The equilibrium that a solver reached, with the versions of all that it depends on."""
-        tensors = (*self.network.parameters(), self.x, *states)
-        stamp = tuple(Version(tensor) for tensor in tensors)
-        return Equilibrium(clamped, states, moved, residual, type(solver), memory, stamp)
+        tensors = (*self.network.parameters(), self.x, clamped.drive, *states)
+        stamp, neurons = tuple(map(Version, tensors)), tuple(self.network.neurons)
+        return Equilibrium(clamped, states, moved, residual, type(solver), memory, stamp, neurons)
+
+
+def bare(tensor: Tensor) -> Tensor:
+    """A tensor's numbers: without history, subclass or a lazy negation."""
+    return tensor.detach().as_subclass(Tensor).resolve_neg()
 
 
 def whole(name: str, value: int) -> int:
@@ -212,6 +227,11 @@ def as_tolerance(value: float) -> float:
 def _check_start(start: Equilibrium, states: Sequence[Tensor]) -> None:
     if not isinstance(start, Equilibrium):
         raise TypeError(f"start is a {type(start).__name__}: must be an Equilibrium")
+    for state, like in zip(start.states, states, strict=False):
+        if not isinstance(state, Tensor) or state.layout != torch.strided:
+            raise TypeError(f"start has states of {type(state).__name__}: must be dense tensors")
+        if state.device != like.device:
+            raise ValueError(f"start has states on {state.device}: must be on {like.device}")
     given = [tuple(state.shape) for state in start.states]
     needed = [tuple(state.shape) for state in states]
     if given != needed:

@@ -12,6 +12,7 @@ every moment a weight is exactly ±α (paper, section 3.1).
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import reduce
@@ -58,7 +59,9 @@ class Synapse(nn.Module, ABC):
     output_shape: tuple[int, ...]
     has_route = False
     flattens = False
+    _shapes: tuple[tuple[str, torch.Size], ...] = ()
     _checked: Version | None = None
+    _checked_scale: Version | None = None
 
     def _initialise(
         self,
@@ -78,7 +81,8 @@ class Synapse(nn.Module, ABC):
         bound = 1 / math.sqrt(math.prod(shape[1:]))
 
         def uniform(*size: int) -> Tensor:
-            return torch.empty(*size).uniform_(-bound, bound, generator=generator)
+            device = None if generator is None else generator.device
+            return torch.empty(*size, device=device).uniform_(-bound, bound, generator=generator)
 
         w = uniform(*shape)
         if weights == "binary":
@@ -90,6 +94,7 @@ class Synapse(nn.Module, ABC):
             self.register_parameter("scale", None)
         bias = uniform(shape[0])
         self.bias = nn.Parameter(torch.zeros_like(bias) if zero_bias else bias)
+        self._shapes = tuple((name, p.shape) for name, p in self.named_parameters())
 
     def __setattr__(self, name: str, value: Any) -> None:
         """PyTorch's parametrizations lie in a dictionary that admits no module called "values"."""
@@ -98,8 +103,53 @@ class Synapse(nn.Module, ABC):
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles check their signs again."""
-        return {name: value for name, value in self.__dict__.items() if name != "_checked"}
+        """Copies and pickles are checked again."""
+        looks = "_checked", "_checked_scale"
+        return {name: value for name, value in self.__dict__.items() if name not in looks}
+
+    def check(self, like: Tensor) -> None:
+        """Refuse parameters that were replaced or moved to what they cannot be.
+
+        Args:
+            like: of the type, and on the device, that they must have.
+
+        Raises:
+            ValueError: another shape, type or device, signs other than ±1, or scaling
+                factors that are not positive and finite.
+        """
+        for name, shape in self._shapes:
+            parameter = self._parameters.get(name)
+            if parameter is not None and parameter.shape != shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(parameter.shape)}: must be {tuple(shape)}"
+                )
+            if parameter is not None and not (
+                parameter.dtype == like.dtype and parameter.device == like.device
+            ):
+                raise ValueError(
+                    f"{name} is {parameter.dtype} on {parameter.device}: must be {like.dtype} on "
+                    f"{like.device}, as the first layer"
+                )
+            if name in self.__dict__:  # so prune leaves it, for a hook to compute
+                raise ValueError(
+                    f"{name} is a {type(self.__dict__[name]).__name__}: must be a parameter, or "
+                    "computed by torch.nn.utils.parametrize; hooks before forward() never run here"
+                )
+        self.check_signs()
+        self._check_scale()
+
+    def _check_scale(self) -> None:
+        scale, checked = self.scale, self._checked_scale
+        if scale is None or (checked is not None and checked.holds(scale)):
+            return
+        low, high = (float(end) for end in scale.detach().aminmax())
+        if not 0 < low <= high < math.inf:
+            wrong = high if 0 < low < math.inf else low
+            raise ValueError(
+                f"a scaling factor is {wrong:.3g}: must be positive and finite; "
+                "GradientDescent(…, floor=SCALE_FLOOR) keeps them positive"
+            )
+        self._checked_scale = Version(scale)
 
     def check_signs(self) -> None:
         """Refuse binary weights that are not ±1.
@@ -225,7 +275,9 @@ class Dense(Synapse):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.input_shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+        sizes = inputs if isinstance(inputs, Sequence) else (inputs,)
+        self.input_shape = tuple(map(operator.index, sizes))
+        outputs = operator.index(outputs)
         self.output_shape = (outputs,)
         if min(*self.input_shape, outputs) < 1:
             raise ValueError(f"Dense({inputs}, {outputs}): sizes must be at least 1")

@@ -48,8 +48,9 @@ class EpochResult:
 class Experiment:
     """A configuration, its data, and the network that learns from it.
 
-    PyTorch's number of threads, TF32 and deterministic kernels are the configuration's while it
-    builds, trains or tests, and then again what they were; see `working`.
+    PyTorch's number of threads, TF32 and deterministic kernels are the configuration's, and its
+    default type is float32, while it builds, trains or tests, and then again what they were; see
+    `working`.
 
     Args:
         config: what to run.
@@ -147,6 +148,8 @@ class Experiment:
     def _train_epoch(self, after_batch: Callable[[Meter], None] | None) -> EpochResult:
         if self.batch == 0:
             self.meter, self._epoch_order = Meter(self.network), self.order.get_state()
+        else:  # the order of an epoch that was broken off is drawn again
+            self.order.set_state(self._epoch_order)
         self._decay_scale_lr()
         drawn = self._batches(self.data.train, self.config.batch_size, self.order, self.batch)
 
@@ -233,13 +236,14 @@ class Experiment:
 def _process(config: Config) -> Iterator[None]:
     """A context with the process-wide settings of a configuration, which are then restored."""
     cublas, name = os.environ.get("CUBLAS_WORKSPACE_CONFIG"), "CUBLAS_WORKSPACE_CONFIG"
-    threads = torch.get_num_threads()
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        torch.set_default_dtype(torch.float32)
         if config.deterministic:
             os.environ.setdefault(name, ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
@@ -252,6 +256,7 @@ def _process(config: Config) -> Iterator[None]:
         if cublas is None:
             os.environ.pop(name, None)
         torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
 
 
 def _flip_state(rule: Any) -> dict[str, Tensor]:

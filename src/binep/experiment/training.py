@@ -73,7 +73,7 @@ class Meter:
         network = self.network
         self.samples += len(labels)
         self.batches += 1
-        self.loss = self.loss + network.cost.loss(free.output, target).sum()
+        self.loss = self.loss + network.cost.loss(free.output, target).float().sum()
         self.steps = self.steps + free.moved
         last = free.residual
         self.residual = last if self.residual is None else torch.maximum(self.residual, last)
@@ -115,14 +115,22 @@ class Meter:
         """The scores so far."""
         if self.residual is None:
             raise ValueError("no batches: there is nothing to score")
+        steps = torch.as_tensor(self.steps, device=self.residual.device)
         return Scores(
             errors={k: 100 * int(v) / self.samples for k, v in self.wrong.items()},
             loss=float(self.loss) / self.samples,
-            settle_steps=(torch.as_tensor(self.steps) / self.batches).tolist(),
+            settle_steps=(steps / self.batches).tolist(),
             residual=self.residual.tolist(),
             samples=self.samples,
             seconds=self._seconds(),
         )
+
+
+def _checked(network: Network, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches, their inputs and labels checked before either is used."""
+    for x, labels in batches:
+        x = network.as_input(x)
+        yield x, network.cost.labels(labels, len(x))
 
 
 def train_epoch(
@@ -147,11 +155,13 @@ def train_epoch(
         Scores of the free phases, each before its batch's update.
 
     Raises:
-        ValueError: no batches, or labels that are none of the classes; see `Cost.labels`.
+        TypeError, ValueError: no batches, inputs or labels that do not fit (see `Network.as_input`
+            and `Cost.labels`), or an estimator of another network.
     """
+    if estimator.network is not network:
+        raise ValueError("the estimator is of another network than the one to train")
     meter = Meter(network) if meter is None else meter
-    for x, labels in batches:
-        labels = network.cost.labels(labels, len(x))
+    for x, labels in _checked(network, batches):
         target = network.cost.target(labels)
         free = estimator(x, target)
         meter.add(free, target, labels)
@@ -178,8 +188,7 @@ def evaluate(
         ValueError: no batches, or labels that are none of the classes; see `Cost.labels`.
     """
     meter = Meter(network)
-    for x, labels in batches:
-        labels = network.cost.labels(labels, len(x))
+    for x, labels in _checked(network, batches):
         free = network.relax(x, free_steps, tolerance=tolerance)
         meter.add(free, network.cost.target(labels), labels)
     return meter.read()
@@ -196,8 +205,8 @@ def class_scores(
         of each class's states; and the labels, (samples,).
     """
     scores, labels = [], []
-    for x, y in batches:
-        labels.append(network.cost.labels(y, len(x)))
+    for x, y in _checked(network, batches):
+        labels.append(y)
         output = network.relax(x, free_steps, tolerance=tolerance).output
         scores.append(network.cost.scores(output, "averaged"))
     return torch.cat(scores), torch.cat(labels)

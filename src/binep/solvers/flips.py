@@ -22,8 +22,8 @@ def flip_in_one_pass(
     """Flips and changed rows, as `Flip`; on a CPU in float32, bit for bit as `flip_plainly`."""
     use_threads()
     if rows is None:
-        rows = torch.arange(len(signs))
-    flips = torch.empty(len(rows), dtype=torch.int64)
+        rows = torch.arange(len(signs), device="cpu")
+    flips = torch.empty_like(rows)
     _flip(
         signs.view(len(signs), -1).numpy(),
         momentum.view(len(signs), -1).numpy(),

@@ -70,7 +70,7 @@ def column_order(synapse: Synapse, low: Synapse) -> Tensor:
 
     For a convolution: among the taps (row, column, channel) of its kernel.
     """
-    columns = torch.arange(synapse.values[0].numel())
+    columns = torch.arange(synapse.values[0].numel(), device="cpu")
     if isinstance(synapse, Conv):
         channels, kernel = synapse.input_shape[0], synapse.values.shape[-1]
         return columns.view(kernel, kernel, channels).movedim(2, 0).flatten()

@@ -92,8 +92,9 @@ class Engine:
         """
         machine.use_threads()
         count, batch, steps = len(self._table), len(drive), self._steps()
-        ends = [torch.empty(batch, size) for size in self._table[:, primitives.SIZE]]
-        moved, residual = torch.zeros(count, dtype=torch.int64), torch.zeros(count)
+        ends = [drive.new_empty(batch, size) for size in self._table[:, primitives.SIZE]]
+        residual = drive.new_zeros(count)
+        moved = residual.long()
         for start in range(0, batch, self._at_once):
             some = slice(start, start + self._at_once)
             layers = steps.begin([state[some] for state in phase.states], drive[some])
@@ -143,11 +144,12 @@ def _settle(
     at_first = max(digits, *(len(layer.update.digits) for layer in layers))
     turns = [range(0, count, 2), range(1, count, 2)] if odd_even(phase) else [range(count)]
     relaxation = OverRelaxation.of(layers[0].states) if len(turns) > 1 else None
-    active = _Active(torch.arange(batch), layers, relaxation)
+    active = _Active(torch.arange(batch, device="cpu"), layers, relaxation)
     shape = phase.states[-1].shape[1:]
-    moved, settled = torch.zeros(count, dtype=torch.int64), torch.zeros(count)
+    settled = phase.x.new_zeros(count)
+    moved = settled.long()
     for step in range(phase.steps):
-        residual = torch.zeros(count, len(active.rows))
+        residual = phase.x.new_zeros(count, len(active.rows))
         for turn in turns:
             nudge = phase.nudge(layouts.unflatten(active.layers[-1].states, shape), some)
             omega = relaxation.omega if relaxation else None

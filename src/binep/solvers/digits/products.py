@@ -89,4 +89,5 @@ def _pack_conv(signs: Tensor, padding: int, shape: tuple[int, ...]) -> _Packed:
 
 
 def _unscaled(signs: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.ones(len(signs)), torch.zeros(len(signs), dtype=torch.int32)
+    offsets = signs.new_zeros(len(signs), dtype=torch.int32)
+    return torch.ones_like(offsets, dtype=torch.float32), offsets

@@ -27,13 +27,14 @@ class Update(NamedTuple):
     @classmethod
     def empty(cls, like: Tensor, count: int) -> Update:
         """To be written: so many digits of what is like (batch, neurons)."""
-        digits = torch.empty(count, *like.shape, dtype=torch.uint8)
-        return cls(digits, torch.empty(count, len(like)))
+        digits = like.new_empty(count, *like.shape, dtype=torch.uint8)
+        return cls(digits, like.new_empty(count, len(like)))
 
     @classmethod
-    def none(cls, batch: int) -> Update:
+    def none(cls, like: Tensor) -> Update:
         """No digits: nothing has changed."""
-        return cls(torch.zeros(0, batch, 0, dtype=torch.uint8), torch.zeros(0, batch))
+        units = like.new_zeros(0, len(like))
+        return cls(units.new_zeros(0, len(like), 0, dtype=torch.uint8), units)
 
     def __bool__(self) -> bool:
         """Whether anything has changed."""
@@ -143,10 +144,10 @@ class Steps:
                 torch.zeros_like(flat),
                 # One digit holds states that are all equal, as at the start of a free phase.
                 Update.empty(flat, 1 if _is_uniform(flat) else 3),
-                torch.zeros(batch, area),
-                torch.zeros(batch, pooled),
-                torch.zeros(batch, pooled, dtype=torch.int32),
-                torch.zeros(batch, area),
+                flat.new_zeros(batch, area),
+                flat.new_zeros(batch, pooled),
+                flat.new_zeros(batch, pooled, dtype=torch.int32),
+                flat.new_zeros(batch, area),
             )
             kernels.quantise(layer.states.numpy(), layer.sent.numpy(), layer.update.written())
             layers.append(layer)
@@ -174,8 +175,8 @@ class Steps:
         """
         batch = len(layers[0].states)
         ups, downs = self._receive(layers)
-        residual = torch.zeros(len(layers), batch)
-        omega = torch.ones(batch) if omega is None else omega
+        residual = layers[0].states.new_zeros(len(layers), batch)
+        omega = layers[0].states.new_ones(batch) if omega is None else omega
         for k in moving:  # before any moves: feedback is that of this step's states and places
             if self._is_conv(k + 1):
                 downs[k] = self._unpool(layers[k + 1], k + 1, digits)
@@ -195,11 +196,10 @@ class Steps:
         Convolutions take in what comes from below at once; what they send down goes by
         `_unpool`.
         """
-        batch = len(layers[0].states)
-        nothing = _contribution(torch.zeros(0, batch, 0), torch.zeros(0, batch), np.float32(1))
+        nothing = _no_contribution(layers[0].states)
         ups, downs = ([nothing] * len(layers) for _ in range(2))
         for k, layer in enumerate(layers):
-            update, layer.update = layer.update, Update.none(batch)
+            update, layer.update = layer.update, Update.none(layer.states)
             if not update:
                 continue
             if k + 1 < len(layers):
@@ -235,14 +235,13 @@ class Steps:
             update.written(),
         )
         if not update.units.any():
-            batch = len(layer.states)
-            return _contribution(torch.zeros(0, batch, 0), torch.zeros(0, batch), np.float32(1))
+            return _no_contribution(layer.states)
         product = parameters.products.down(update.digits)
         return _contribution(product, update.units, np.float32(1))
 
     def _rule(self, k: int, nudge: Tensor | None, omega: Tensor) -> kernels.Rule:
         neurons, batch = self._neurons[k], len(omega)
-        push = torch.zeros(batch, 0) if nudge is None else layouts.flatten(nudge).float()
+        push = omega.new_zeros(batch, 0) if nudge is None else layouts.flatten(nudge).float()
         inside = neurons.nudge == "inside"
         return kernels.Rule(
             omega.numpy(), push.contiguous().numpy(), inside, bool(neurons.clip_nudged)
@@ -274,7 +273,7 @@ class Steps:
             update.written(),
             residual.numpy(),
         )
-        layer.update = update if update.units.any() else Update.none(len(layer.states))
+        layer.update = update if update.units.any() else Update.none(layer.states)
 
     def _is_conv(self, k: int) -> bool:
         return k < len(self._table) and bool(self._table[k, primitives.CONV])
@@ -287,6 +286,12 @@ def map_size(layer: Array) -> int:
 
 def _contribution(product: Tensor, units: Tensor, scale: np.float32) -> kernels.Contribution:
     return kernels.Contribution(product.numpy(), units.numpy(), scale)
+
+
+def _no_contribution(like: Tensor) -> kernels.Contribution:
+    """Nothing, of a batch like (batch, neurons)."""
+    units = like.new_zeros(0, len(like))
+    return _contribution(units[:, :, None], units, np.float32(1))
 
 
 def _is_uniform(states: Tensor) -> bool:

@@ -89,12 +89,11 @@ class Engine:
     ) -> tuple[Tensor, Tensor]:
         """Per sample and layer the last step in which a bit changed, and max|Δs| of the last."""
         batch = len(memory.states)
-        moved = torch.zeros(batch, len(self.sizes), dtype=torch.int64)
-        residual = torch.zeros(batch, len(self.sizes))
-        taken = torch.zeros(batch, dtype=torch.int64)
+        residual = memory.states.new_zeros(batch, len(self.sizes))
+        moved, taken = residual.long(), residual.new_zeros(batch, dtype=torch.int64)
         push = phase.held if phase.held is not None else phase.target
         if push is None or phase.beta == 0:
-            push = torch.zeros(batch, 0)
+            push = residual.new_zeros(batch, 0)
         held, beta = phase.held is not None, np.float32(phase.beta)
         nudge = kernels.Nudge(layouts.flatten(push).contiguous().numpy(), beta, held)
         base = layouts.flatten(clamped.drive).contiguous().numpy()
@@ -120,12 +119,12 @@ class Engine:
         bits = torch.cat([layouts.flatten(layer) for layer in fired], dim=1)
         conv = any(isinstance(synapse, Conv) for synapse in network.synapses[1:])
         narrow = torch.int16 if widest(network) < 2**15 else torch.int32
-        up = torch.zeros(flat.shape, dtype=narrow)
+        up = torch.zeros_like(flat, dtype=narrow)
         down = up.int() if conv else up.clone()
-        small = torch.zeros(len(flat), flat.shape[1] if conv else 0, dtype=torch.int32)
-        maps = torch.zeros(len(flat), self._places, dtype=narrow)
+        small = torch.zeros_like(flat if conv else flat[:, :0], dtype=torch.int32)
+        maps = flat.new_zeros(len(flat), self._places, dtype=narrow)
         memory = Memory(flat, bits, up, down, small - 1, small, maps)
-        self._sum_up(memory, torch.arange(len(flat)), parameters)
+        self._sum_up(memory, torch.arange(len(flat), device="cpu"), parameters)
         if uniform:
             memory = Memory(*(t.expand(batch, -1).contiguous() for t in vars(memory).values()))
         return memory
@@ -198,7 +197,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     # torch._int_mm is wrong for sums of one term (torch 2.13)
     if left.shape[1] > 1 and machine.has_int8_products():
         return torch._int_mm(left.contiguous(), right)
-    product = torch.zeros(len(left), right.shape[1], dtype=torch.int32)
+    product = left.new_zeros(len(left), right.shape[1], dtype=torch.int32)
     kernels.multiply(left.contiguous().numpy(), right.flatten().numpy(), product.numpy())
     return product
 
@@ -209,6 +208,6 @@ def _patches(synapse: Conv, below: Tensor) -> Tensor:
     pad, kernel = synapse.padding, synapse.values.shape[-1]
     images = F.pad(below.reshape(-1, rows, columns, channels), (0, 0, pad, pad, pad, pad))
     places = synapse.map_shape[0] * synapse.map_shape[1]
-    found = torch.empty(len(below) * places, kernel**2 * channels, dtype=torch.int8)
+    found = images.new_empty(len(below) * places, kernel**2 * channels)
     kernels.patches(images.numpy(), kernel, found.numpy())
     return found

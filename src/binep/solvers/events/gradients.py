@@ -25,7 +25,7 @@ def of_bias(
         below, above: bits at its ends, (batch, neurons), of the first equilibrium and the second.
         factor: what the sums are multiplied by.
     """
-    sums, touched = torch.empty(2, above[0].shape[1], dtype=torch.int32)
+    sums, touched = above[0].new_empty(2, above[0].shape[1], dtype=torch.int32)
     kernels.compare(*(t.numpy() for t in (*below, *above, sums, touched)))
     bias = factor * sums.view(-1, len(synapse.bias)).sum(dim=0).float()
     return bias, touched.nonzero().flatten()
@@ -37,17 +37,18 @@ def of_input(
     """∂/∂W of the first layer; of a dense one sparse, in some rows."""
     x = clamped.x
     if not isinstance(synapse, Conv):
-        gradient = torch.empty(len(rows), synapse.values.shape[1])
+        gradient = synapse.bias.new_empty(len(rows), synapse.values.shape[1])
         arrays = (rows, *above, x.flatten(1).contiguous())
         kernels.correlate_input(*(t.numpy() for t in arrays), np.float32(factor), gradient.numpy())
         return _rows(rows, gradient, synapse)
     pad, (_, columns) = synapse.padding, synapse.map_shape
     route = clamped.route
     if route is None:
-        route = torch.arange(synapse.map_shape[0] * columns).view(synapse.map_shape)
+        route = torch.arange(synapse.map_shape[0] * columns, device="cpu")
+        route = route.view(synapse.map_shape)
         route = route.expand(len(x), *synapse.output_shape)
     places = route.movedim(1, 3).flatten(1, 2).contiguous()
-    gradient = torch.empty(synapse.values.shape)
+    gradient = torch.empty_like(synapse.values, memory_format=torch.contiguous_format)
     kernels.correlate_input_conv(
         (above[1] - above[0]).view(places.shape).numpy(),
         places.numpy(),
@@ -68,7 +69,7 @@ def of_dense(
     factor: float,
 ) -> Tensor:
     """∂/∂W between bits, sparse in some rows."""
-    gradient = torch.empty(len(rows), synapse.values.shape[1])
+    gradient = synapse.bias.new_empty(len(rows), synapse.values.shape[1])
     bits = [t.numpy() for t in (rows, *above, *below)]
     kernels.correlate_dense(*bits, order, np.float32(factor), gradient.numpy())
     return _rows(rows, gradient, synapse)
@@ -83,7 +84,7 @@ def of_conv(
     images = [
         F.pad(bits.view(-1, rows, columns, channels), (0, 0, pad, pad, pad, pad)) for bits in below
     ]
-    gradient = torch.empty(len(synapse.values), kernel, kernel, channels)
+    gradient = synapse.bias.new_empty(len(synapse.values), kernel, kernel, channels)
     places = [t.numpy() for t in (*sent, *images)]
     kernels.correlate_conv(layer, *places, np.float32(factor), gradient.numpy())
     return gradient.movedim(3, 1).contiguous()
@@ -91,5 +92,10 @@ def of_conv(
 
 def _rows(rows: Tensor, gradient: Tensor, synapse: Synapse) -> Tensor:
     return torch.sparse_coo_tensor(
-        rows[None], gradient, synapse.values.shape, is_coalesced=True, check_invariants=False
+        rows[None],
+        gradient,
+        synapse.values.shape,
+        device=gradient.device,
+        is_coalesced=True,
+        check_invariants=False,
     )

@@ -36,8 +36,8 @@ class SignCopies:
         pairs = zip(network.synapses[1:], network.synapses[:-1], strict=True)
         self.orders = [layouts.column_order(*pair).numpy() for pair in pairs]
         signs = sum(synapse.values.numel() for synapse in network.synapses[1:])
-        self._up = torch.zeros(signs, dtype=torch.int8)
-        self._down = torch.zeros(signs, dtype=torch.int8)
+        self._up = torch.zeros(signs, dtype=torch.int8, device="cpu")
+        self._down = torch.zeros_like(self._up)
         self._versions: list[Version | None] = [None] * len(network)
         self._lock = threading.Lock()
 
@@ -82,7 +82,7 @@ class SignCopies:
             synapse = self.network.synapses[k]
             rows = None if version is None else flipped_rows(synapse.values, version)
             if rows is None:
-                rows = torch.arange(len(values))
+                rows = torch.arange(len(values), device="cpu")
             flat = values.flatten(1).contiguous().numpy()
             copies = [signs.numpy() for signs in self.signs(k)]
             kernels.load_signs(rows.numpy(), flat, self.orders[k - 1], *copies)

@@ -43,8 +43,9 @@ class Engine:
         output = self._network.neurons[-1]
         assert isinstance(output, Real)
         states, batch, count = _side_by_side(phase.states), len(phase.x), len(self._sizes)
-        moved, residual = torch.zeros(batch, count, dtype=torch.int64), torch.zeros(batch, count)
-        target = torch.zeros(batch, 0)
+        residual = drive.new_zeros(batch, count)
+        moved = residual.long()
+        target = drive.new_zeros(batch, 0)
         if phase.target is not None and phase.beta != 0:
             target = phase.target.flatten(1).contiguous()
         kernels.settle(
@@ -74,11 +75,11 @@ class Engine:
         first, *between = self._network.synapses
         states, x = _side_by_side(start.states), start.clamped.x
         batch, shares = len(x), torch.get_num_threads()
-        residual = torch.zeros(batch, len(self._sizes))
+        residual = x.new_zeros(batch, len(self._sizes))
         counts = [synapse.values.numel() for synapse in between]
-        drive = torch.zeros(batch, self._sizes[0])
-        weights = torch.zeros(shares, sum(counts))
-        biases = torch.zeros(shares, sum(self._sizes[1:]))
+        drive = x.new_zeros(batch, self._sizes[0])
+        weights = x.new_zeros(shares, sum(counts))
+        biases = x.new_zeros(shares, sum(self._sizes[1:]))
         kernels.backpropagate(
             self._synapses(),
             states.numpy(),
@@ -106,15 +107,16 @@ class Engine:
 
     def _synapses(self) -> kernels.Synapses:
         """Those between layers of neurons, as they are now."""
-        between = self._network.synapses[1:]
+        first, *between = self._network.synapses
+        none = first.bias.new_zeros(0)
         weights = [synapse.values.detach().flatten() for synapse in between]
         scales = [1.0 if s.scale is None else s.scale.item() for s in between]
         biases = [synapse.bias.detach() for synapse in between]
         return kernels.Synapses(
             np.array(self._sizes),
-            torch.cat([*weights, torch.zeros(0)]).numpy(),
+            torch.cat([*weights, none]).numpy(),
             np.array(scales, np.float32),
-            torch.cat([*biases, torch.zeros(0)]).numpy(),
+            torch.cat([*biases, none]).numpy(),
         )
 
     def _layers(self, flat: Tensor) -> list[Tensor]:
