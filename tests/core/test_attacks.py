@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +38,8 @@ from binep.core.neurons import Binary, Neurons, Real
 from binep.core.optim import BinaryFlip, GradientDescent
 from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Conv, Dense
+from binep.experiment.config import Config, Layer
+from binep.experiment.experiment import Experiment
 from binep.experiment.training import evaluate, train_epoch
 
 PLAIN = Speed(off=SHORTCUTS)
@@ -176,20 +180,21 @@ def test_initial_values_are_where_their_generator_is(other_defaults: Callable[[]
 
 
 @on_each
-@pytest.mark.parametrize("wrong", [0.0, -0.1, math.nan, math.inf])
-def test_scaling_factors_are_positive_and_finite(name: str, wrong: float) -> None:
+@pytest.mark.parametrize("wrong", [-0.1, math.nan, math.inf])
+def test_scaling_factors_are_finite_and_not_negative(name: str, wrong: float) -> None:
     net = network(name)
     x, labels = batch(net)
     net.relax(x, 5)
     scale: Any = net.synapses[1].scale
     with torch.no_grad():
         scale.view(-1)[-1] = wrong
-    words = f"layer 2: a scaling factor is {wrong:.3g}: must be positive and finite"
+    words = f"layer 2: a scaling factor is {wrong:.3g}: must be finite and not negative"
     refused(lambda: net.relax(x, 5), ValueError, words)
     refused(lambda: ep(net)(x, net.cost.target(labels)), ValueError, words)
     with torch.no_grad():
-        scale.fill_(0.1)
-    net.relax(x, 5)
+        scale.zero_()
+    plain = Network(list(net.synapses), net.neurons, speed=PLAIN)
+    same(net.relax(x, 200), plain.relax(x, 200), 1e-5)
 
 
 @on_each
@@ -220,6 +225,17 @@ def test_an_estimators_settings_are_looked_at_when_it_is_called() -> None:
         estimator = ep(net)
         setattr(estimator, name, value)
         refused(lambda e=estimator: e(x, net.cost.target(labels)), ValueError, f"{name} = ")
+
+
+@on_each
+def test_as_many_steps_as_there_are_numbers_may_be_allowed(name: str) -> None:
+    net = network(name)
+    x, _ = batch(net, 1)
+    right = net.relax(x, 3000, tolerance=1e-3)
+    if right.residual.max() > (1e-3 if net.neurons[0].differentiable else 0):
+        return  # it would never end
+    for steps in (sys.maxsize, 2**70):
+        same(net.relax(x, steps, tolerance=1e-3), right, 0)
 
 
 @on_each
@@ -256,7 +272,9 @@ def test_what_is_no_plain_tensor_is_refused_by_name() -> None:
     net = network("dense, real")
     x, labels = batch(net)
     target = net.cost.target(labels).float()
-    nested = torch.nested.nested_tensor([torch.rand(20)] * 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns of them, once
+        nested = torch.nested.nested_tensor([torch.rand(20)] * 6)
     refused(lambda: net.relax(nested, 5), TypeError, "x is nested: must be dense")
     for wrong in (target.to_sparse(), target.to(torch.complex64)):
         refused(lambda t=wrong: ep(net)(x, t), TypeError, "target is .*: must be a dense tensor")
@@ -431,3 +449,41 @@ def test_a_network_is_not_trained_by_anothers_estimator() -> None:
     estimator, twin = ep(net), copy.deepcopy(net)
     words = "the estimator is of another network"
     refused(lambda: train_epoch(twin, estimator, [], [batch(twin)]), ValueError, words)
+
+
+# Experiments
+
+
+def experiment() -> Experiment:
+    layers = {"1": Layer(30, gamma=1e-3, threshold=1e-5), "2": Layer(10, gamma=1e-3)}
+    return Experiment(Config(layers=layers, threads=1, max_batches=4))
+
+
+class BrokenOffError(Exception):
+    """As a KeyboardInterrupt would."""
+
+
+def test_an_epoch_that_was_broken_off_goes_on_with_the_same_samples() -> None:
+    whole, broken = experiment(), experiment()
+    right = whole.train_epoch()
+
+    def stop(meter: object) -> None:
+        if broken.batch == 2:
+            raise BrokenOffError
+
+    with pytest.raises(BrokenOffError):
+        broken.train_epoch(stop)
+    result = broken.train_epoch()
+    assert (result.train.loss, result.test.loss) == (right.train.loss, right.test.loss)
+    assert torch.equal(whole.order.get_state(), broken.order.get_state())
+
+
+def test_an_experiment_is_in_float32_whatever_the_default_type() -> None:
+    right = experiment().train_epoch()
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = experiment().train_epoch()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (result.train.loss, result.test.loss) == (right.train.loss, right.test.loss)

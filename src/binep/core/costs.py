@@ -143,8 +143,8 @@ class SquaredError(Cost):
 
     def as_target(self, target: Tensor, output: Tensor) -> Tensor:
         """A target in the output's shape; for maps it may come flat, as from `target`."""
-        if isinstance(target, Tensor) and target.shape == output.flatten(1).shape:
-            target = target.reshape(output.shape)
+        if isinstance(target, Tensor) and target.dim() == 2:
+            return super().as_target(target, output.flatten(1)).reshape(output.shape)
         return super().as_target(target, output)
 
     def target(self, labels: Labels) -> Tensor:

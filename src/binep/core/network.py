@@ -34,6 +34,7 @@ class Network(nn.Module):
         speed: shortcuts that its dynamics may take.
 
     Raises:
+        TypeError: something else than synapses, neurons, a cost and `Speed`.
         ValueError: shapes that do not fit, or another number of neurons than of synapses.
     """
 
@@ -59,6 +60,10 @@ class Network(nn.Module):
         self.neurons = list(kinds)
         self.cost = SquaredError(_size(synapses[-1].output_shape)) if cost is None else cost
         self.speed = Speed() if speed is None else speed
+        for i, kind in enumerate(self.neurons):
+            _expect(f"neurons[{i}]", kind, Neurons)
+        _expect("cost", self.cost, Cost)
+        _expect("speed", self.speed, Speed)
         self._check_layers()
         # Each solver with the synapses that it was made for.
         self._solvers: dict[type[Solver], tuple[tuple[Synapse, ...], Solver]] = {}
@@ -78,7 +83,6 @@ class Network(nn.Module):
         """Refuse layers and signs that were changed to what cannot be.
 
         Raises:
-            TypeError: something else than synapses, neurons, a cost or `Speed`.
             ValueError: layers that do not fit each other, parameters of several types, a name in
                 `Speed.off` that is none, or what `Synapse.check` refuses.
         """
@@ -104,10 +108,6 @@ class Network(nn.Module):
             raise ValueError(
                 f"{len(self.synapses)} layers of synapses, but {len(self.neurons)} of neurons"
             )
-        for i, neurons in enumerate(self.neurons):
-            _expect(f"neurons[{i}]", neurons, Neurons)
-        _expect("cost", self.cost, Cost)
-        _expect("speed", self.speed, Speed)
         self.cost.check_output(tuple(self.synapses[-1].output_shape))
 
     def as_input(self, x: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ class Synapse(nn.Module, ABC):
     Attributes:
         values: the signs ±1 of binary weights, or real weights themselves; ``values.grad`` is the
             gradient with respect to the weight W, for binary weights too. To be changed in place or
-            replaced, not through ``.data``: solvers keep copies of them in other forms, and convert
-            them again when PyTorch's count of changes has grown.
+            replaced, not through ``.data`` or NumPy: solvers keep copies of them in other forms,
+            and convert them again when PyTorch's count of changes has grown.
         scale: the scaling factor α > 0: shape () for a dense layer, (channels,) for a
             convolution; None with real weights.
         bias: one value per neuron (dense) or per channel (convolution).
@@ -115,7 +115,7 @@ class Synapse(nn.Module, ABC):
 
         Raises:
             ValueError: another shape, type or device, signs other than ±1, or scaling
-                factors that are not positive and finite.
+                factors that are negative or not finite.
         """
         for name, shape in self._shapes:
             parameter = self._parameters.get(name)
@@ -143,11 +143,11 @@ class Synapse(nn.Module, ABC):
         if scale is None or (checked is not None and checked.holds(scale)):
             return
         low, high = (float(end) for end in scale.detach().aminmax())
-        if not 0 < low <= high < math.inf:
-            wrong = high if 0 < low < math.inf else low
+        if not 0 <= low <= high < math.inf:
+            wrong = high if 0 <= low < math.inf else low
             raise ValueError(
-                f"a scaling factor is {wrong:.3g}: must be positive and finite; "
-                "GradientDescent(…, floor=SCALE_FLOOR) keeps them positive"
+                f"a scaling factor is {wrong:.3g}: must be finite and not "
+                "negative; GradientDescent(…, floor=SCALE_FLOOR) keeps them positive"
             )
         self._checked_scale = Version(scale)
 

@@ -64,7 +64,7 @@ class Meter:
         self.samples = self.batches = 0
         self.wrong: dict[str, Tensor] = {}
         self.loss: Tensor | float = 0.0
-        self.steps: Tensor | float = 0.0
+        self.steps: Any = 0.0  # then a tensor
         self.residual: Tensor | None = None
 
     @torch.no_grad()
@@ -115,11 +115,10 @@ class Meter:
         """The scores so far."""
         if self.residual is None:
             raise ValueError("no batches: there is nothing to score")
-        steps = torch.as_tensor(self.steps, device=self.residual.device)
         return Scores(
             errors={k: 100 * int(v) / self.samples for k, v in self.wrong.items()},
             loss=float(self.loss) / self.samples,
-            settle_steps=(steps / self.batches).tolist(),
+            settle_steps=(self.steps / self.batches).tolist(),
             residual=self.residual.tolist(),
             samples=self.samples,
             seconds=self._seconds(),

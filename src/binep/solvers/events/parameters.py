@@ -98,7 +98,8 @@ def _in_fixed_point(synapse: Conv, alpha: Tensor) -> tuple[float, Array]:
     kernel = synapse.values.shape[-1]
     windows = (kernel + synapse.pool - 2) // synapse.pool + 1
     channels = alpha[: len(synapse.values)].double()  # maps lie (row, column, channel)
-    largest = math.ceil(math.log2(float(channels.max())))
+    alpha_max = float(channels.max())
+    largest = math.ceil(math.log2(alpha_max)) if alpha_max > 0 else 0
     for bits in range(_FIXED_BITS, -1, -1):
         unit = 2.0 ** (largest - bits)
         fixed = (channels / unit).round().long()
