@@ -84,7 +84,7 @@ def test_no_bit_differs_from_the_plain_steps(
         assert torch.equal(expected.moved, phase.moved)
         assert torch.equal(expected.residual, phase.residual)
     for a, b in zip(plain[2], followed[2], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)  # differences of sums over β
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)  # differences of sums over β
 
 
 def test_more_samples_than_16_bits_count_are_counted() -> None:

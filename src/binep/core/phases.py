@@ -148,7 +148,8 @@ class Phase:
         if target is not None:
             target = network.cost.as_target(target, states[-1])
             if beta and network.neurons[-1].hold_nudge:
-                held = beta * network.cost.force(states[-1], target)
+                # Contiguous: products of views may be rounded otherwise.
+                held = beta * network.cost.force(states[-1].contiguous(), target)
         elif beta:
             raise ValueError(f"beta = {beta:g} without a target: there is nothing to nudge towards")
         every = whole("check_every", check_every)
