@@ -154,7 +154,7 @@ class SquaredError(Cost):
 
     def force(self, output: Tensor, target: Tensor) -> Tensor:
         """−∂C/∂s_L = y − s_L."""
-        return target.reshape(output.shape) - output
+        return target.reshape(-1, *output.shape[1:]) - output
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """½‖s_L − y‖²."""
