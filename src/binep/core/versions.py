@@ -29,7 +29,9 @@ class Version:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor is this one, unchanged."""
-        return self.count is not None and self.count == _count(tensor) and self._is_at(tensor)
+        # Sharing memory moves it: where it was not shared, it is not.
+        unchanged = self.count is not None and not tensor.is_inference()
+        return unchanged and self.count == tensor._version and self._is_at(tensor)
 
     def precedes(self, other: Version) -> bool:
         """Whether a later version is of this memory, unchanged."""
