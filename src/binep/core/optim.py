@@ -39,6 +39,7 @@ class Flip(Protocol):
         grad: Tensor,
         rate: float,
         threshold: float,
+        /,
     ) -> tuple[Tensor | int, Tensor | None]: ...
 
 

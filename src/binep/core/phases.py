@@ -82,7 +82,7 @@ class Equilibrium:
 
         Only then can a solver continue from its memory; otherwise only the states are used.
         """
-        tensors = (*network.parameters(), x, self.clamped.drive, *self.states)
+        tensors = _origins(network, x, self.clamped, self.states)
         stamp, neurons = self._stamp, self._neurons
         return (
             len(stamp) == len(tensors)
@@ -114,12 +114,12 @@ class Phase:
     x: Tensor
     states: Sequence[Tensor]
     steps: int
-    clamped: Clamped | None = None
-    target: Tensor | None = None
-    beta: float = 0.0
-    held: Tensor | None = None
-    tolerance: float = 1e-6
-    check_every: int = 1
+    clamped: Clamped | None
+    target: Tensor | None
+    beta: float
+    held: Tensor | None
+    tolerance: float
+    check_every: int
 
     @classmethod
     def of(
@@ -188,9 +188,16 @@ class Phase:
         memory: object = None,
     ) -> Equilibrium:
         """The equilibrium that a solver reached, with the versions of all that it depends on."""
-        tensors = (*self.network.parameters(), self.x, clamped.drive, *states)
+        tensors = _origins(self.network, self.x, clamped, states)
         stamp, neurons = tuple(map(Version, tensors)), tuple(self.network.neurons)
         return Equilibrium(clamped, states, moved, residual, type(solver), memory, stamp, neurons)
+
+
+def _origins(
+    network: Network, x: Tensor, clamped: Clamped, states: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """What must not have changed for an equilibrium to be current: its own states, too."""
+    return (*network.parameters(), x, clamped.drive, *states)
 
 
 def bare(tensor: Tensor) -> Tensor:

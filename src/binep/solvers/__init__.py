@@ -6,6 +6,8 @@ and with them numba, when it is first used.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from binep.core.optim import BinaryFlip
@@ -18,17 +20,10 @@ for _kind in (EventSolver, InCacheSolver, DigitSolver):
     register(_kind)
 
 
-def _flip(
-    signs: Tensor,
-    momentum: Tensor,
-    rows: Tensor | None,
-    grad: Tensor,
-    rate: float,
-    threshold: float,
-) -> tuple[Tensor | int, Tensor | None]:
-    from binep.solvers.flips import flip_in_one_pass
+def _flip(*update: Any) -> tuple[int, Tensor]:
+    from binep.solvers.flips import flip_in_one_pass  # loads numba
 
-    return flip_in_one_pass(signs, momentum, rows, grad, rate, threshold)
+    return flip_in_one_pass(*update)
 
 
 BinaryFlip.in_one_pass = staticmethod(_flip)
