@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from binep.core.phases import bare
+from binep.core.checks import bare
 from binep.core.synapses import Dense
 
 Readout = Literal["averaged", "single"]

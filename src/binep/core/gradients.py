@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from binep.core.checks import as_tolerance, whole
 from binep.core.network import Network
-from binep.core.phases import Clamped, Equilibrium, as_tolerance, whole
+from binep.core.phases import Clamped, Equilibrium
 from binep.core.solvers import Gradient, Plain
 from binep.core.synapses import Synapse
 

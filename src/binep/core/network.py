@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from binep.core import solvers
+from binep.core.checks import bare
 from binep.core.costs import Cost, SquaredError
 from binep.core.neurons import Neurons
-from binep.core.phases import Clamped, Equilibrium, Phase, bare
+from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Solver
 from binep.core.speed import Speed
 from binep.core.synapses import Route, Synapse

@@ -5,7 +5,6 @@ Arguments are checked and converted once, in `Phase.of`; solvers need not check 
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from binep.core.checks import as_tolerance, bare, whole
 from binep.core.neurons import Neurons
 from binep.core.synapses import Route
 from binep.core.versions import Version
@@ -198,38 +198,6 @@ def _origins(
 ) -> tuple[Tensor, ...]:
     """What must not have changed for an equilibrium to be current: its own states, too."""
     return (*network.parameters(), x, clamped.drive, *states)
-
-
-def bare(tensor: Tensor) -> Tensor:
-    """A tensor's numbers: without history, subclass or a lazy negation."""
-    return tensor.detach().as_subclass(Tensor).resolve_neg()
-
-
-def whole(name: str, value: int) -> int:
-    """A setting that must be a whole number from 1.
-
-    Raises:
-        TypeError, ValueError: it is not.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} = {value!r}: must be a whole number") from None
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"{name} = {value}: must be at least 1")
-    return number
-
-
-def as_tolerance(value: float) -> float:
-    """A tolerance: a finite number from 0.
-
-    Raises:
-        ValueError: it is not.
-    """
-    tolerance = float(value)
-    if not 0 <= tolerance < math.inf:
-        raise ValueError(f"tolerance = {tolerance}: must be a finite number from 0")
-    return tolerance
 
 
 def _check_start(start: Equilibrium, states: Sequence[Tensor]) -> None:
