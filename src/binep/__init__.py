@@ -82,7 +82,6 @@ def __getattr__(name: str) -> Any:
         return version("binep")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module("binep.solvers")  # which registers the faster solvers
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value

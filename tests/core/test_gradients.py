@@ -17,7 +17,7 @@ from binep.core.costs import CrossEntropy
 from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, Nudging
 from binep.core.network import Network
 from binep.core.neurons import Binary, Real
-from binep.core.phases import Equilibrium
+from binep.core.phases import Equilibrium, Phase
 from binep.core.synapses import Conv, Dense, Synapse
 
 
@@ -104,11 +104,11 @@ def test_random_sign_draws_both_signs_equally_often(monkeypatch: pytest.MonkeyPa
     network = Network([Dense(2, 2)], Real())
     free, drawn = network.relax(torch.rand(1, 2), 1), []
 
-    def relax(*args: object, beta: float = 0.0, **options: object) -> Equilibrium:
-        drawn.append(beta)
+    def settle(phase: Phase) -> Equilibrium:
+        drawn.append(phase.beta)
         return free
 
-    monkeypatch.setattr(network, "relax", relax)
+    monkeypatch.setattr(network, "settle", settle)
     generator = torch.Generator().manual_seed(0)
     estimator = EquilibriumPropagation(
         network, beta=1.0, free_steps=1, nudged_steps=1, generator=generator

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from binep.core.checks import as_tolerance, whole
 from binep.core.network import Network
-from binep.core.phases import Clamped, Equilibrium
+from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Gradient, Plain
 from binep.core.synapses import Synapse
 
@@ -52,14 +52,13 @@ class GradientEstimator(ABC):
         self.nudged_steps = whole("nudged_steps", nudged_steps)
         self.tolerance = as_tolerance(tolerance)
 
-    def _begin(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Input and target, checked; clears the gradients of the batch before."""
+    def _begin(self, x: Tensor, target: Tensor, steps: int) -> tuple[Phase, Tensor]:
+        """The free phase and the target, checked; clears the gradients of the batch before."""
         network = self.network
-        network.check()
-        x = network.as_input(x)
-        target = network.cost.as_target(target, network.initial_states(x)[-1])
+        phase = Phase.of(network, x, steps, tolerance=self.tolerance)
+        target = network.cost.as_target(target, phase.states[-1])
         network.zero_grad()
-        return x, target
+        return phase, target
 
     @abstractmethod
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
@@ -131,28 +130,21 @@ class EquilibriumPropagation(GradientEstimator):
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """The free equilibrium, with every ``.grad`` from the difference of the phases' ends."""
         self._check_nudge()  # it may have been changed since
-        x, target = self._begin(x, target)
-        free = self.network.relax(x, self.free_steps, tolerance=self.tolerance)
+        phase, target = self._begin(x, target, self.free_steps)
+        free = self.network.settle(phase)
+
+        def nudged(beta: float) -> Equilibrium:
+            return self.network.settle(phase.nudged(free, self.nudged_steps, target, beta))
+
         beta = self.beta
         if self.nudging == "random-sign" and _draw(self.generator) < 0.5:
             beta = -beta
-        nudged = self._nudged(free, target, beta)
         if self.nudging == "centred":
-            self.compare(self._nudged(free, target, -beta), nudged, 2 * beta)
+            self.compare(nudged(-beta), nudged(beta), 2 * beta)
         else:
-            self.compare(free, nudged, beta)
+            self.compare(free, nudged(beta), beta)
         self._differentiate_cost(free.output, target)
         return free
-
-    def _nudged(self, free: Equilibrium, target: Tensor, beta: float) -> Equilibrium:
-        return self.network.relax(
-            free.clamped.x,
-            self.nudged_steps,
-            start=free,
-            target=target,
-            beta=beta,
-            tolerance=self.tolerance,
-        )
 
     @torch.no_grad()
     def compare(self, first: Equilibrium, second: Equilibrium, beta: float) -> None:
@@ -201,10 +193,11 @@ class BackpropThroughTime(GradientEstimator):
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """The end of the free phase, with every ``.grad`` through its last steps."""
         network, before = self.network, self.free_steps - self.nudged_steps
-        x, target = self._begin(x, target)
+        phase, target = self._begin(x, target, before or 1)
+        x = phase.x
         start, unrolled = None, None
         if before:
-            start = network.relax(x, before, tolerance=self.tolerance)
+            start = network.settle(phase)
             if start.by is not None:
                 with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
                     solver = network.solver(start.by)

@@ -21,6 +21,7 @@ from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Solver
 from binep.core.speed import Speed
 from binep.core.synapses import Route, Synapse
+from binep.core.versions import is_shared
 
 S = TypeVar("S", bound=Solver)
 
@@ -151,8 +152,7 @@ class Network(nn.Module):
             wrong = (~x.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
             raise ValueError(f"x has values that are not finite in samples {wrong[:5]}")
         # Another process, or NumPy, may refill memory that is not PyTorch's alone.
-        shared: bool = x.is_shared()  # type: ignore[no-untyped-call]
-        return x.clone() if shared or not x.untyped_storage().resizable() else x
+        return x.clone() if is_shared(x) or not x.untyped_storage().resizable() else x
 
     def clamp(self, x: Tensor) -> Clamped:
         """An input (batch, *input_shape) held fixed, with its drive W_1 ⋆ x + b_1."""
@@ -252,12 +252,16 @@ class Network(nn.Module):
             self, x, steps,
             start=start, target=target, beta=beta, tolerance=tolerance, check_every=check_every,
         )  # fmt: skip
+        return self.settle(phase)
+
+    @torch.no_grad()
+    def settle(self, phase: Phase) -> Equilibrium:
+        """The end of a phase of this network, by the first solver that fits."""
         # The others know no steps but those of `Network`.
         standard = type(self).step is Network.step and type(self).clamp is Network.clamp
         kind = solvers.choose(self, phase) if standard else solvers.Plain
-        memory = None
-        if start is not None and start.by is kind and phase.clamped is not None:
-            memory = start.memory
+        start = phase.start
+        memory = start.memory if start is not None and start.by is kind else None
         device = phase.x.device.type
         # What a solver keeps must be of use outside inference mode, too.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):

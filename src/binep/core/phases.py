@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -82,7 +82,7 @@ class Equilibrium:
 
         Only then can a solver continue from its memory; otherwise only the states are used.
         """
-        tensors = _origins(network, x, self.clamped, self.states)
+        tensors = (*network.parameters(), x, self.clamped.drive, *self.states)
         stamp, neurons = self._stamp, self._neurons
         return (
             len(stamp) == len(tensors)
@@ -101,25 +101,27 @@ class Phase:
         x: input, (batch, *input_shape), of the parameters' type.
         states: to start from, each (batch, *shape).
         steps: the most time steps, at least 1.
-        clamped: the input's contribution, where it is known from an earlier phase.
+        start: the equilibrium that these states are, if it is current; otherwise None.
         target: what the output is nudged towards, or None in the free phase.
         beta: strength and sign of the nudge; 0 in the free phase.
         held: a nudge that is constant during the phase, (batch, *shape of the output), or None.
         tolerance: a phase ends once no real state moves by more than this in a step, and no binary
             neuron's state at all; 0 takes all steps.
         check_every: steps between two looks at whether all has settled.
+        versions: of the parameters and x, as they are when the phase begins.
     """
 
     network: Network
     x: Tensor
     states: Sequence[Tensor]
     steps: int
-    clamped: Clamped | None
+    start: Equilibrium | None
     target: Tensor | None
     beta: float
     held: Tensor | None
     tolerance: float
     check_every: int
+    versions: tuple[Version, ...]
 
     @classmethod
     def of(
@@ -149,26 +151,42 @@ class Phase:
         if not abs(beta) <= torch.finfo(x.dtype).max:
             raise ValueError(f"beta = {beta}: must be finite in {x.dtype}")
         states: Sequence[Tensor] = network.initial_states(x)
-        clamped = None
         if start is not None:
             _check_start(start, states)
             states = [bare(state).to(x.dtype) for state in start.states]
-            clamped = start.clamped if start.is_current(network, x) else None
-        held = None
+            start = start if start.is_current(network, x) else None
         if target is not None:
             target = network.cost.as_target(target, states[-1])
-            if beta and network.neurons[-1].hold_nudge:
-                # Contiguous: products of views may be rounded otherwise.
-                held = beta * network.cost.force(states[-1].contiguous(), target)
         elif beta:
             raise ValueError(f"beta = {beta:g} without a target: there is nothing to nudge towards")
+        held = _held(network, states[-1], target, beta)
         every = whole("check_every", check_every)
-        return cls(network, x, states, steps, clamped, target, beta, held, tolerance, every)
+        versions = tuple(map(Version, (*network.parameters(), x)))
+        return cls(network, x, states, steps, start, target, beta, held, tolerance, every, versions)
+
+    def nudged(self, end: Equilibrium, steps: int, target: Tensor, beta: float) -> Phase:
+        """The nudged phase that follows this one; nothing is checked again.
+
+        Args:
+            end: of this phase.
+            steps: the most time steps, at least 1.
+            target: from `Cost.as_target`.
+            beta: strength and sign of the nudge.
+        """
+        held = _held(self.network, end.output, target, beta)
+        return replace(
+            self, states=end.states, steps=steps, start=end, target=target, beta=beta, held=held
+        )
 
     @property
     def is_free(self) -> bool:
         """Whether nothing nudges the output."""
         return self.target is None
+
+    @property
+    def clamped(self) -> Clamped | None:
+        """The input's contribution, where it is known from an earlier phase."""
+        return None if self.start is None else self.start.clamped
 
     def nudge(self, output: Tensor, some: slice = slice(None)) -> Tensor | None:
         """β·(−∂C/∂s_L) at some samples' output; None in the free phase."""
@@ -188,16 +206,16 @@ class Phase:
         memory: object = None,
     ) -> Equilibrium:
         """The equilibrium that a solver reached, with the versions of all that it depends on."""
-        tensors = _origins(self.network, self.x, clamped, states)
-        stamp, neurons = tuple(map(Version, tensors)), tuple(self.network.neurons)
+        stamp = (*self.versions, *map(Version, (clamped.drive, *states)))
+        neurons = tuple(self.network.neurons)
         return Equilibrium(clamped, states, moved, residual, type(solver), memory, stamp, neurons)
 
 
-def _origins(
-    network: Network, x: Tensor, clamped: Clamped, states: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
-    """What must not have changed for an equilibrium to be current: its own states, too."""
-    return (*network.parameters(), x, clamped.drive, *states)
+def _held(network: Network, output: Tensor, target: Tensor | None, beta: float) -> Tensor | None:
+    if target is None or beta == 0 or not network.neurons[-1].hold_nudge:
+        return None
+    # Contiguous: products of views may be rounded otherwise.
+    return beta * network.cost.force(output.contiguous(), target)
 
 
 def _check_start(start: Equilibrium, states: Sequence[Tensor]) -> None:

@@ -7,9 +7,10 @@ the reference implementation, tests/oracle.py. docs/solvers.md says what a solve
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -124,6 +125,12 @@ class Solver(ABC):
 _REGISTERED: list[type[Solver]] = []
 
 
+@cache
+def _load() -> None:
+    """Let the solvers that come with binep register themselves, once they are needed."""
+    importlib.import_module("binep.solvers")
+
+
 def register(kind: type[S]) -> type[S]:
     """Class decorator: let networks use a solver, after those that were registered before it."""
     for i, other in enumerate(registered()):
@@ -139,6 +146,7 @@ def register(kind: type[S]) -> type[S]:
 
 def registered() -> tuple[type[Solver], ...]:
     """The solvers in the order in which they are tried; the plain one, which always fits, last."""
+    _load()
     return (*_REGISTERED, Plain)
 
 
@@ -148,7 +156,7 @@ def check_off(speed: Speed) -> None:
     Raises:
         ValueError: an unknown name.
     """
-    known = {*SHORTCUTS, *(kind.name for kind in _REGISTERED)}
+    known = {*SHORTCUTS, *(kind.name for kind in registered())}
     for name in speed.off:
         if name not in known:
             raise ValueError(f"off = {name}: must be one of {', '.join(sorted(known))}")
@@ -156,10 +164,11 @@ def check_off(speed: Speed) -> None:
 
 def choose(network: Network, phase: Phase) -> type[Solver]:
     """The first registered solver that fits a phase and is not switched off."""
-    for kind in _REGISTERED:
+    *faster, plain = registered()
+    for kind in faster:
         if network.speed.uses(kind.name) and kind.fits(network, phase):
             return kind
-    return Plain
+    return plain
 
 
 def odd_even(phase: Phase) -> bool:

@@ -50,8 +50,12 @@ class Version:
 
 def _count(tensor: Tensor) -> int | None:
     """How often a tensor was changed in place; None where PyTorch does not count that."""
-    shared: bool = tensor.is_shared()  # type: ignore[no-untyped-call]
-    return None if tensor.is_inference() or shared else tensor._version
+    return None if tensor.is_inference() or is_shared(tensor) else tensor._version
+
+
+def is_shared(tensor: Tensor) -> bool:
+    """Whether another process may see a tensor's memory; PyTorch says so of all GPUs' memory."""
+    return tensor.device.type == "cpu" and tensor.untyped_storage().is_shared()
 
 
 _Flips = tuple[Version, Version, Tensor | None]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-import binep.solvers  # noqa: F401  # which registers them
 from binep.core.costs import Cost
 from binep.core.gradients import GradientEstimator
 from binep.core.network import Network

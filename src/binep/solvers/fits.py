@@ -18,5 +18,8 @@ def is_compiled(synapse: Synapse) -> bool:
 
 
 def is_float32_on_cpu(synapse: Synapse) -> bool:
-    """Whether all parameters are float32 on a CPU, so that NumPy can share their memory."""
-    return all(p.dtype == torch.float32 and p.device.type == "cpu" for p in synapse.parameters())
+    """Whether it is float32 on a CPU, so that NumPy can share its memory.
+
+    All parameters are of one type and on one device, as `Network.check` has seen.
+    """
+    return synapse.values.dtype == torch.float32 and synapse.values.device.type == "cpu"

@@ -40,22 +40,23 @@ class InputDrive:
             return self.network.clamp(x)
         whole, unit = levels
         if machine.has_int8_products():
-            product = torch._int_mm(whole, self._int8_signs(first.values).t()).float()
+            product = torch._int_mm(whole, self._int8_signs(first.values).t())
         else:
             product = F.linear(whole.float(), first.values)  # sums below 2^24 are exact
         assert first.scale is not None
-        return Clamped(x, first.biased(product * unit * first.scale))
+        return Clamped(x, first.biased((product * unit).mul_(first.scale)))
 
     def _int8_signs(self, values: Tensor) -> Tensor:
         """The signs as int8; after flips only the rows that hold them are converted again."""
         with self._lock:
             if self._signs is not None and self._signs[0].holds(values):
                 return self._signs[1]
-            rows = None if self._signs is None else flipped_rows(values, self._signs[0])
-            if self._signs is None or rows is None:
-                signs = values.to(torch.int8)
+            version, signs = self._signs or (None, torch.empty_like(values, dtype=torch.int8))
+            rows = None if version is None else flipped_rows(values, version)
+            # Less than to find few rows: 0.14 ms at 784-4096.
+            if rows is None or len(rows) > len(values) // 16:
+                signs.copy_(values)
             else:
-                signs = self._signs[1]
                 signs[rows] = values[rows].to(torch.int8)
             self._signs = (Version(values), signs)
             return signs

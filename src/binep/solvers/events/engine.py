@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +20,12 @@ from binep.solvers.events import gradients, kernels
 from binep.solvers.events.parameters import SignCopies, widest
 from binep.solvers.inputs import InputDrive
 
-_DENSE_ADVANTAGE = 8
+_DENSE_ADVANTAGE = 12
 """How many times cheaper an addition is in a dense product than in an event."""
 
 
 @dataclass
-class Memory:
+class Samples:
     """States, bits and sums of a batch after a phase: the tensors of `kernels.Samples`."""
 
     states: Tensor
@@ -35,13 +36,20 @@ class Memory:
     route: Tensor
     maps: Tensor
 
-    def copy(self) -> Memory:
+    def copy(self) -> Samples:
         """The same values in memory of their own."""
-        return Memory(*(tensor.clone() for tensor in vars(self).values()))
+        return Samples(*(tensor.clone() for tensor in vars(self).values()))
 
     def arrays(self) -> kernels.Samples:
         """NumPy arrays that share its memory, for the loops."""
         return kernels.Samples(*(tensor.numpy() for tensor in vars(self).values()))
+
+
+class Memory(NamedTuple):
+    """Samples after a phase, and the parameters, which stay while the equilibrium is current."""
+
+    samples: Samples
+    parameters: kernels.Parameters
 
 
 Result = tuple[Clamped, list[Tensor], Tensor, Tensor, Memory]
@@ -75,21 +83,22 @@ class Engine:
         """Input, states, moved, residual and memory after a phase's steps; see `Equilibrium`."""
         machine.use_threads()
         clamped = phase.clamped or self._input.clamp(phase.x)
-        parameters = self.copies.current()
         if isinstance(memory, Memory):
-            samples = memory.copy()
+            samples, parameters = memory.samples.copy(), memory.parameters
         else:
+            parameters = self.copies.current()
             samples = self._begin(phase.states, parameters)
         moved, residual = self._run(samples, phase, clamped, parameters)
         states = [self.layer(samples.states, k) for k in range(len(self.sizes))]
-        return clamped, states, moved.amax(dim=0), residual.amax(dim=0), samples
+        memory = Memory(samples, parameters)
+        return clamped, states, moved.amax(dim=0), residual.amax(dim=0), memory
 
     def _run(
-        self, memory: Memory, phase: Phase, clamped: Clamped, parameters: kernels.Parameters
+        self, samples: Samples, phase: Phase, clamped: Clamped, parameters: kernels.Parameters
     ) -> tuple[Tensor, Tensor]:
         """Per sample and layer the last step in which a bit changed, and max|Δs| of the last."""
-        batch = len(memory.states)
-        residual = memory.states.new_zeros(batch, len(self.sizes))
+        batch = len(samples.states)
+        residual = samples.states.new_zeros(batch, len(self.sizes))
         moved, taken = residual.long(), residual.new_zeros(batch, dtype=torch.int64)
         push = phase.held if phase.held is not None else phase.target
         if push is None or phase.beta == 0:
@@ -100,14 +109,14 @@ class Engine:
         limits = kernels.Limits(phase.steps, self._budget, phase.tolerance > 0)
         outcome = kernels.Outcome(taken.numpy(), moved.numpy(), residual.numpy())
         while True:
-            kernels.settle(memory.arrays(), parameters, base, nudge, limits, outcome)
+            kernels.settle(samples.arrays(), parameters, base, nudge, limits, outcome)
             stopped = (taken > phase.steps).nonzero().flatten()
             if not len(stopped):
                 return moved, residual
             taken[stopped] -= phase.steps + 1
-            self._sum_up(memory, stopped, parameters)
+            self._sum_up(samples, stopped, parameters)
 
-    def _begin(self, states: Sequence[Tensor], parameters: kernels.Parameters) -> Memory:
+    def _begin(self, states: Sequence[Tensor], parameters: kernels.Parameters) -> Samples:
         """Samples at these states, with all their sums."""
         batch = len(states[0])
         uniform = all(state.stride(0) == 0 for state in states)
@@ -123,37 +132,37 @@ class Engine:
         down = up.int() if conv else up.clone()
         small = torch.zeros_like(flat if conv else flat[:, :0], dtype=torch.int32)
         maps = flat.new_zeros(len(flat), self._places, dtype=narrow)
-        memory = Memory(flat, bits, up, down, small - 1, small, maps)
-        self._sum_up(memory, torch.arange(len(flat), device="cpu"), parameters)
+        found = Samples(flat, bits, up, down, small - 1, small, maps)
+        self._sum_up(found, torch.arange(len(flat), device="cpu"), parameters)
         if uniform:
-            memory = Memory(*(t.expand(batch, -1).contiguous() for t in vars(memory).values()))
-        return memory
+            found = Samples(*(t.expand(batch, -1).contiguous() for t in vars(found).values()))
+        return found
 
-    def _sum_up(self, memory: Memory, samples: Tensor, parameters: kernels.Parameters) -> None:
+    def _sum_up(self, samples: Samples, some: Tensor, parameters: kernels.Parameters) -> None:
         """Form the sums of some samples from their bits, by dense products."""
         shape = self.shape
-        every = len(samples) == len(memory.bits)
-        chosen = slice(None) if every else samples  # indexing by numbers would copy
+        every = len(some) == len(samples.bits)
+        chosen = slice(None) if every else some  # indexing by numbers would copy
         for k in range(1, len(shape)):
             synapse = self.network.synapses[k]
             up, down = self.copies.signs(k)
             low, here = shape[k - 1 : k + 1, primitives.START]
             low_size, size = self.sizes[k - 1 : k + 1]
-            below = memory.bits[chosen, low : low + low_size]
+            below = samples.bits[chosen, low : low + low_size]
             if isinstance(synapse, Conv):
                 at = shape[k, primitives.MAP]
-                product = _product(_patches(synapse, below), up).view(len(samples), -1)
-                memory.maps[chosen, at : at + product.shape[1]] = product.to(memory.maps.dtype)
+                product = _product(_patches(synapse, below), up).view(len(some), -1)
+                samples.maps[chosen, at : at + product.shape[1]] = product.to(samples.maps.dtype)
             else:
-                above = memory.bits[chosen, here : here + size]
+                above = samples.bits[chosen, here : here + size]
                 for sums, place, sent, signs in (
-                    (memory.up, slice(here, here + size), below, up),
-                    (memory.down, slice(low, low + low_size), above, down),
+                    (samples.up, slice(here, here + size), below, up),
+                    (samples.down, slice(low, low + low_size), above, down),
                 ):
                     product = _product(sent, signs)
                     sums[chosen, place] = product if every else product.to(sums.dtype)
         if self._places:
-            kernels.resend(samples.numpy(), memory.arrays(), parameters)
+            kernels.resend(some.numpy(), samples.arrays(), parameters)
 
     def part(self, flat: Tensor, k: int) -> Tensor:
         """A layer's part of a flat tensor."""
@@ -168,21 +177,21 @@ class Engine:
         self, first: Equilibrium, second: Equilibrium, factor: float, row_sparse: bool
     ) -> list[Gradient] | None:
         """See `Solver.compare`; None where the equilibria do not hold what it takes."""
-        then, now = first.memory, second.memory
-        if not isinstance(then, Memory) or not isinstance(now, Memory):
+        if not isinstance(first.memory, Memory) or not isinstance(second.memory, Memory):
             return None
+        then, now = first.memory.samples, second.memory.samples
         if len(then.bits) >= 2**15:  # sums over the batch are in 16 bits
             return None
         machine.use_threads()
         found: list[Gradient] = []
         below = [then.bits[:, :0]] * 2
         for k, synapse in enumerate(self.network.synapses):
-            above = [self.part(memory.bits, k).contiguous() for memory in (then, now)]
+            above = [self.part(samples.bits, k).contiguous() for samples in (then, now)]
             bias, rows = gradients.of_bias(synapse, below, above, factor)
             if k == 0:
                 weight = gradients.of_input(synapse, first.clamped, above, rows, factor)
             elif isinstance(synapse, Conv):
-                sent = [self.part(memory.sent, k).contiguous() for memory in (then, now)]
+                sent = [self.part(samples.sent, k).contiguous() for samples in (then, now)]
                 weight = gradients.of_conv(synapse, self.shape[k], sent, below, factor)
             else:
                 order = self.copies.orders[k - 1]
