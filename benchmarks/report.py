@@ -66,6 +66,7 @@ def write_report(folder: Path) -> None:
     page += _memory_table(read(folder, "memory"))
     page += _roofline_table(timings, read(folder, "roofline"), read(folder, "rates"))
     page += _scaling_table(scaling)
+    page += _revisions_table(read(folder, "revisions"))
     files.write(folder / "README.md", ("\n".join(page).rstrip() + "\n").encode())
     from binep.runs.curves import rendered  # matplotlib's memory is not to count among binep's
 
@@ -232,6 +233,17 @@ def _scaling_table(scaling: Sequence[Row]) -> list[str]:
         "counts hidden layers of 1024, with up to 250 free steps.",
         ["changed", "to", "steps (free + nudged)", "ms per batch"],
         rows,
+    )
+
+
+def _revisions_table(revisions: Sequence[Row]) -> list[str]:
+    columns = ("batches", "before_seconds", "after_seconds", "ratio_of_medians")
+    return _section(
+        "Before and after the packages",
+        "Medians of seconds per batch of the revision before the modules became packages and of "
+        "the one after, a batch of each in turn, 1 thread (`benchmarks/revisions.py`).",
+        ["preset", "batches", "before (s)", "after (s)", "after / before"],
+        [[f"`{row['shape']}`", *(row[column] for column in columns)] for row in revisions],
     )
 
 
