@@ -409,7 +409,7 @@ BAD = {
     "gradients quickstar": "unknown preset 'quickstar' (did you mean quickstart?)",
     "gradients missing.toml": "missing.toml: cannot be read: ",
     "gradients empty": "empty: not a run folder: ",
-    "gradients mnist-bits-fc1-ep": "mnist-bits-fc1-ep: activation = heaviside, a step without ",
+    "gradients mnist-bits-fc1-ep": "mnist-bits-fc1-ep: activation = heaviside has no ",
     "gradients small.toml --betas 0": "--betas 0.0: must be finite and at least 1e-6",
     "gradients small.toml --betas nan": "--betas nan: must be finite and at least 1e-6",
     "gradients small.toml --samples 0": "--samples 0: must be at least 1",

@@ -18,6 +18,7 @@ from matplotlib.image import imsave
 
 from binep.analysis.readings import Report, most_confident_errors
 from binep.core.synapses import Conv, Dense, Synapse
+from binep.experiment import kinds
 from binep.experiment.config import Dynamics
 from binep.runs import curves as plots
 from binep.runs.metrics import Row
@@ -84,7 +85,7 @@ def curves(report: Report) -> list[Curve]:
 
 def _meaning(panel: plots.Panel, dynamics: Dynamics) -> str:
     moved = f"moved a state by more than {dynamics.settle_tol:g}"
-    if dynamics.activation == "heaviside":
+    if kinds.NEURONS[dynamics.activation].fact("settle_exactly"):
         moved = "changed a bit"
     return MEANINGS[panel.quantity].format(free_steps=dynamics.free_steps, moved=moved)
 

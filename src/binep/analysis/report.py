@@ -26,6 +26,7 @@ from binep.analysis.measurements import (
 from binep.analysis.readings import Report, confusion
 from binep.analysis.tables import reference_of
 from binep.experiment.config import Config, ConvLayer, Layer, preset
+from binep.experiment.kinds import NEURONS
 
 READOUTS = {
     "test_error": "test error (%)",
@@ -232,7 +233,7 @@ def _setting(config: Config) -> list[tuple[str, str]]:
     ]
     if learning.estimator == "ep":
         where = f"{learning.nudge} ρ"
-        if dynamics.activation == "heaviside":
+        if "hold_nudge" in NEURONS[dynamics.activation].takes:
             where = f"of the {'free' if learning.hold_nudge else 'current'} output"
         shown.append(("nudge", f"β = {learning.beta:g}, {learning.nudging}, {where}"))
     return shown
@@ -241,14 +242,14 @@ def _setting(config: Config) -> list[tuple[str, str]]:
 def _layers(config: Config) -> Table:
     """Size and learning rates of each layer."""
     real = config.learning.synapses == "real"
-    bits = config.dynamics.activation == "heaviside"
+    fires = "threshold" in NEURONS[config.dynamics.activation].takes
     readout = list(config.layers)[-1] if config.learning.cost == "cross-entropy" else None
-    head = ["layer", "kind", "size", *(["fires from"] if bits else []), "bias rate"]
+    head = ["layer", "kind", "size", *(["fires from"] if fires else []), "bias rate"]
     head += ["weight rate"] if real else ["momentum γ", "threshold τ", "α rate"]
     rows = []
     for number, layer in config.layers.items():
         cells = [number, _kind(layer), str(layer.size)]
-        if bits:
+        if fires:
             own, shared = layer.firing_threshold, config.dynamics.firing_threshold
             cells.append("" if number == readout else f"{shared if own is None else own:g}")
         cells.append(f"{layer.bias_lr:g}")

@@ -14,6 +14,7 @@ import tyro
 from binep.cli.options import given, parse
 from binep.cli.output import print_table, warn
 from binep.experiment.config import Config, ConfigError, preset, preset_names
+from binep.experiment.kinds import NEURONS
 
 if TYPE_CHECKING:
     from binep.analysis.gradient_check import Agreement, Check
@@ -112,10 +113,10 @@ def _to_check(options: Options) -> list[Experiment]:
         config, trained = settings.comparable(settings.read_config(path)), True
     else:
         config = Config.load(path) if path.suffix == ".toml" else preset(options.source)
-    if config.dynamics.activation == "heaviside":
+    if not NEURONS[config.dynamics.activation].fact("differentiable"):
         raise ConfigError(
-            f"{options.source}: activation = heaviside, a step without a derivative, so there is "
-            "no gradient to compare with: it must be hard-sigmoid"
+            f"{options.source}: activation = {config.dynamics.activation} has no derivative, so "
+            "there is no gradient to compare with: it must be one that has, such as hard-sigmoid"
         )
     if trained:
         return [runs.load(path, **chosen, device="cpu")]
