@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,7 @@ from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, Nu
 from binep.core.network import Network
 from binep.core.neurons import Binary, Real
 from binep.core.phases import Equilibrium, Phase
+from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Conv, Dense, Synapse
 
 
@@ -63,6 +65,23 @@ def test_one_sided_equals_the_oracle(t: Twins, beta: float, free: int, nudged: i
             by_scale = (g["weight"] * array(readout.values)).sum()
             np.testing.assert_allclose(-array(readout.scale.grad), by_scale, atol=1e-9)
     np.testing.assert_allclose(array(settled.output), low[-1], atol=1e-11)
+
+
+@given(twins(), st.sets(st.integers(0, 7)))
+def test_samples_that_do_not_differ_add_nothing(t: Twins, still: set[int]) -> None:
+    """Those that end both phases alike are left out, be they some, all, or none."""
+    t.network.speed = Speed(off=SHORTCUTS)
+    free = t.network.relax(t.x, 4, tolerance=0)
+    nudged = t.network.relax(free.clamped.x, 3, start=free, target=t.target, beta=0.5, tolerance=0)
+    states = [state.clone() for state in nudged.states]
+    for sample in still & set(range(len(t.x))):
+        for state, before in zip(states, free.states, strict=True):
+            state[sample] = before[sample]
+    ends = [[array(s) for s in layers] for layers in (free.states, states)]
+    expected = oracle.ep_gradient(t.synapses, t.dynamics, array(t.x), *ends, 0.5)
+    estimator = EquilibriumPropagation(t.network, beta=0.5, free_steps=4, nudged_steps=3)
+    estimator.compare(free, dataclasses.replace(nudged, states=states), 0.5)
+    assert_gradients(t.network.synapses, expected, 1e-9)
 
 
 @given(twins(), st.sampled_from((0.5, 2.0)))
