@@ -39,6 +39,7 @@ SMALL = {
     "digits": _only("digits"),
     "digits, fast": _only("digits", precision="fast"),
     "odd-even": _only("odd-even"),
+    "zero-nudge": _only("zero-nudge"),
     "one-pass-flips": _only("one-pass-flips"),
     "all": Speed(),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +18,7 @@ from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, Nu
 from binep.core.network import Network
 from binep.core.neurons import Binary, Real
 from binep.core.phases import Equilibrium, Phase
-from binep.core.speed import SHORTCUTS, Speed
+from binep.core.speed import Speed
 from binep.core.synapses import Conv, Dense, Synapse
 
 
@@ -67,21 +66,48 @@ def test_one_sided_equals_the_oracle(t: Twins, beta: float, free: int, nudged: i
     np.testing.assert_allclose(array(settled.output), low[-1], atol=1e-11)
 
 
-@given(twins(), st.sets(st.integers(0, 7)))
-def test_samples_that_do_not_differ_add_nothing(t: Twins, still: set[int]) -> None:
-    """Those that end both phases alike are left out, be they some, all, or none."""
-    t.network.speed = Speed(off=SHORTCUTS)
-    free = t.network.relax(t.x, 4, tolerance=0)
-    nudged = t.network.relax(free.clamped.x, 3, start=free, target=t.target, beta=0.5, tolerance=0)
-    states = [state.clone() for state in nudged.states]
-    for sample in still & set(range(len(t.x))):
-        for state, before in zip(states, free.states, strict=True):
-            state[sample] = before[sample]
-    ends = [[array(s) for s in layers] for layers in (free.states, states)]
-    expected = oracle.ep_gradient(t.synapses, t.dynamics, array(t.x), *ends, 0.5)
-    estimator = EquilibriumPropagation(t.network, beta=0.5, free_steps=4, nudged_steps=3)
-    estimator.compare(free, dataclasses.replace(nudged, states=states), 0.5)
-    assert_gradients(t.network.synapses, expected, 1e-9)
+@given(twins(activation="real", cost="squared-error"), st.sets(st.integers(0, 7)), st.booleans())
+def test_samples_that_the_nudge_leaves_alone_add_nothing(
+    t: Twins, learnt: set[int], centred: bool
+) -> None:
+    """Some, all, or none: with and without their nudged phase the gradients are the same."""
+    free = t.network.relax(t.x, 500, tolerance=1e-9)
+    target = t.target.clone()
+    for sample in learnt & set(range(len(target))):
+        target[sample] = free.output[sample].view_as(target[sample])
+    found = []
+    for off in ((), ("zero-nudge",)):
+        t.network.speed = Speed(off=off)
+        EquilibriumPropagation(
+            t.network,
+            beta=0.5,
+            free_steps=500,
+            nudged_steps=10,
+            nudging="centred" if centred else "one-sided",
+            tolerance=1e-9,
+        )(t.x, target)
+        found.append([p.grad for p in t.network.parameters() if p.grad is not None])
+    for some, every in zip(*found, strict=True):
+        torch.testing.assert_close(some, every, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("learnt", [0, 1, 5, 8, 15, 16])
+def test_samples_that_the_nudge_leaves_alone_are_not_settled_again(
+    learnt: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network([Dense(6, 8), Dense(8, 3)], Real())
+    x, seen = torch.rand(16, 6), []
+    target = torch.full((16, 3), 0.5)
+    target[:learnt] = network.relax(x, 2000).output[:learnt]
+    settle = network.settle
+
+    def count(phase: Phase) -> Equilibrium:
+        seen.append(len(phase.x))
+        return settle(phase)
+
+    monkeypatch.setattr(network, "settle", count)
+    EquilibriumPropagation(network, beta=0.5, free_steps=2000, nudged_steps=5)(x, target)
+    assert seen == [16, {0: 16, 1: 16, 5: 12, 8: 8, 15: 2, 16: 2}[learnt]]  # eighths of 16
 
 
 @given(twins(), st.sampled_from((0.5, 2.0)))

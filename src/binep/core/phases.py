@@ -77,6 +77,13 @@ class Equilibrium:
         """Time steps until every layer had settled: the largest of `moved`."""
         return int(self.moved.max())
 
+    def part(self, samples: Tensor) -> Equilibrium:
+        """That of some samples, without the memory."""
+        clamped, states = self.clamped, [state[samples] for state in self.states]
+        route = None if clamped.route is None else clamped.route[samples]
+        clamped = Clamped(clamped.x[samples], clamped.drive[samples], route)
+        return replace(self, clamped=clamped, states=states, memory=None, _stamp=())
+
     def is_current(self, network: Network, x: Tensor) -> bool:
         """Whether all that it follows from, and its states, are what they were when it was reached.
 
@@ -168,14 +175,23 @@ class Phase:
         """The nudged phase that follows this one; nothing is checked again.
 
         Args:
-            end: of this phase.
+            end: of this phase, or a part of it.
             steps: the most time steps, at least 1.
             target: from `Cost.as_target`.
             beta: strength and sign of the nudge.
         """
-        held = _held(self.network, end.output, target, beta)
+        x, held = end.clamped.x, _held(self.network, end.output, target, beta)
+        versions = self.versions if x is self.x else (*self.versions[:-1], Version(x))
         return replace(
-            self, states=end.states, steps=steps, start=end, target=target, beta=beta, held=held
+            self,
+            x=x,
+            states=end.states,
+            steps=steps,
+            start=end,
+            target=target,
+            beta=beta,
+            held=held,
+            versions=versions,
         )
 
     @property

@@ -95,21 +95,17 @@ class Solver(ABC):
             row_sparse: whether a weight's gradient may leave out rows that are zero, as a sparse
                 tensor.
         """
-        network, x = self.network, first.clamped.x
+        network = self.network
+        neurons, dtype = network.neurons, first.clamped.x.dtype
         before, after = (
-            [n.fire(s) for n, s in zip(network.neurons, end.states, strict=True)]
-            for end in (first, second)
+            [n.fire(s) for n, s in zip(neurons, end.states, strict=True)] for end in (first, second)
         )
-        if x.device.type == "cpu":  # on a GPU the host would wait to know how many they are
-            learnt_from = _differing(before, after)
-            x, *both = (t[learnt_from] for t in (x, *before, *after))
-            before, after = both[: len(network)], both[len(network) :]
         gradients = []
         for i, synapse in enumerate(network.synapses):
             if i == 0:  # the input is the same in both: one product of the difference serves
-                above, below = (after[0] - before[0]).to(x.dtype) * factor, x
+                above, below = (after[0] - before[0]).to(dtype) * factor, first.clamped.x
             else:
-                above = torch.cat([after[i], -before[i]]).to(x.dtype) * factor
+                above = torch.cat([after[i], -before[i]]).to(dtype) * factor
                 below = torch.cat([after[i - 1], before[i - 1]])
             weight = synapse.correlate(above, below)
             gradients.append(Gradient(weight, synapse.correlate_bias(above)))
@@ -245,13 +241,6 @@ class Plain(Solver):
     @cached_property
     def _compiled_step(self) -> Callable[..., list[Tensor]]:
         return torch.compile(self.network.step, dynamic=False)
-
-
-def _differing(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor | slice:
-    """The samples in which any layer differs, and one at least; all others add 0 to a gradient."""
-    each = [(a != b).flatten(1).any(dim=1) for a, b in zip(after, before, strict=True)]
-    rows = torch.stack(each).any(dim=0).nonzero().flatten()
-    return slice(None) if len(rows) == len(each[0]) else rows if len(rows) else slice(1)
 
 
 def _change(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:

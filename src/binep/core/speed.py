@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import InitVar, dataclass
 from typing import Literal
 
-SHORTCUTS = ("events", "digits", "in-cache", "odd-even", "one-pass-flips")
+SHORTCUTS = ("events", "digits", "in-cache", "odd-even", "zero-nudge", "one-pass-flips")
 """Names of what comes with binep and can be switched off; a solver of one's own adds its name."""
 
 FORMER = {
@@ -30,6 +30,8 @@ class Speed:
     - in-cache: real activations on a CPU, small dense networks: each sample settles in cache.
     - odd-even: real activations, free phase: layers 1, 3, … then 2, 4, … move, each half from
       what the other has just become (Gauss–Seidel), with adaptive over-relaxation.
+    - zero-nudge: real activations on a CPU: samples whose output is their target after the free
+      phase are left out of the nudged phase and of the gradients.
     - one-pass-flips: on a CPU, momenta and flips in one pass over memory.
 
     Raises:
@@ -37,7 +39,8 @@ class Speed:
     """
 
     off: tuple[str, ...] = ()
-    """Solvers and shortcuts not to use: events, digits, in-cache, odd-even, one-pass-flips."""
+    """Solvers and shortcuts not to use: events, digits, in-cache, odd-even, zero-nudge,
+    one-pass-flips."""
     precision: Literal["exact", "split", "fast"] = "split"
     """How real states are multiplied with binary weights. On a CPU exact: in float32; split:
     state changes quantised to 8 bits, with the error carried over, in the free phase, and to 16 in
