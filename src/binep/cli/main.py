@@ -16,6 +16,7 @@ COMMANDS = {
     "that was interrupted.",
     "evaluate": "Test a trained network again: RUN.",
     "plot": "Draw the curves of one run or of several: RUN...",
+    "compare": "Show runs side by side: what differs between settings, and results: RUN...",
     "report": "Write a page about one run or several: RUN... --output FILE.html",
     "inspect": "Follow one image through a trained network: RUN --index 18",
     "reproduce": "Run rows of the paper's tables, and write them: ROW...",

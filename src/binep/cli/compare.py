@@ -1,0 +1,65 @@
+"""`binep compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from binep.cli.options import Runs, parse
+from binep.cli.output import print_table
+from binep.experiment.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show runs side by side: what differs between their settings, and how they ended."""
+
+    runs: Runs
+    """Run folders. Those that differ by the seed alone are one row: mean ± standard deviation."""
+    by: str | None = None
+    """Column of metrics.csv to sort by, lowest first; valid_error if there is one, otherwise
+    test_error."""
+    each: bool = False
+    """A row for each run, also where only the seed differs."""
+    format: Literal["text", "csv", "markdown"] = "text"
+    """How the table is printed."""
+    plot: str | None = None
+    """A setting that differs, such as learning.beta: draws the result over it."""
+    output: Path = Path("comparison.png")
+    """Where to draw: a file that ends in .png, .pdf or .svg."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print a table of runs, and draw a result over a setting if that is asked for."""
+    options = parse(Options, arguments, prog="binep compare")
+    if not options.runs:
+        raise ConfigError("compare what? Name two run folders or more")
+    kind = options.output.suffix.removeprefix(".")
+    if kind not in ("png", "pdf", "svg"):
+        raise ConfigError(f"--output {options.output}: must end in .png, .pdf or .svg")
+    from binep.analysis import comparison
+
+    found = comparison.groups(options.runs, options.by, options.each)
+    columns = comparison.results(found)
+    by = options.by or ("valid_error" if "valid_error" in columns else "test_error")
+    head, rows = comparison.table(found, list(dict.fromkeys([*columns, by])))
+    drawn = comparison.figure(found, options.plot, by) if options.plot is not None else None
+    if options.format == "text":
+        from rich.table import Table
+
+        shown = Table()
+        for name in head:
+            shown.add_column("\n".join(name.rsplit(".", 1)), overflow="fold")
+        for *cells, folders in rows:
+            shown.add_row(*cells, folders.replace(" ", "\n"))
+        print_table(shown)
+    else:
+        written = comparison.as_csv if options.format == "csv" else comparison.as_markdown
+        print(written(head, rows), end="")
+    if drawn is not None:
+        from binep.runs import curves, files
+
+        files.write(options.output, curves.rendered(drawn, kind))
+        print(options.output)
