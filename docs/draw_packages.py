@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "binep"
 FIGURE = Path(__file__).parent / "figures" / "packages.svg"
 FLOORS = (
     ("cli",),
-    ("analysis",),
+    ("analysis", "export"),
     ("runs",),
     ("experiment",),
     ("data", "solvers"),
@@ -20,6 +20,7 @@ FLOORS = (
 WORDS = {
     "cli": "commands",
     "analysis": "reports, checks, tables",
+    "export": "files for other programs",
     "runs": "the run folder",
     "experiment": "configuration, training",
     "data": "data sets",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # these names again, for type checkers and editors
     from binep.experiment.layers import ConvLayer, DenseLayer, Layer
     from binep.experiment.training import evaluate, train_epoch
     from binep.experiment.warnings import TrainingWarning
+    from binep.export.packed import load
 
     __version__: str
 
@@ -52,6 +53,7 @@ __all__ = [
     "Synapse",
     "TrainingWarning",
     "evaluate",
+    "load",
     "preset",
     "train_epoch",
 ]
@@ -70,6 +72,7 @@ _MODULES = {
     "experiment.layers": ("ConvLayer", "DenseLayer", "Layer"),
     "experiment.training": ("evaluate", "train_epoch"),
     "experiment.warnings": ("TrainingWarning",),
+    "export.packed": ("load",),
 }
 _HOME = {name: f"binep.{module}" for module, names in _MODULES.items() for name in names}
 """Where each public name is defined."""

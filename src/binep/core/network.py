@@ -6,15 +6,17 @@ layer l − 1 to layer l (paper, section 2.1).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Container, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from binep.core import solvers
-from binep.core.checks import bare
+from binep.core.checks import as_tolerance, bare, whole
 from binep.core.costs import Cost, SquaredError
 from binep.core.neurons import Neurons
 from binep.core.phases import Clamped, Equilibrium, Phase
@@ -34,6 +36,8 @@ class Network(nn.Module):
         neurons: one kind for every layer, or one per layer.
         cost: squared error with one neuron per class if None.
         speed: shortcuts that its dynamics may take.
+        free_steps: T, the most steps of the free phase when it is called.
+        tolerance: of that phase; see `relax`.
 
     Raises:
         TypeError: something else than synapses, neurons, a cost and `Speed`.
@@ -49,6 +53,8 @@ class Network(nn.Module):
         cost: Cost | None = None,
         *,
         speed: Speed | None = None,
+        free_steps: int = 250,
+        tolerance: float = 1e-6,
     ) -> None:
         super().__init__()
         if isinstance(synapses, nn.Module) and not isinstance(synapses, nn.ModuleList):
@@ -62,6 +68,7 @@ class Network(nn.Module):
         self.neurons = list(kinds)
         self.cost = SquaredError(_size(synapses[-1].output_shape)) if cost is None else cost
         self.speed = Speed() if speed is None else speed
+        self.free_steps, self.tolerance = whole("free_steps", free_steps), as_tolerance(tolerance)
         for i, kind in enumerate(self.neurons):
             _expect(f"neurons[{i}]", kind, Neurons)
         _expect("cost", self.cost, Cost)
@@ -76,6 +83,30 @@ class Network(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the solvers behind."""
         return {**self.__dict__, "_solvers": {}}
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """A score per class at the free equilibrium, (batch, classes): the highest is predicted.
+
+        Args:
+            x: input, (batch, *input_shape), floating point, prepared as in training.
+        """
+        free = self.relax(x, self.free_steps, tolerance=self.tolerance)
+        return self.cost.scores(free.output, "averaged")
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The class of each sample, (batch,) int64; see `forward`."""
+        scores: Tensor = self(x)
+        return scores.argmax(dim=1)
+
+    def save(self, path: Path | str) -> None:
+        """Write the network as a file that `binep.load` reads, a bit per binary weight.
+
+        Raises:
+            ValueError: a part that is no class of binep, or synapses in two places.
+            RunError: the file cannot be written.
+        """
+        importlib.import_module("binep.export.packed").save(self, path)
 
     def learning_synapses(self) -> list[Synapse]:
         """All synapses with something to learn: those of the dynamics, then the cost's readout."""

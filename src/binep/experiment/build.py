@@ -103,7 +103,15 @@ def build_network(
     cost: Cost = _make(COSTS, learning.cost, config, **offered)
     # A readout has no neurons.
     neurons = [build_neurons(config, layer) for layer in layers[: len(synapses)]]
-    network = Network(synapses, neurons, cost, speed=config.speed)
+    dynamics = config.dynamics
+    network = Network(
+        synapses,
+        neurons,
+        cost,
+        speed=config.speed,
+        free_steps=dynamics.free_steps,
+        tolerance=dynamics.settle_tol,
+    )
     try:
         network.check()
     except ValueError as error:

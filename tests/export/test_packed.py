@@ -1,0 +1,177 @@
+"""Networks in one file: what is read is what was written, a bit per weight, or it is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from networks import Twins, twins
+from safetensors import safe_open
+
+import binep
+from binep.core.costs import CrossEntropy, SquaredError
+from binep.core.network import Network
+from binep.core.neurons import Binary, Real
+from binep.core.synapses import Conv, Dense
+from binep.experiment.config import preset
+from binep.experiment.experiment import Experiment
+from binep.export import packed
+from binep.runs.files import RunError
+from binep.runs.tensors import load_tensors, save_tensors
+
+
+@given(twins())
+def test_a_network_comes_back_to_the_bit(
+    tmp_path_factory: pytest.TempPathFactory, t: Twins
+) -> None:
+    path = tmp_path_factory.mktemp("saved") / "network.safetensors"
+    t.network.free_steps = 7
+    t.network.synapses[0].bias.requires_grad_(False)
+    before = torch.get_rng_state()
+    t.network.save(path)
+    found = binep.load(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert found.state_dict().keys() == t.network.state_dict().keys()
+    for name, tensor in t.network.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+    flags = [[p.requires_grad for p in network.parameters()] for network in (t.network, found)]
+    assert flags[0] == flags[1]
+    assert found.neurons == t.network.neurons
+    assert torch.equal(found(t.x), t.network(t.x))
+    assert torch.equal(found.predict(t.x), t.network(t.x).argmax(dim=1))
+
+
+def test_a_binary_weight_takes_a_bit(tmp_path: Path) -> None:
+    network = Network([Dense((1, 28, 28), 1000), Dense(1000, 10)], Real())
+    network.save(tmp_path / "network.safetensors")
+    signs = sum(synapse.values.numel() for synapse in network.synapses)
+    floats = 4 * (1000 + 10 + 2)
+    assert (tmp_path / "network.safetensors").stat().st_size <= 1.05 * signs / 8 + floats
+    with safe_open(tmp_path / "network.safetensors", "np") as file:
+        bits = file.get_tensor("synapses.0.values")
+        about = json.loads(file.metadata()["binep"][64:])
+    assert about["network"]["synapses"][0]["outputs"] == 1000
+    first = [int(v) for v in f"{bits[0]:08b}"]  # the first weight is the highest bit
+    assert first == [int(v > 0) for v in network.synapses[0].values[0, :8]]
+
+
+def test_class_names_and_normalisation_are_kept(tmp_path: Path) -> None:
+    network = Network([Conv((3, 6, 6), 2), Dense((2, 3, 3), 4)], Binary())
+    network.cost = SquaredError(2, 2)
+    trained = packed.Trained(network, ("cat", "dog"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    packed.save(trained, tmp_path / "network.safetensors")
+    found = packed.read(tmp_path / "network.safetensors")
+    for name in ("classes", "mean", "std"):
+        assert getattr(found, name) == getattr(trained, name)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    from binep.cli.main import main
+
+    folder = tmp_path / "run"
+    flags = "--layers.1.size 16 --epochs 1 --max-batches 3 --threads 1 --warn-flip-rate 1"
+    assert main(["train", "quickstart", *flags.split(), "--run-dir", str(folder)]) == 0
+    return folder
+
+
+def test_a_run_folder_answers_without_its_data_set(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from binep.runs import folder
+
+    experiment = folder.load(run)
+    images = experiment.data.prepare(experiment.data.test.images[:50])
+    monkeypatch.setattr("binep.data.readers.read_mnist5k", None)
+    network = binep.load(str(run))
+    with experiment.working():
+        assert torch.equal(network(images), experiment.network(images))
+    assert network.free_steps == experiment.config.dynamics.free_steps
+
+
+class Mine(Dense):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaky(Real):
+    pass
+
+
+def test_parts_that_no_description_rebuilds_are_refused(tmp_path: Path) -> None:
+    def refused(network: Network, name: str) -> None:
+        with pytest.raises(ValueError, match=name):
+            network.save(tmp_path / "network")
+        assert not (tmp_path / "network").exists()
+
+    refused(Network([Mine(4, 3)], Real()), "Mine")
+    refused(Network([Dense(4, 3)], Leaky()), "Leaky")
+    refused(Network([Dense(4, 3)], Real(), CrossEntropy(Mine(3, 2))), "Mine")
+    tied = Dense(4, 4)
+    refused(Network([tied, tied], Real()), "two places")
+    shared = Network([Dense(4, 4), Dense(4, 4)], Real())
+    shared.synapses[1].values = shared.synapses[0].values
+    refused(shared, "two places")
+
+
+@pytest.mark.parametrize(
+    "damage", ["kind", "network", "layer", "number", "missing", "extra", "shape", "nan", "floats"]
+)
+def test_a_file_that_cannot_be_is_refused(tmp_path: Path, damage: str) -> None:
+    """Also one whose digest fits: by name, in one line."""
+    path = tmp_path / "network.safetensors"
+    Network([Dense(20, 6), Dense(6, 3)], Real()).save(path)
+    tensors, about = load_tensors(path)
+    if damage == "kind":
+        about["kind"] = "network"
+    elif damage == "network":
+        about["network"] = []
+    elif damage == "layer":
+        about["network"]["synapses"][0]["kind"] = "attention"
+    elif damage == "number":
+        about["network"]["synapses"][0]["outputs"] = "six"
+    elif damage == "missing":
+        del tensors["synapses.0.bias"]
+    elif damage == "extra":
+        tensors["synapses.2.bias"] = torch.zeros(1)
+    elif damage == "shape":
+        tensors["synapses.0.values"] = tensors["synapses.0.values"][:-1]
+    elif damage == "nan":
+        tensors["synapses.0.bias"][0] = torch.nan
+    else:
+        tensors["synapses.0.values"] = tensors["synapses.0.values"].float()
+    save_tensors(path, tensors, about)
+    with pytest.raises(RunError, match=r"network\.safetensors: ") as error:
+        binep.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_missing_or_changed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot be read"):
+        binep.load(tmp_path / "network")
+    path = tmp_path / "network.safetensors"
+    Network([Dense(20, 6)], Real()).save(path)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(RunError, match="damaged"):
+        binep.load(path)
+    with pytest.raises(RunError, match="not a run folder"):
+        binep.load(tmp_path)
+
+
+def test_settings_of_a_call_are_checked() -> None:
+    with pytest.raises(ValueError, match="free_steps = 0"):
+        Network([Dense(4, 3)], Real(), free_steps=0)
+    with pytest.raises(ValueError, match="tolerance"):
+        Network([Dense(4, 3)], Real(), tolerance=-1)
+
+
+def test_a_call_gives_the_scores_of_the_free_phase() -> None:
+    experiment = Experiment(preset("quickstart").replace(max_batches=1, test_batch_size=32))
+    scores, _ = experiment.class_scores()
+    images = experiment.data.prepare(experiment.data.test.images[:32])
+    with experiment.working():
+        assert torch.equal(experiment.network(images), scores)
