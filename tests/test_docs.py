@@ -16,11 +16,13 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pooch  # type: ignore[import-untyped]
 import pytest
 import samples
 import torch
 from markdown_it import MarkdownIt
+from PIL import Image
 
 import binep
 from binep.cli import main as cli
@@ -182,6 +184,9 @@ def test_what_a_page_says_to_run_runs(
     monkeypatch.setattr(pooch, "retrieve", refuse)
     monkeypatch.setenv("BINEP_DATA", str(samples.write_mnist(tmp_path / "data")))
     monkeypatch.chdir(tmp_path)
+    pixels = np.zeros((3, 28, 28), np.uint8)  # of one's own
+    Image.fromarray(pixels[0]).save("digit.png")
+    np.savez("more.npz", x=pixels)
     monkeypatch.syspath_prepend(tmp_path)
     torch.manual_seed(0)
     reader = Reader(yours)

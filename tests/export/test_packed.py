@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -175,3 +177,33 @@ def test_a_call_gives_the_scores_of_the_free_phase() -> None:
     images = experiment.data.prepare(experiment.data.test.images[:32])
     with experiment.working():
         assert torch.equal(experiment.network(images), scores)
+
+
+def test_the_command_writes_what_numpy_alone_can_read(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from binep.cli.main import main
+
+    assert main(["export", str(run)]) == 0
+    path = run / "network.safetensors"
+    assert f"{path}  {path.stat().st_size:,} bytes" in capsys.readouterr().out
+    assert main(["export", str(path), "--format", "npz"]) == 0
+    network = binep.load(run)
+    assert torch.equal(binep.load(path).synapses[0].values, network.synapses[0].values)
+    with np.load(run / "network.npz", allow_pickle=False) as arrays:
+        about = json.loads(str(arrays["about"]))
+        layer = about["network"]["synapses"][0]
+        shape = (layer["outputs"], math.prod(layer["input_shape"]))
+        signs = np.unpackbits(arrays["synapses.0.values"], count=math.prod(shape)).reshape(shape)
+        weights = (2.0 * signs - 1) * arrays["synapses.0.scale"]
+    np.testing.assert_array_equal(weights, network.synapses[0].weight.detach().numpy())
+    assert about["classes"] == list("0123456789")
+
+
+def test_a_folder_without_a_trained_network_cannot_be_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from binep.cli.main import main
+
+    assert main(["export", str(tmp_path)]) == 2
+    assert "not a run folder" in capsys.readouterr().err

@@ -15,9 +15,11 @@ COMMANDS = {
     "train": "Train a network: PRESET, --config FILE.toml, or --resume RUN to go on with a run "
     "that was interrupted.",
     "evaluate": "Test a trained network again: RUN.",
+    "predict": "Classify pictures and arrays with a trained network: RUN FILE...",
     "plot": "Draw the curves of one run or of several: RUN...",
     "compare": "Show runs side by side: what differs between settings, and results: RUN...",
     "report": "Write a page about one run or several: RUN... --output FILE.html",
+    "export": "Write a trained network as a file for other programs: RUN --format packed",
     "inspect": "Follow one image through a trained network: RUN --index 18",
     "reproduce": "Run rows of the paper's tables, and write them: ROW...",
     "check": "Compare equilibrium propagation with backpropagation: gradients PRESET.",

@@ -6,7 +6,7 @@ a batch is one gather, and neither a worker process nor the host stands between 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -68,17 +68,24 @@ class Dataset:
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
     def prepare(self, images: Tensor) -> Tensor:
-        """A network's input, float32, from images (b, C, H, W).
+        """A network's input from images (b, C, H, W); see `prepared`."""
+        return prepared(images, self.mean, self.std)
 
-        x/255 of uint8, x itself of float32; then (x − mean)/std if given.
-        """
-        prepared = images.to(torch.float32, copy=True)
-        if images.dtype == torch.uint8:
-            prepared /= 255
-        # Scalars channel by channel: a tensor of them would be copied from the host per batch.
-        for channel, (mean, std) in enumerate(zip(self.mean or (), self.std or (), strict=True)):
-            prepared[:, channel].sub_(mean).div_(std)
-        return prepared
+
+def prepared(
+    images: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Tensor:
+    """A network's input, float32, from images (b, C, H, W).
+
+    x/255 of uint8, x itself of float32; then (x − mean)/std of each channel, if given.
+    """
+    x = images.to(torch.float32, copy=True)
+    if images.dtype == torch.uint8:
+        x /= 255
+    # Scalars channel by channel: a tensor of them would be copied from the host per batch.
+    for channel, (middle, deviation) in enumerate(zip(mean or (), std or (), strict=True)):
+        x[:, channel].sub_(middle).div_(deviation)
+    return x
 
 
 def batches(

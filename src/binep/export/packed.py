@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from binep.data.sources import Source, source_of
 from binep.experiment.build import initial_network
 from binep.export import description
 from binep.runs.checkpoints import load_network
-from binep.runs.files import RunError
+from binep.runs.files import RunError, write
 from binep.runs.settings import read_config
 from binep.runs.tensors import load_tensors, save_tensors
 
@@ -50,13 +52,38 @@ def save(trained: Trained | Network, path: Path | str) -> None:
         ValueError: a network with parts that no description rebuilds.
         RunError: the file cannot be written.
     """
+    save_tensors(Path(path), *_content(trained))
+
+
+def save_npz(trained: Trained | Network, path: Path | str) -> None:
+    """Write what `save` writes as NumPy arrays, and what JSON says of them as the array "about".
+
+    Args:
+        trained: a network, with or without what its inputs and outputs mean.
+        path: the file, in the place of what was there.
+
+    Raises:
+        ValueError: a network with parts that no description rebuilds.
+        RunError: the file cannot be written.
+    """
+    tensors, about = _content(trained)
+    content = io.BytesIO()
+    arrays: dict[str, Any] = {name: t.detach().cpu().numpy() for name, t in tensors.items()}
+    np.savez(content, about=np.array(json.dumps(about)), **arrays)
+    write(Path(path), content.getvalue())
+
+
+def _content(trained: Trained | Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file, signs packed, and what is said of them."""
     trained = Trained(trained) if isinstance(trained, Network) else trained
-    network, tensors = trained.network, {}
+    network = trained.network
     about: dict[str, Any] = {"kind": KIND, "network": description.described(network)}
     about |= {"classes": trained.classes, "mean": trained.mean, "std": trained.std}
-    for name, tensor in network.state_dict().items():
-        tensors[name] = _packed(tensor) if _is_binary(network, name) else tensor
-    save_tensors(Path(path), tensors, about)
+    tensors = {
+        name: _packed(tensor) if _is_binary(network, name) else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    return tensors, about
 
 
 def load(path: Path | str) -> Network:

@@ -1,0 +1,70 @@
+"""`binep predict`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from binep.cli.options import Run, parse
+from binep.experiment.config import ConfigError
+from binep.experiment.settings import Count
+
+Files = Annotated[
+    tuple[Path, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="FILE...", help_behavior_hint=""),
+]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Classify pictures and arrays: a line of CSV for each, with its class and all scores."""
+
+    run: Run
+    """A run folder, or a file that `binep export --format packed` or `Network.save` wrote."""
+    files: Files
+    """Pictures (.png, .jpg, …) and arrays (.npy, or .npz with an x). uint8 becomes x/255."""
+    output: Path | None = None
+    """File for the lines; otherwise they are printed."""
+    batch_size: Count = 512
+    """Samples that settle at a time."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print or write the class and the scores of each sample."""
+    options = parse(Options, arguments, prog="binep predict")
+    if not options.files:
+        raise ConfigError("predict what? Name pictures or arrays after the run")
+    import torch
+
+    from binep.data.batches import prepared
+    from binep.data.inputs import read_inputs
+    from binep.export import packed
+    from binep.runs import files
+
+    trained = packed.read(options.run)
+    network = trained.network
+    shape = tuple(network.synapses[0].input_shape)
+    samples = [read_inputs(path, shape) for path in options.files]
+    names = trained.classes or tuple(map(str, range(network.cost.classes)))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "row", "class", *(f"score {name}" for name in names)])
+    for path, images in zip(options.files, samples, strict=True):
+        row = 0
+        for some in torch.split(images, options.batch_size):
+            for scores in network(prepared(some, trained.mean, trained.std)):
+                cells = [f"{score:.6g}" for score in scores.tolist()]
+                writer.writerow([path, row, names[int(scores.argmax())], *cells])
+                row += 1
+    if options.output is None:
+        print(text.getvalue(), end="")
+    else:
+        files.write(options.output, text.getvalue().encode())
+        print(options.output)
