@@ -247,7 +247,13 @@ class _Device:
         self.last = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
 
-_of = cache(_Device)
+_device = cache(_Device)
+_MADE_ONCE = threading.Lock()
+
+
+def _of(device: torch.device) -> _Device:
+    with _MADE_ONCE:
+        return _device(device)
 
 
 @contextmanager
