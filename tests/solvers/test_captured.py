@@ -171,6 +171,15 @@ def test_a_phase_of_a_kind_that_was_there_captures_nothing(
     net.synapses[0].bias = torch.nn.Parameter(net.synapses[0].bias.detach().clone())
     net.relax(x[:2], 8)
     assert count() == 6
+    net.neurons = [Real(0.5, "inside")] * 3
+    net.relax(x[:2], 8)
+    assert count() == 7
+
+
+def test_the_order_of_updates_may_be_switched(device: str) -> None:
+    net = network("dense", device)
+    for net.speed in (at_once, odd_even, at_once):
+        assert_plain(net, *batch(net))
 
 
 def test_few_graphs_are_kept(device: str) -> None:

@@ -94,7 +94,6 @@ class CapturedSolver(Solver):
         kind = (
             clamped.drive.shape,
             phase.target is None or phase.beta == 0,
-            phase.held is None,
             phase.tolerance,
             odd_even(phase),
             network.cost,
