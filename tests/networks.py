@@ -43,7 +43,7 @@ class Twins:
 
 
 def array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    return tensor.detach().double().numpy().copy()
+    return tensor.detach().cpu().double().numpy().copy()
 
 
 def twin_of(synapse: Synapse) -> oracle.Synapse:

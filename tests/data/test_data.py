@@ -789,6 +789,7 @@ def test_augmented_labels_stay_with_their_images() -> None:
             )
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_batches_on_a_gpu_are_those_of_the_cpu_and_do_not_wait() -> None:
     split = numbered(100, channels=3, size=32)

@@ -9,9 +9,10 @@ import copy
 import dataclasses
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import graphs
 import numpy as np
 import oracle
 import pytest
@@ -45,6 +46,7 @@ class Kind:
         any_weights: whether real weights fit, too.
         steps: of the free phase, the most.
         states: tolerance of states.
+        device: of the networks.
     """
 
     solver: type[Solver]
@@ -53,6 +55,11 @@ class Kind:
     any_weights: bool
     steps: int
     states: float
+    device: str = "cpu"
+
+    @property
+    def id(self) -> str:
+        return "-".join([self.solver.name, self.activation, *["cuda"] * (self.device == "cuda")])
 
 
 BY_NAME = {solver.name: solver for solver in registered()}
@@ -60,10 +67,31 @@ KINDS = [
     Kind(BY_NAME["events"], "binary", 2, False, 20, 1e-5),
     Kind(BY_NAME["in-cache"], "real", 0, True, STEPS, 2e-5),
     Kind(BY_NAME["digits"], "real", 2, False, STEPS, 2e-5),
+    Kind(BY_NAME["captured"], "real", 2, True, STEPS, 2e-5),
+    Kind(BY_NAME["captured"], "binary", 2, True, 20, 1e-5),
     Kind(Plain, "real", 2, True, STEPS, 2e-5),
     Kind(Plain, "binary", 2, True, 20, 1e-5),
 ]
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda k: f"{k.solver.name}-{k.activation}")
+ON_GPU = [
+    dataclasses.replace(kind, device="cuda")
+    for kind in KINDS
+    if kind.solver in (Plain, BY_NAME["captured"])
+]
+every_kind = pytest.mark.parametrize(
+    "kind",
+    [
+        *(pytest.param(kind, id=kind.id) for kind in KINDS),
+        *(pytest.param(kind, id=kind.id, marks=graphs.on_gpu) for kind in ON_GPU),
+    ],
+)
+
+
+@pytest.fixture(autouse=True)
+def _on_its_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """On the CPU what would be captured is called again."""
+    kind = request.node.callspec.params["kind"]
+    with graphs.called() if kind.device == "cpu" else graphs.exact():
+        yield
 
 
 @dataclass
@@ -152,6 +180,7 @@ def cases(draw: st.DrawFn, kind: Kind) -> Case:
     if len(x.shape) == 2:  # grey levels; in maps their sums tie, and rounding picks the maximum
         x = (x * 255).round() / 255
     labels = torch.randint(network.cost.classes, (batch,), generator=generator)
+    network, x, labels = network.to(kind.device), x.to(kind.device), labels.to(kind.device)
     case = Case(network, dynamics, x, labels, draw(st.sampled_from((-0.5, 0.25, 0.5))))
     _take_only(network, kind.solver)
     assert choose(network, Phase.of(network, x, 1)) is kind.solver
@@ -356,9 +385,9 @@ def test_copies_and_two_networks_at_once_do_not_meddle(kind: Kind, data: st.Data
 def test_a_network_in_several_threads_is_right(kind: Kind) -> None:
     torch.manual_seed(0)
     neurons: Neurons = Binary() if kind.activation == "binary" else Real()
-    network = Network([Dense(20, 64), Dense(64, 10)], neurons)
+    network = Network([Dense(20, 64), Dense(64, 10)], neurons).to(kind.device)
     _take_only(network, kind.solver)
-    inputs = [torch.rand(8, 20) for _ in range(4)]
+    inputs = [torch.rand(8, 20, device=kind.device) for _ in range(4)]
     right = [copy.deepcopy(network).relax(x, 20) for x in inputs]
     wrong: list[str] = []
 

@@ -54,7 +54,8 @@ class Cost(nn.Module, ABC):
             needed = "(batch,)" if batch is None else f"({batch},), as x has {batch} samples"
             raise ValueError(f"labels have shape {tuple(given.shape)}: must have shape {needed}")
         given = given.to(torch.int64)
-        if len(given) and not 0 <= int(given.min()) <= int(given.max()) < self.classes:
+        low, high = torch.stack(given.aminmax()).tolist() if len(given) else (0, 0)
+        if not 0 <= low <= high < self.classes:
             wrong = given[(given < 0) | (given >= self.classes)][0]
             raise ValueError(f"labels hold {int(wrong)}: must be from 0 to {self.classes - 1}")
         return given
@@ -80,8 +81,10 @@ class Cost(nn.Module, ABC):
             raise ValueError(f"target has shape {tuple(target.shape)}: must have shape {needed}")
         if target.device != output.device:
             raise ValueError(f"target is on {target.device}: must be on {output.device}")
-        target = bare(target).to(output.dtype)
-        if not target.isfinite().all():
+        given, target = target.dtype, bare(target).to(output.dtype)
+        # Whole numbers are finite in all types but float16: no need to wait for the device.
+        certain = not given.is_floating_point and torch.finfo(output.dtype).max > 2**64
+        if not certain and not target.isfinite().all():
             raise ValueError("target has values that are not finite")
         return target
 

@@ -15,7 +15,10 @@ from torch.optim import Optimizer
 from binep.core.versions import Version, note_flips
 
 _PART = 2**18
-"""Weights visited at a time: small enough that a part stays in cache for all of its update."""
+"""Weights visited at a time: on a CPU a part stays in cache for all of its update."""
+
+_LAUNCHED = 2**24
+"""Weights visited at a time on other devices: float32 still counts so many flips exactly."""
 
 _SMALLEST_DECAY = 2**-10
 """Momenta are multiplied by their decay before it gets smaller than this."""
@@ -259,7 +262,8 @@ def flip_plainly(
         grad = torch.zeros_like(momentum).index_copy_(0, rows, grad)
     flips = torch.zeros((), dtype=torch.int64, device=signs.device)
     flat = (signs.view(-1), momentum.view(-1), grad.view(-1))
-    for w, m, g in zip(*(torch.split(t, _PART) for t in flat), strict=True):
+    part = _PART if signs.device.type == "cpu" else _LAUNCHED
+    for w, m, g in zip(*(torch.split(t, part) for t in flat), strict=True):
         m += g * rate
         flipped = (w * m).gt_(threshold)
         flips += flipped.sum().long()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
@@ -188,6 +189,100 @@ def odd_even(phase: Phase) -> bool:
     )
 
 
+@dataclass
+class Loop:
+    """Where the loop over a phase's steps stands.
+
+    All of it stays on the device, so that no step makes the host wait.
+
+    Attributes:
+        network: whose states settle.
+        clamped: the input.
+        step: what takes a step: `Network.step`, or the same compiled.
+        nudge: β·(−∂C/∂s_L) of an output, or None in the free phase; see `Phase.nudge`.
+        halves: the layers that are updated at once, in their turn.
+        allowed: by how much the states of each layer that has settled may move, (L,).
+        states: s_1 … s_L, contiguous.
+        taken: steps taken, () int64.
+        moved: see `Equilibrium`.
+        residual: likewise.
+        relaxation: the over-relaxation of odd/even updates; None for all layers at once.
+    """
+
+    network: Network
+    clamped: Clamped
+    step: Callable[..., list[Tensor]]
+    nudge: Callable[[Tensor], Tensor | None]
+    halves: Sequence[range]
+    allowed: Tensor
+    states: list[Tensor]
+    taken: Tensor
+    moved: Tensor
+    residual: Tensor
+    relaxation: OverRelaxation | None
+
+    @classmethod
+    def of(cls, phase: Phase, clamped: Clamped) -> Loop:
+        """Of a phase before its first step."""
+        network, x = phase.network, phase.x
+        count = len(network)
+        halves = [range(0, count, 2), range(1, count, 2)] if odd_even(phase) else [range(count)]
+        tolerances = (0.0 if n.settle_exactly else phase.tolerance for n in network.neurons)
+        counts = x.new_zeros(count + 1, dtype=torch.int64)
+        return cls(
+            network,
+            clamped,
+            network.step,
+            phase.nudge,
+            halves,
+            # Filled on the device: a tensor of a list would be copied, and the host wait for it.
+            torch.cat([x.new_full((1,), tolerance) for tolerance in tolerances]),
+            [state.contiguous() for state in phase.states],  # torch.compile would start twice
+            counts[0],
+            counts[1:],
+            x.new_zeros(count),
+            OverRelaxation.of(clamped.drive) if len(halves) > 1 else None,
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """All that a step replaces."""
+        relaxation = vars(self.relaxation).values() if self.relaxation else ()
+        return [*self.states, self.taken, self.moved, self.residual, *relaxation]
+
+    def copy(self) -> Loop:
+        """A loop that goes on from here by itself, from the same tensors."""
+        return replace(self, relaxation=self.relaxation and replace(self.relaxation))
+
+    @property
+    def moving(self) -> Tensor:
+        """Which layers moved by more than is allowed in the last step, (L,) bool."""
+        return ~(self.residual <= self.allowed)  # a NaN has not settled
+
+    def advance(self) -> None:
+        """Take a step."""
+        before, relaxation = self.states, self.relaxation
+        for layers in self.halves:
+            omega = relaxation.omega if relaxation else None
+            nudge = self.nudge(self.states[-1])
+            self.states = self.step(self.clamped, self.states, nudge, layers, omega)
+        change = _change(self.states, before)
+        if relaxation is not None:
+            relaxation.update(change.amax(dim=0))
+        self.residual = change.amax(dim=1)
+        self.taken = self.taken + 1
+        self.moved = torch.where(self._changed(before), self.taken, self.moved)
+
+    def _changed(self, before: Sequence[Tensor]) -> Tensor:
+        """Which layers moved, (L,) bool: a state by more than the tolerance, or a bit."""
+        layers = zip(self.network.neurons, self.states, before, self.moving, strict=True)
+        return torch.stack(
+            [
+                (n.fire(a) != n.fire(b)).any() if n.settle_exactly else still_moving
+                for n, a, b, still_moving in layers
+            ]
+        )
+
+
 class Plain(Solver):
     """The loop over `Network.step`, for every network on any device."""
 
@@ -200,43 +295,14 @@ class Plain(Solver):
 
     def solve(self, phase: Phase, memory: object) -> Equilibrium:
         """Step until all has settled, or the steps are used up."""
-        network, x = self.network, phase.x
-        clamped = phase.clamped or network.clamp(x)
-        moved = torch.zeros(len(network), dtype=torch.int64, device=x.device)
-        allowed = x.new_tensor(
-            [0.0 if n.settle_exactly else phase.tolerance for n in network.neurons]
-        )
-        step = self._compiled_step if network.speed.compile else network.step
-        states = [state.contiguous() for state in phase.states]  # torch.compile would start twice
-        count = len(network)
-        halves = [range(0, count, 2), range(1, count, 2)] if odd_even(phase) else [range(count)]
-        relaxation = OverRelaxation.of(clamped.drive) if len(halves) > 1 else None
-        taken, residual = 0, torch.zeros_like(allowed)
-        while taken < phase.steps:
-            before = states
-            for layers in halves:
-                omega = relaxation.omega if relaxation else None
-                states = step(clamped, states, phase.nudge(states[-1]), layers, omega)
-            change = _change(states, before)
-            if relaxation is not None:
-                relaxation.update(change.amax(dim=0))
-            residual = change.amax(dim=1)
-            taken += 1
-            moving = ~(residual <= allowed)  # a NaN has not settled
-            moved.masked_fill_(self._changed(states, before, moving), taken)
-            if phase.tolerance > 0 and taken % phase.check_every == 0 and not moving.any():
+        loop = Loop.of(phase, phase.clamped or self.network.clamp(phase.x))
+        if self.network.speed.compile:
+            loop.step = self._compiled_step
+        for taken in range(1, phase.steps + 1):
+            loop.advance()
+            if phase.tolerance > 0 and taken % phase.check_every == 0 and not loop.moving.any():
                 break
-        return phase.ended(self, clamped, states, moved, residual)
-
-    def _changed(self, new: Sequence[Tensor], old: Sequence[Tensor], moving: Tensor) -> Tensor:
-        """Which layers moved, (L,) bool: a state by more than the tolerance, or a bit."""
-        layers = zip(self.network.neurons, new, old, moving, strict=True)
-        return torch.stack(
-            [
-                (n.fire(a) != n.fire(b)).any() if n.settle_exactly else still_moving
-                for n, a, b, still_moving in layers
-            ]
-        )
+        return phase.ended(self, loop.clamped, loop.states, loop.moved, loop.residual)
 
     @cached_property
     def _compiled_step(self) -> Callable[..., list[Tensor]]:
@@ -251,6 +317,7 @@ def _change(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
 __all__ = [
     "Clamped",
     "Gradient",
+    "Loop",
     "Plain",
     "Solver",
     "Unrolled",

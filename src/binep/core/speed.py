@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import InitVar, dataclass
 from typing import Literal
 
-SHORTCUTS = ("events", "digits", "in-cache", "odd-even", "zero-nudge", "one-pass-flips")
+SHORTCUTS = (
+    *("events", "digits", "in-cache", "captured"),
+    *("odd-even", "zero-nudge", "one-pass-flips"),
+)
 """Names of what comes with binep and can be switched off; a solver of one's own adds its name."""
 
 FORMER = {
@@ -28,6 +31,8 @@ class Speed:
     - events: binary activations on a CPU, event-driven updates: work only where bits change.
     - digits: real activations on a CPU, quantised updates with error feedback.
     - in-cache: real activations on a CPU, small dense networks: each sample settles in cache.
+    - captured: on a CUDA device, the steps between two looks at whether all has settled are
+      launched at once, as a CUDA graph.
     - odd-even: real activations, free phase: layers 1, 3, … then 2, 4, … move, each half from
       what the other has just become (Gauss–Seidel), with adaptive over-relaxation.
     - zero-nudge: real activations on a CPU: samples whose output is their target after the free
@@ -39,15 +44,16 @@ class Speed:
     """
 
     off: tuple[str, ...] = ()
-    """Solvers and shortcuts not to use: events, digits, in-cache, odd-even, zero-nudge,
+    """Solvers and shortcuts not to use: events, digits, in-cache, captured, odd-even, zero-nudge,
     one-pass-flips."""
     precision: Literal["exact", "split", "fast"] = "split"
     """How real states are multiplied with binary weights. On a CPU exact: in float32; split:
     state changes quantised to 8 bits, with the error carried over, in the free phase, and to 16 in
     the nudged one; fast: to 8 always. On a GPU exact and split: in float32; fast: in TF32."""
     compile: bool = False
-    """Where no solver but the plain one takes the steps, as on a GPU: let torch.compile fuse a
-    step's operations into few kernels. The first batches then take a minute or two."""
+    """Where the plain solver takes the steps, as on a GPU, where they are then not captured: let
+    torch.compile fuse a step's operations into few kernels. The first batches then take a minute or
+    two."""
     # What runs of version 0.1 call these: False is the name in `off`.
     follow_events: InitVar[bool] = True
     fused_steps: InitVar[bool] = True

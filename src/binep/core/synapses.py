@@ -142,7 +142,7 @@ class Synapse(nn.Module, ABC):
         scale, checked = self.scale, self._checked_scale
         if scale is None or (checked is not None and checked.holds(scale)):
             return
-        low, high = (float(end) for end in scale.detach().aminmax())
+        low, high = torch.stack(scale.detach().aminmax()).tolist()
         if not 0 <= low <= high < math.inf:
             wrong = high if 0 <= low < math.inf else low
             raise ValueError(

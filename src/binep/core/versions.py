@@ -31,13 +31,14 @@ class Version:
         """Whether a tensor is this one, unchanged."""
         # Sharing memory moves it: where it was not shared, it is not.
         unchanged = self.count is not None and not tensor.is_inference()
-        return unchanged and self.count == tensor._version and self._is_at(tensor)
+        return unchanged and self.count == tensor._version and self.is_at(tensor)
 
     def precedes(self, other: Version) -> bool:
         """Whether a later version is of this memory, unchanged."""
-        return self.count is not None and self.count == other.count and self._is_at(other._memory)
+        return self.count is not None and self.count == other.count and self.is_at(other._memory)
 
-    def _is_at(self, tensor: Tensor) -> bool:
+    def is_at(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies where this one does, changed or unchanged."""
         mine = self._memory
         return (
             mine.data_ptr() == tensor.data_ptr()

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from binep.core.optim import BinaryFlip
 from binep.core.solvers import register
+from binep.solvers.captured import CapturedSolver
 from binep.solvers.digits.solver import DigitSolver
 from binep.solvers.events.solver import EventSolver
 from binep.solvers.in_cache.solver import InCacheSolver
 
-for _kind in (EventSolver, InCacheSolver, DigitSolver):
+for _kind in (EventSolver, InCacheSolver, DigitSolver, CapturedSolver):
     register(_kind)
 
 

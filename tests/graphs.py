@@ -1,0 +1,55 @@
+"""Captured steps without a GPU: what would be captured is called again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from binep.solvers import captured
+
+GPU = torch.cuda.is_available()
+needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
+on_gpu = [pytest.mark.gpu, needs_gpu]
+
+
+LOCK = threading.RLock()
+
+
+class Calls:
+    """In the place of `captured.Graphs`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        work()
+        return work
+
+
+@contextmanager
+def called() -> Iterator[None]:
+    """A context in which `captured.CapturedSolver` fits networks on the CPU."""
+    with (
+        patch.object(captured.CapturedSolver, "device", "cpu"),
+        patch.object(captured, "Graphs", Calls),
+        patch.object(captured, "one_at_a_time", lambda device: LOCK),
+    ):
+        yield
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """A context in which kernels repeat themselves bit for bit, in float32."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic = before
