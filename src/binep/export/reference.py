@@ -140,7 +140,7 @@ def _update(layer: Layer, state: Array, drive: Array) -> Array:
 
 def _input_drive(layer: Layer, images: Array, about: dict[str, Any]) -> tuple[Array, Array | None]:
     """W_1 ⋆ x + b_1, and the places of the maxima."""
-    x, unit = images, np.ones((), np.float32)
+    x, unit = images, np.float32(1)
     if images.dtype == np.uint8 and about["mean"] is None and layer.weights.dtype == np.int32:
         x, unit = images.astype(np.int32), np.float32(1) / np.float32(255)  # exact until scaled
     elif images.dtype == np.uint8:
@@ -151,7 +151,7 @@ def _input_drive(layer: Layer, images: Array, about: dict[str, Any]) -> tuple[Ar
         x = x.copy() if channel == 0 else x
         x[:, channel] = (x[:, channel] - np.float32(mean)) / np.float32(std)
     if layer.about["kind"] == "conv":  # one after the other: sums of floats are rounded
-        x, unit = x * unit if unit != 1 else x, np.ones((), np.float32)
+        x, unit = x * unit if unit != 1 else x, np.float32(1)
     return _up(layer, x, unit)
 
 
