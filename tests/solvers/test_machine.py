@@ -24,7 +24,8 @@ both_kinds = settings(suppress_health_check=[HealthCheck.function_scoped_fixture
 
 
 def on(monkeypatch: pytest.MonkeyPatch, has_int8_products: bool) -> None:
-    monkeypatch.setattr(machine, "has_int8_products", lambda: has_int8_products)
+    for name in ("has_int8_products", "has_uint8_products"):
+        monkeypatch.setattr(machine, name, lambda: has_int8_products)
 
 
 @both_kinds

@@ -39,7 +39,7 @@ class InputDrive:
         if levels is None:
             return self.network.clamp(x)
         whole, unit = levels
-        if machine.has_int8_products():
+        if machine.has_uint8_products():
             product = torch._int_mm(whole, self._int8_signs(first.values).t())
         else:
             product = F.linear(whole.float(), first.values)  # sums below 2^24 are exact

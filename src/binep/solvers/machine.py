@@ -22,6 +22,21 @@ def has_int8_products() -> bool:
 
 
 @cache
+def has_uint8_products() -> bool:
+    """Whether PyTorch multiplies uint8 with int8 quickly: `has_int8_products`, and new enough.
+
+    PyTorch 2.11 refuses uint8 here, 2.13 takes it.
+    """
+    if not has_int8_products():
+        return False
+    try:
+        ones = torch.ones(32, 32, dtype=torch.uint8, device="cpu")
+        return bool((torch._int_mm(255 * ones, ones.to(torch.int8)) == 255 * 32).all())
+    except RuntimeError:
+        return False
+
+
+@cache
 def has_packed_int8() -> bool:
     """Whether oneDNN has packed int8 products that are about as quick as float32, or quicker.
 
