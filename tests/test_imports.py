@@ -99,3 +99,16 @@ def test_the_library_sets_no_environment_variable() -> None:
     code = "import os; before = dict(os.environ); import binep; binep.Experiment; binep.Network"
     check = f"{code}\nassert dict(os.environ) == before"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_the_faster_solvers_are_there_whatever_is_imported() -> None:
+    """Also with nothing but the core."""
+    code = """
+import torch
+from binep.core.network import Network
+from binep.core.neurons import Real
+from binep.core.synapses import Dense
+end = Network([Dense(3, 2)], Real()).relax(torch.rand(1, 3), 3)
+assert end.by.name == "in-cache", end.by
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

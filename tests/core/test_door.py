@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -201,6 +202,17 @@ def test_layers_may_be_replaced_after_a_relax(name: str) -> None:
     for estimator in (ep(net), ep(other)):
         estimator(x, net.cost.target(labels))
     same_gradients(gradients(net), gradients(other))
+
+
+@on_each
+def test_one_layer_may_be_replaced_after_a_relax(name: str) -> None:
+    other = network(name, seed=5)
+    for i in range(len(other)):
+        net, fresh = network(name), network(name)
+        x, _ = batch(net)
+        net.relax(x, 20)
+        net.synapses[i] = fresh.synapses[i] = other.synapses[i]
+        same(net.relax(x, 20), fresh.relax(x, 20))
 
 
 @on_each
@@ -544,3 +556,26 @@ def test_a_phase_says_what_it_was_asked_for() -> None:
     assert (phase.steps, phase.beta, phase.is_free) == (7, 0.5, False)
     assert phase.x.dtype == phase.target.dtype == torch.float32
     assert isinstance(ep(net), EquilibriumPropagation)
+
+
+def test_a_target_elsewhere_is_refused() -> None:
+    net = Network([Dense(4, 3)], Real())
+    elsewhere = torch.zeros(2, 3, device="meta")
+    refused(
+        lambda: net.relax(torch.rand(2, 4), 5, target=elsewhere, beta=0.5),
+        ValueError,
+        "target is on meta: must be on cpu",
+    )
+
+
+@pytest.mark.parametrize("settings", [Real(), Binary(), Speed()])
+def test_settings_cannot_be_changed_behind_a_solver_s_back(settings: object) -> None:
+    name = dataclasses.fields(settings)[0].name  # type: ignore[arg-type]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(settings, name, getattr(settings, name))
+
+
+def test_all_tolerances_are_the_same_unless_given() -> None:
+    functions = (Network.relax, Phase.of, EquilibriumPropagation, BackpropThroughTime, Network)
+    defaults = {inspect.signature(f).parameters["tolerance"].default for f in functions}
+    assert defaults == {1e-6}

@@ -98,6 +98,23 @@ def test_layers_move_at_once_where_all_steps_are_taken_and_where_they_are_nudged
     assert all(map(torch.equal, *ends))
 
 
+def raised(*changes: float) -> list[float]:
+    """ω of a sample after each of its changes."""
+    relaxation, found = OverRelaxation.of(torch.zeros(1, 3)), []
+    for change in changes:
+        relaxation.update(torch.tensor([change]))
+        found.append(float(relaxation.omega))
+    return found
+
+
+def test_omega_is_raised_by_steady_rates_below_1_alone_and_never_above_1_5() -> None:
+    growing, slow, unsteady = (raised(*(rate**i for i in range(6))) for rate in (1.5, 0.99, 1.0))
+    assert growing == unsteady == [pytest.approx(1.2)] * 6
+    assert slow[-1] == pytest.approx(1.5)
+    assert raised(1.0, 0.5, 0.4, 0.1, 0.01) == [pytest.approx(1.2)] * 5
+    assert 1.2 < raised(*(0.55**i for i in range(6)))[-1] < 1.5
+
+
 class Halfway(Real):
     """Settles elsewhere with another ω."""
 

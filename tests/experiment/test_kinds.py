@@ -300,3 +300,10 @@ def test_float_images_stay_as_they_are_and_bytes_become_shares() -> None:
 def test_a_kind_gets_nothing_that_it_does_not_take() -> None:
     kind = Kind("k", lambda: lambda *a, **k: (a, k), frozenset({"a"}))
     assert kind.build(1, a=2, b=3) == ((1,), {"a": 2})
+
+
+@pytest.mark.parametrize("registry", [NEURONS, COSTS, ESTIMATORS, FLIP_RULES])
+def test_what_is_said_of_a_class_before_it_is_imported_is_true(registry: Registry) -> None:
+    for kind in registry.values():
+        for fact, value in kind.facts.items():
+            assert getattr(kind.load(), fact, False) == value, (kind.name, fact)

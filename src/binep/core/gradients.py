@@ -183,6 +183,9 @@ class BackpropThroughTime(GradientEstimator):
         ValueError: neurons without a derivative, or fewer free steps than differentiated ones.
     """
 
+    differentiates = True
+    """Whether it needs neurons with a derivative."""
+
     def __init__(
         self, network: Network, *, free_steps: int, nudged_steps: int, tolerance: float = 1e-6
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -73,9 +74,9 @@ class _Optimizer(Optimizer):
                     self._update(group, i, parameter, parameter.grad)
         return loss
 
+    @abstractmethod
     def _update(self, group: dict[str, Any], i: int, parameter: Tensor, grad: Tensor) -> None:
         """Update the i-th parameter of a group."""
-        raise NotImplementedError
 
 
 class BinaryFlip(_Optimizer):
