@@ -24,6 +24,7 @@ from binep.experiment.build import (
     initial_network,
 )
 from binep.experiment.config import Config
+from binep.experiment.states import Place, check_fit, check_meter, check_rule, check_training
 from binep.experiment.training import LayerChange, Meter, Scores
 from binep.experiment.warnings import Guards, TrainingWarning
 
@@ -200,7 +201,12 @@ class Experiment:
         )
         rest = {k: v for k, v in rest.items() if not k.startswith(parts)}
         check_fit(rest, {k: v for k, v in self.state().items() if not k.startswith(parts)})
-        self.epoch, self.batch = (int(n) for n in rest["progress"])
+        epoch, batch = (int(n) for n in rest["progress"])
+        place = Place(epoch, batch, self.config.epochs, self.batches_per_epoch)
+        check_training(rest, place)
+        check_meter(meter, place, self.network, self.config)
+        check_rule(rule, self.flip)
+        self.epoch, self.batch = epoch, batch
         network = {k: v for k, v in rest.items() if k.startswith("network.")}
         self.network.load_state_dict({k.removeprefix("network."): v for k, v in network.items()})
         if self.flip is not None:
@@ -298,23 +304,3 @@ def stored(network: Network) -> dict[str, Tensor]:
         if getattr(module, "scale", None) is not None:
             state[f"{name}.values"] = state[f"{name}.values"].to(torch.int8)
     return state
-
-
-def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse tensors of other names, shapes or types than expected, or impossible signs.
-
-    Raises:
-        ValueError: the first difference.
-    """
-    if tensors.keys() != expected.keys():
-        odd = ", ".join(sorted(tensors.keys() ^ expected.keys()))
-        raise ValueError(f"not of this network: {odd} missing or unknown")
-    for name, tensor in tensors.items():
-        like = expected[name]
-        if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
-            raise ValueError(
-                f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, "
-                f"the network's is {like.dtype} of shape {tuple(like.shape)}"
-            )
-        if tensor.dtype == torch.int8 and not bool((tensor.abs() == 1).all()):
-            raise ValueError(f"{name} holds signs other than 1 and -1")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from binep.core.network import Network
 from binep.experiment.config import Config
-from binep.experiment.experiment import check_fit, stored
+from binep.experiment.experiment import stored
+from binep.experiment.states import check_fit, check_network
 from binep.runs.files import RunError
-from binep.runs.metrics import Row
+from binep.runs.metrics import Row, checked_rows
 from binep.runs.tensors import load_tensors, save_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -61,10 +63,31 @@ def read_checkpoint(folder: Path, config: Config) -> Checkpoint:
     state, about = load_tensors(path)
     if about.get("kind") != "checkpoint":
         raise RunError(f"{path}: is no checkpoint")
+    try:
+        _check_about(about)
+    except ValueError as error:
+        raise RunError(f"{path}: {error}") from None
     # Compared as they are read, so that a setting newer than the checkpoint is no difference.
     if Config.from_toml(about["config"], str(path)) != config:
         raise RunError(f"{path}: of another configuration than {folder / 'config.toml'}")
     return Checkpoint(state, about["rows"], about["warned"])
+
+
+def _check_about(about: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose facts are none.
+
+    Raises:
+        ValueError: one is missing, or of another type.
+    """
+    if not isinstance(about.get("config"), str):
+        raise ValueError("config is no text of a configuration")
+    warned = about.get("warned")
+    if not isinstance(warned, list) or not all(isinstance(kind, str) for kind in warned):
+        raise ValueError("warned is no list of names")
+    try:
+        checked_rows(about.get("rows"))
+    except ValueError as error:
+        raise ValueError(f"rows: {error}") from None
 
 
 def save_network(network: Network, path: Path) -> None:
@@ -78,12 +101,12 @@ def load_network(network: Network, path: Path) -> None:
     Raises:
         RunError: the file is missing, damaged, or of another network.
     """
-    state, _ = load_tensors(path)
+    state, about = load_tensors(path)
+    if about.get("kind") != "network":
+        raise RunError(f"{path}: holds no network")
     try:
         check_fit(state, stored(network))
+        check_network(state)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
-    for name, tensor in state.items():
-        if not bool(tensor.isfinite().all()):
-            raise RunError(f"{path}: {name} holds values that are not finite")
     network.load_state_dict(state)

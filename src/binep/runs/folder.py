@@ -213,6 +213,10 @@ def _restored(folder: Path, config: Config, checkpoint: Checkpoint) -> Experimen
     experiment = Experiment(config)
     try:
         experiment.restore(checkpoint.state)
+        if len(checkpoint.rows) != experiment.epoch:
+            raise ValueError(
+                f"its rows are of {len(checkpoint.rows)} epochs, its progress of {experiment.epoch}"
+            )
     except ValueError as error:
         raise RunError(f"{folder / CHECKPOINT}: {error}") from None
     return experiment

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from binep.experiment.config import ConfigError, differing
 from binep.runs.files import RunError
@@ -46,6 +49,53 @@ def row_of(result: EpochResult) -> Row:
     return row
 
 
+COLUMNS = (
+    *("epoch", "train_error", "test_error", "train_loss", "test_loss"),
+    *("train_seconds", "test_seconds"),
+)
+"""Columns that every table of metrics has, and that have a value in each row."""
+
+
+def checked_rows(rows: Any) -> list[Row]:
+    """Rows as they can be: of epochs 1, 2, ..., with the same columns of numbers in each.
+
+    Raises:
+        ValueError: something else, in one line.
+    """
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("no list of rows, one for an epoch")
+    for number, row in enumerate(rows, start=1):
+        if row.keys() != rows[0].keys():
+            raise ValueError(f"row {number} has other columns than the first")
+        for name, value in row.items():
+            wrong = _wrong_cell(name, value)
+            if wrong:
+                shown = name if str(name).isidentifier() else ascii(name)
+                raise ValueError(f"row {number}: {shown} = {value!a}: must be {wrong}")
+        if missing := [name for name in COLUMNS if row.get(name) is None]:
+            raise ValueError(f"row {number} has no {', '.join(missing)}")
+        if row["epoch"] != number:
+            raise ValueError(f"row {number} is of epoch {row['epoch']:g}")
+    return rows
+
+
+def _wrong_cell(name: Any, value: Any) -> str:
+    """What a cell must be, if it is something else; otherwise ""."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        return "in a column whose name has letters, digits and _ alone"
+    if value is None:
+        return ""
+    if type(value) not in (int, float) or sys.float_info.max < abs(value) != math.inf:
+        return "a number"
+    if re.fullmatch(r"(train|test)_error(_\w+)?", name) and not 0 <= value <= 100:
+        return "from 0 to 100"
+    if name.endswith(("_seconds", "_flips", "_flip_rate", "_settle_steps")) and not (
+        0 <= value < math.inf
+    ):
+        return "a finite number from 0"
+    return ""
+
+
 def table(rows: Sequence[Row], digits: int = 6) -> str:
     """Rows as the text of a CSV file, with so many significant digits."""
     text = io.StringIO()
@@ -65,14 +115,12 @@ def read_metrics(path: Path) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        if not rows or "epoch" not in rows[0] or "test_error" not in rows[0]:
-            raise RunError(f"{path}: no table of metrics with a row for an epoch")
-        return [{k: float(v) if v else None for k, v in row.items()} for row in rows]
+        if not rows:
+            raise ValueError("it has no row for an epoch")
+        return checked_rows([{k: float(v) if v else None for k, v in r.items()} for r in rows])
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, csv.Error) as error:
-        if isinstance(error, RunError):
-            raise
         raise RunError(f"{path}: no table of metrics: {error}") from error
 
 

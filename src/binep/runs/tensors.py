@@ -45,12 +45,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # the library's errors on damaged files have no common type
         raise RunError(f"{path}: damaged or no safetensors file: {error}") from error
+    for name in tensors:
+        if not name.isprintable():
+            raise RunError(f"{path}: holds a tensor called {name!a}, which is no name")
     if "binep" not in header:
         raise RunError(f"{path}: not written by binep: it has no digest")
     digest, text = header["binep"][:64], header["binep"][64:]
     if digest != _digest(tensors, text):
         raise RunError(f"{path}: damaged or changed: its digest does not fit its content")
-    about: dict[str, Any] = json.loads(text)
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: what it says of itself is no JSON: {error}") from None
+    if not isinstance(about, dict):
+        raise RunError(f"{path}: what it says of itself is no JSON object")
     return tensors, about
 
 
