@@ -115,5 +115,5 @@ def test_a_type_that_torch_lacks_is_refused(model: Path, tmp_path: Path) -> None
     path = tmp_path / "model.safetensors"
     header = b'{"x":{"dtype":"F8_E8M0","shape":[1],"data_offsets":[0,1]}}'
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
-    with refused(path, "safetensors file" if not hasattr(torch, "float8_e8m0fnu") else "binep"):
+    with refused(path, "no safetensors file"):
         checkpoints.load_network(network(), path)

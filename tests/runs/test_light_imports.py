@@ -13,7 +13,7 @@ import binep
 
 SOURCE = Path(binep.__file__).parent
 LIGHT = ("curves", "environment", "files", "metrics", "settings")
-WITHOUT_TORCH = {"binep.experiment.config"}
+WITHOUT_TORCH = {"binep.data.regular", "binep.experiment.config"}
 """Of the packages below: shown to do without it by the tests of its own."""
 
 

@@ -13,8 +13,9 @@ from binep.cli.progress import Reporter
 from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.warnings import Guards
+from binep.runs import files, metrics
 from binep.runs import folder as runs
-from binep.runs import metrics
+from binep.runs.settings import read_config
 from binep.runs.tensorboard import Board
 
 
@@ -24,27 +25,31 @@ def run_training(
     """Train, showing progress, and leave a run folder."""
     experiment = Experiment(config)
     folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
-    _train(experiment, folder, [], Guards(), f"{config.summary()}: training", board)
+    with files.locked(folder) as lock:
+        _train(experiment, lock, [], Guards(), f"{config.summary()}: training", board)
 
 
 def resume_training(folder: Path, board: Board | None = None) -> None:
     """Resume a run, showing progress."""
-    experiment, rows, guards = runs.resume(folder)
-    place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
-    if experiment.epoch == experiment.config.epochs:
-        place = "has ended; nothing left to do"
-    what = f"{experiment.config.summary()}: {place}"
-    _train(experiment, folder, rows, guards, what, board)
+    read_config(folder)  # what is no run folder is not locked
+    with files.locked(folder) as lock:
+        experiment, rows, guards = runs.resume(folder)
+        place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
+        if experiment.epoch == experiment.config.epochs:
+            place = "has ended; nothing left to do"
+        what = f"{experiment.config.summary()}: {place}"
+        _train(experiment, lock, rows, guards, what, board)
 
 
 def _train(
     experiment: Experiment,
-    folder: Path,
+    lock: files.Lock,
     rows: Sequence[metrics.Row],
     guards: Guards,
     what: str,
     board: Board | None,
 ) -> None:
+    folder = lock.folder
     print(f"{what} on {experiment.device}, run folder {folder}", flush=True)
     stopped = ""
     so_far = list(rows)
@@ -70,6 +75,7 @@ def _train(
                 stop=stop.is_set,
                 warn=reporter.warn,
                 guards=guards,
+                lock=lock,
             )
             if board is not None:  # of a run that had ended before
                 board.show(folder, rows)

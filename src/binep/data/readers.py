@@ -22,6 +22,7 @@ from torch import Tensor
 
 from binep.data.batches import Split
 from binep.data.errors import DataError
+from binep.data.regular import open_regular
 
 if TYPE_CHECKING:
     from binep.data.sources import Files
@@ -109,7 +110,8 @@ def _reason(error: Exception) -> str:
 def _read(path: Path) -> bytes:
     """The bytes of a file, unzipped if its name ends in .gz."""
     try:
-        raw = path.read_bytes()
+        with open_regular(path) as file:
+            raw: bytes = file.read()
         return gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(

@@ -73,6 +73,23 @@ def read_checkpoint(folder: Path, config: Config) -> Checkpoint:
     return Checkpoint(state, about["rows"], about["warned"])
 
 
+def place_of(folder: Path) -> tuple[int, int] | None:
+    """Epochs and batches that the checkpoint of a run folder has behind it; None without one.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    state, _ = load_tensors(path)
+    try:
+        epoch, batch = state["progress"].tolist()
+    except (KeyError, TypeError, ValueError):
+        raise RunError(f"{path}: is no checkpoint") from None
+    return epoch, batch
+
+
 def _check_about(about: dict[str, Any]) -> None:
     """Refuse a checkpoint whose facts are none.
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binep.runs.files import RunError
+from binep.runs.files import RunError, read
 
 if TYPE_CHECKING:
     from binep.experiment.experiment import Experiment
@@ -73,9 +73,9 @@ def read_environment(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+        about = json.loads(read(path))
+    except RunError:
+        raise
     except ValueError as error:
         raise RunError(f"{path}: not JSON: {error}") from error
     kinds = {"command": list, "versions": dict}

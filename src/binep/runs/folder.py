@@ -18,12 +18,22 @@ from binep.runs.checkpoints import (
     CHECKPOINT,
     Checkpoint,
     load_network,
+    place_of,
     read_checkpoint,
     save_network,
     write_checkpoint,
 )
 from binep.runs.environment import environment
-from binep.runs.files import RunError, locked, make_folder, remove_leftovers, write
+from binep.runs.files import (
+    Lock,
+    RunError,
+    append,
+    is_unused,
+    locked,
+    make_folder,
+    remove_leftovers,
+    write,
+)
 from binep.runs.metrics import Row, row_of, table
 from binep.runs.settings import read_config
 
@@ -45,10 +55,13 @@ def new_folder(name: str, seed: int, root: Path = Path("runs")) -> Path:
 
 
 def claim_folder(folder: Path) -> Path:
-    """Make a folder of the user's choice, which must be new or empty."""
+    """Make a folder of the user's choice, which must be new or empty.
+
+    It may hold what a training leaves that was killed before it had written its settings.
+    """
     make_folder(folder)
     try:
-        if any(folder.iterdir()):
+        if not is_unused(folder):
             raise RunError(f"{folder}: holds files already: name a new or empty folder")
     except OSError as error:
         raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
@@ -69,6 +82,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     warn: Callable[[str], None] = lambda text: None,
     guards: Guards | None = None,
+    lock: Lock | None = None,
 ) -> list[Row]:
     """Run an experiment to its last epoch and keep its folder up to date after each.
 
@@ -84,13 +98,16 @@ def train(
         stop: called after each batch; True saves a checkpoint and stops.
         warn: called with each warning; log.txt has them, too.
         guards: what was warned of before.
+        lock: of the folder, where `locked` holds it already, so that nobody trains there between
+            `resume` and this; None locks it here.
 
     Returns:
         The rows of metrics.csv.
 
     Raises:
         Stopped: because `stop` returned True.
-        RunError: a file could not be written; the checkpoint before is whole.
+        RunError: a file could not be written, and the checkpoint before is whole; another process
+            trains there; or the folder's checkpoint is not where the experiment is.
     """
     recorder = _Recorder(experiment, folder, list(rows), guards or Guards())
 
@@ -102,8 +119,10 @@ def train(
             raise Stopped
         recorder.save_if_due()
 
-    with locked(folder):
-        recorder.begin()
+    with locked(folder) if lock is None else contextlib.nullcontext(lock) as held:
+        if held.note:
+            warn(held.note)
+        recorder.begin(held.note)
         while experiment.epoch < experiment.config.epochs:
             result = experiment.train_epoch(between_batches, warn=lambda text: None)
             for text in recorder.warnings(result):
@@ -124,19 +143,33 @@ class _Recorder:
         self.rows, self.guards = rows, guards
         self.saved = time.monotonic()
 
-    def begin(self) -> None:
+    def begin(self, note: str = "") -> None:
         """Log the start; write what does not change during a run, where it is missing."""
         experiment, config = self.experiment, self.experiment.config
+        self._check_place()
         remove_leftovers(self.folder)
         if not (self.folder / "config.toml").exists():
             write(self.folder / "config.toml", config.to_toml().encode())
         if experiment.epoch < config.epochs:
             place = f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
             self._log(f"binep {version('binep')} starts at {place} on {experiment.device}")
+        if note:
+            self._log(f"warning: {note}")
         if not self.rows and not experiment.batch:
             self.save()
             about = json.dumps(environment(experiment), indent=2) + "\n"
             write(self.folder / "environment.json", about.encode())
+
+    def _check_place(self) -> None:
+        """Refuse to go back over what another process has trained since the checkpoint was read."""
+        held = place_of(self.folder)
+        if held not in (None, (self.experiment.epoch, self.experiment.batch)):
+            epoch, batch = held
+            raise RunError(
+                f"{self.folder}: its {CHECKPOINT} is of epoch {epoch + 1}, batch {batch}, and this "
+                f"experiment at epoch {self.experiment.epoch + 1}, batch {self.experiment.batch}: "
+                "resume it from there, or name a new folder"
+            )
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -173,12 +206,7 @@ class _Recorder:
 
     def _log(self, text: str) -> None:
         """Add a line to log.txt."""
-        path = self.folder / "log.txt"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
-        except OSError as error:
-            raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+        append(self.folder / "log.txt", f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}")
 
 
 def _curves(rows: Sequence[Row]) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binep.experiment.config import ConfigError, differing
-from binep.runs.files import RunError
+from binep.runs.files import RunError, read
 from binep.runs.settings import comparable, read_config
 
 if TYPE_CHECKING:
@@ -113,13 +113,13 @@ def read_metrics(path: Path) -> list[Row]:
         RunError: the file is missing or no such table.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        text = read(path).decode()
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
         if not rows:
             raise ValueError("it has no row for an epoch")
         return checked_rows([{k: float(v) if v else None for k, v in r.items()} for r in rows])
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+    except RunError:
+        raise
     except (ValueError, TypeError, csv.Error) as error:
         raise RunError(f"{path}: no table of metrics: {error}") from error
 
