@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from binep.cli.output import warn
 from binep.cli.progress import Reporter
 from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
@@ -33,7 +34,7 @@ def resume_training(folder: Path, board: Board | None = None) -> None:
     """Resume a run, showing progress."""
     read_config(folder)  # what is no run folder is not locked
     with files.locked(folder) as lock:
-        experiment, rows, guards = runs.resume(folder)
+        experiment, rows, guards = runs.resume(folder, warn)
         place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
         if experiment.epoch == experiment.config.epochs:
             place = "has ended; nothing left to do"

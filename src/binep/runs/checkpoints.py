@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from binep.core.network import Network
+from binep.data.batches import Dataset
+from binep.data.errors import DataError
 from binep.experiment.config import Config
 from binep.experiment.experiment import stored
 from binep.experiment.states import check_fit, check_network
@@ -27,11 +30,13 @@ class Checkpoint:
         state: from `Experiment.state`.
         rows: the rows of metrics.csv so far.
         warned: kinds of warnings that were given, from `Guards.known`.
+        data: from `Dataset.identity`; None of an older version, which did not keep it.
     """
 
     state: dict[str, Tensor]
     rows: list[Row]
     warned: list[str]
+    data: dict[str, Any] | None = None
 
 
 def write_checkpoint(folder: Path, config: Config, checkpoint: Checkpoint) -> None:
@@ -45,6 +50,7 @@ def write_checkpoint(folder: Path, config: Config, checkpoint: Checkpoint) -> No
         "config": config.to_toml(),
         "rows": checkpoint.rows,
         "warned": checkpoint.warned,
+        "data": checkpoint.data,
     }
     save_tensors(folder / CHECKPOINT, checkpoint.state, about)
 
@@ -70,7 +76,7 @@ def read_checkpoint(folder: Path, config: Config) -> Checkpoint:
     # Compared as they are read, so that a setting newer than the checkpoint is no difference.
     if Config.from_toml(about["config"], str(path)) != config:
         raise RunError(f"{path}: of another configuration than {folder / 'config.toml'}")
-    return Checkpoint(state, about["rows"], about["warned"])
+    return Checkpoint(state, about["rows"], about["warned"], about.get("data"))
 
 
 def place_of(folder: Path) -> tuple[int, int] | None:
@@ -105,15 +111,67 @@ def _check_about(about: dict[str, Any]) -> None:
         checked_rows(about.get("rows"))
     except ValueError as error:
         raise ValueError(f"rows: {error}") from None
+    _check_identity(about)
 
 
-def save_network(network: Network, path: Path) -> None:
-    """Write a network's parameters; signs take a byte each."""
-    save_tensors(path, stored(network), {"kind": "network"})
+def _check_identity(about: dict[str, Any]) -> None:
+    """Refuse an identity of data that is none; an older version kept none.
+
+    Raises:
+        ValueError: see `Dataset.identity`.
+    """
+    data = about.get("data")
+    if data is None:
+        return
+    kinds = {"sha256": str, "train": int, "test": int, "classes": list}
+    if not isinstance(data, dict) or any(type(data.get(k)) is not kinds[k] for k in kinds):
+        raise ValueError("data is no digest of a data set with its sizes")
 
 
-def load_network(network: Network, path: Path) -> None:
-    """Read parameters written by `save_network` into a network of that shape.
+def same_data(path: Path, held: Mapping[str, Any] | None, data: Dataset) -> str:
+    """A line where a file is too old to say what it was trained on; otherwise "".
+
+    Args:
+        path: the file.
+        held: what it says; see `Dataset.identity`.
+        data: what it is to be used with.
+
+    Raises:
+        DataError: that is another data set.
+    """
+    here = data.identity
+    if held is None:
+        return f"{path}: does not say on which data it was trained: not compared with {data.name}"
+    if held == here:
+        return ""
+    names = held["classes"] != here["classes"]
+    raise DataError(
+        f"{path}: was trained on {_shown(held, names)}; {data.name} here is {_shown(here, names)}: "
+        "give the data folder that it was trained with"
+    )
+
+
+def _shown(identity: Mapping[str, Any], names: bool) -> str:
+    classes = f", classes {', '.join(map(ascii, identity['classes']))}" if names else ""
+    sizes = f"{identity['train']} + {identity['test']} images"
+    return f"{sizes}{classes}, SHA-256 {ascii(identity['sha256'])[1:17]}"
+
+
+def save_network(network: Network, path: Path, data: Mapping[str, Any] | None = None) -> None:
+    """Write a network's parameters; signs take a byte each.
+
+    Args:
+        network: which one.
+        path: the file.
+        data: what it was trained on, from `Dataset.identity`.
+    """
+    save_tensors(path, stored(network), {"kind": "network", "data": data})
+
+
+def load_network(network: Network, path: Path) -> dict[str, Any] | None:
+    """What a network was trained on (`Dataset.identity`), or None where its file does not say.
+
+    The parameters that `save_network` wrote are read into a network of that shape.
 
     Raises:
         RunError: the file is missing, damaged, or of another network.
@@ -124,6 +182,9 @@ def load_network(network: Network, path: Path) -> None:
     try:
         check_fit(state, stored(network))
         check_network(state)
+        _check_identity(about)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
     network.load_state_dict(state)
+    data: dict[str, Any] | None = about.get("data")
+    return data

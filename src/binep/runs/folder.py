@@ -20,6 +20,7 @@ from binep.runs.checkpoints import (
     load_network,
     place_of,
     read_checkpoint,
+    same_data,
     save_network,
     write_checkpoint,
 )
@@ -173,7 +174,8 @@ class _Recorder:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        checkpoint = Checkpoint(self.experiment.state(), self.rows, self.guards.known)
+        data = self.experiment.data.identity
+        checkpoint = Checkpoint(self.experiment.state(), self.rows, self.guards.known, data)
         write_checkpoint(self.folder, self.experiment.config, checkpoint)
         self.saved = time.monotonic()
 
@@ -198,9 +200,10 @@ class _Recorder:
         """Write what an epoch's end changes, the checkpoint last."""
         self.rows.append(row_of(result))
         write(self.folder / "metrics.csv", table(self.rows).encode())
-        save_network(self.experiment.network, self.folder / "model.safetensors")
+        network, data = self.experiment.network, self.experiment.data.identity
+        save_network(network, self.folder / "model.safetensors", data)
         if result.test.error <= min(row["test_error"] or 0 for row in self.rows):
-            save_network(self.experiment.network, self.folder / "best.safetensors")
+            save_network(network, self.folder / "best.safetensors", data)
         write(self.folder / "curves.png", _curves(self.rows))
         self.save()
 
@@ -217,11 +220,18 @@ def _curves(rows: Sequence[Row]) -> bytes:
     return curves.rendered(curves.curves([rows]))
 
 
-def resume(folder: Path) -> tuple[Experiment, list[Row], Guards]:
+def resume(
+    folder: Path, warn: Callable[[str], None] = lambda text: None
+) -> tuple[Experiment, list[Row], Guards]:
     """What `train` continues from: the experiment at its checkpoint, rows and guards.
+
+    Args:
+        folder: the run folder.
+        warn: called where a checkpoint is too old to say what data it was trained on.
 
     Raises:
         RunError: the checkpoint is damaged, of another configuration, or gone.
+        DataError: the data set is another than the one that the run has been trained on.
         ConfigError: config.toml cannot be read.
     """
     config = read_config(folder)
@@ -233,12 +243,16 @@ def resume(folder: Path) -> tuple[Experiment, list[Row], Guards]:
             )
         return Experiment(config), [], Guards()  # killed before the first one was there
     checkpoint = read_checkpoint(folder, config)
-    experiment = _restored(folder, config, checkpoint)
+    experiment = _restored(folder, config, checkpoint, warn)
     return experiment, checkpoint.rows, Guards(checkpoint.warned)
 
 
-def _restored(folder: Path, config: Config, checkpoint: Checkpoint) -> Experiment:
+def _restored(
+    folder: Path, config: Config, checkpoint: Checkpoint, warn: Callable[[str], None]
+) -> Experiment:
     experiment = Experiment(config)
+    if note := same_data(folder / CHECKPOINT, checkpoint.data, experiment.data):
+        warn(note)
     try:
         experiment.restore(checkpoint.state)
         if len(checkpoint.rows) != experiment.epoch:
@@ -250,36 +264,47 @@ def _restored(folder: Path, config: Config, checkpoint: Checkpoint) -> Experimen
     return experiment
 
 
-def load(folder: Path, **overrides: Any) -> Experiment:
+def load(
+    folder: Path, *, warn: Callable[[str], None] = lambda text: None, **overrides: Any
+) -> Experiment:
     """The experiment of a run folder with its trained network.
 
     Args:
         folder: the run folder.
+        warn: called where it is too old to say what data it was trained on.
         overrides: settings of `Config` to replace, such as device.
 
     Raises:
         RunError: a file of the folder is missing or damaged.
+        DataError: the data set is another than the run's, and was not named in the overrides.
         ConfigError: config.toml is missing or damaged.
     """
     config = read_config(folder)
     if not (folder / "model.safetensors").exists():
         raise RunError(f"{folder}: no epoch has ended yet: it holds no model.safetensors")
     experiment = Experiment(config.replace(**overrides))
-    load_network(experiment.network, folder / "model.safetensors")
+    held = load_network(experiment.network, folder / "model.safetensors")
+    other = "dataset" in overrides  # another was asked for
+    if not other and (note := same_data(folder / "model.safetensors", held, experiment.data)):
+        warn(note)
     return experiment
 
 
-def load_checkpoint(folder: Path, **overrides: Any) -> Experiment:
+def load_checkpoint(
+    folder: Path, *, warn: Callable[[str], None] = lambda text: None, **overrides: Any
+) -> Experiment:
     """The experiment of a run folder at its checkpoint, also of one that still trains.
 
     Args:
         folder: the run folder.
+        warn: called where it is too old to say what data it was trained on.
         overrides: settings of `Config` to replace, such as device.
 
     Raises:
         RunError: the checkpoint is missing or damaged, or of another configuration.
+        DataError: the data set is another than the run's.
         ConfigError: config.toml cannot be read.
     """
     config = read_config(folder)
     checkpoint = read_checkpoint(folder, config)
-    return _restored(folder, config.replace(**overrides), checkpoint)
+    return _restored(folder, config.replace(**overrides), checkpoint, warn)
