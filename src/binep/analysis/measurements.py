@@ -12,7 +12,7 @@ from binep.experiment.config import Config, differing, preset
 from binep.runs.checkpoints import CHECKPOINT
 from binep.runs.environment import read_environment
 from binep.runs.files import RunError
-from binep.runs.metrics import Row, read_metrics
+from binep.runs.metrics import Row, checkpointed, read_metrics
 from binep.runs.settings import comparable, read_config
 
 
@@ -89,6 +89,8 @@ def is_unfinished(folder: Path, config: Config) -> bool:
     done = 0
     if (folder / "metrics.csv").exists():
         done = len(read_metrics(folder / "metrics.csv"))
+        kept = checkpointed(folder)  # with which an epoch ends
+        done = done if kept is None else min(done, len(kept))
     if others := differing(comparable(held), comparable(config)):
         problem = f"a run of other settings: {', '.join(others)}"
     elif held.epochs != config.epochs:

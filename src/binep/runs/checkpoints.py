@@ -15,11 +15,10 @@ from binep.data.errors import DataError
 from binep.experiment.config import Config
 from binep.experiment.experiment import stored
 from binep.experiment.states import check_fit, check_network
+from binep.runs.files import CHECKPOINT as CHECKPOINT
 from binep.runs.files import RunError
-from binep.runs.metrics import Row, checked_rows
+from binep.runs.metrics import Row, checked_rows, ordered
 from binep.runs.tensors import load_tensors, save_tensors
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,9 @@ def read_checkpoint(folder: Path, config: Config) -> Checkpoint:
     # Compared as they are read, so that a setting newer than the checkpoint is no difference.
     if Config.from_toml(about["config"], str(path)) != config:
         raise RunError(f"{path}: of another configuration than {folder / 'config.toml'}")
-    return Checkpoint(state, about["rows"], about["warned"], about.get("data"))
+    return Checkpoint(
+        state, [ordered(row) for row in about["rows"]], about["warned"], about.get("data")
+    )
 
 
 def place_of(folder: Path) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
+CHECKPOINT = "checkpoint.safetensors"
 LOCK, SOFT_LOCK = ".lock", ".lock.soft"
 """The file whose lock a training process holds; and that which is there while it trains, where
 a file system has no locks."""

@@ -32,6 +32,7 @@ from binep.runs.files import (
     is_unused,
     locked,
     make_folder,
+    read,
     remove_leftovers,
     write,
 )
@@ -154,6 +155,8 @@ class _Recorder:
         if experiment.epoch < config.epochs:
             place = f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
             self._log(f"binep {version('binep')} starts at {place} on {experiment.device}")
+        if self.rows:
+            self._mend_metrics()
         if note:
             self._log(f"warning: {note}")
         if not self.rows and not experiment.batch:
@@ -195,6 +198,14 @@ class _Recorder:
         for text in new:
             self._log(f"epoch {result.epoch}: warning: {text}")
         return new
+
+    def _mend_metrics(self) -> None:
+        """Write metrics.csv from the checkpoint's rows, where it is something else."""
+        path, content = self.folder / "metrics.csv", table(self.rows).encode()
+        with contextlib.suppress(RunError):
+            if read(path) == content:
+                return
+        write(path, content)
 
     def record(self, result: EpochResult) -> None:
         """Write what an epoch's end changes, the checkpoint last."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binep.experiment.config import ConfigError, differing
-from binep.runs.files import RunError, read
+from binep.runs.files import CHECKPOINT, RunError, read
+from binep.runs.headers import about
 from binep.runs.settings import comparable, read_config
 
 if TYPE_CHECKING:
@@ -96,32 +97,82 @@ def _wrong_cell(name: Any, value: Any) -> str:
     return ""
 
 
+def ordered(row: Row) -> Row:
+    """A row with its columns in the order of `row_of`, which JSON files do not keep."""
+
+    def place(name: str) -> tuple[int, int, str]:
+        if name in COLUMNS:
+            return 0, COLUMNS.index(name), ""
+        if found := re.fullmatch(r"layer(\d+)_(\w+)", name):
+            kinds = ("flips", "flip_rate", "settle_steps", "residual", "alpha")
+            kind = kinds.index(found[2]) if found[2] in kinds else len(kinds)
+            return 1, 10 * int(found[1]) + kind, name
+        part, _, error = name.partition("_")
+        further = ("error_single", "error_bits", "error_bits_single")
+        kind = further.index(error) if error in further else len(further)
+        return 2, 2 * kind + (part == "test"), name
+
+    return {name: row[name] for name in sorted(row, key=place)}
+
+
+def checkpointed(folder: Path) -> list[Row] | None:
+    """The rows that the checkpoint of a run folder holds; None if it has none, or a damaged one."""
+    try:
+        return checked_rows(about(folder / CHECKPOINT).get("rows"))
+    except ValueError:
+        return None
+
+
 def table(rows: Sequence[Row], digits: int = 6) -> str:
     """Rows as the text of a CSV file, with so many significant digits."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: "" if v is None else f"{v:.{digits}g}" for k, v in row.items()})
+        writer.writerow({k: _cell(v, digits) for k, v in row.items()})
     return text.getvalue()
 
 
+def _cell(value: float | None, digits: int = 6) -> str:
+    return "" if value is None else f"{value:.{digits}g}"
+
+
 def read_metrics(path: Path) -> list[Row]:
-    """Read a metrics.csv.
+    """Read a metrics.csv, which must agree with the checkpoint beside it if there is one.
 
     Raises:
-        RunError: the file is missing or no such table.
+        RunError: the file is missing or damaged, or no such table.
     """
+    held = checkpointed(path.parent) or []  # first: an epoch that ends now is added to the table
     try:
         text = read(path).decode()
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
         if not rows:
             raise ValueError("it has no row for an epoch")
-        return checked_rows([{k: float(v) if v else None for k, v in r.items()} for r in rows])
+        found = checked_rows([{k: float(v) if v else None for k, v in r.items()} for r in rows])
+        for name in found[0]:
+            if len({row[name] is None for row in found}) > 1:
+                raise ValueError(f"{name} is empty in some rows")
+        if not text.endswith("\n"):
+            raise ValueError("its last row is cut off")
     except RunError:
         raise
     except (ValueError, TypeError, csv.Error) as error:
         raise RunError(f"{path}: no table of metrics: {error}") from error
+    if odd := _odd(found, held):
+        again = f"binep train --resume {path.parent} writes it again"
+        raise RunError(f"{path}: differs from {CHECKPOINT} in {odd}: {again}")
+    return found
+
+
+def _odd(rows: Sequence[Row], held: Sequence[Row]) -> str:
+    """The first place where a table is not what a checkpoint holds, or ""."""
+    for number, wanted in enumerate(held, start=1):
+        row = rows[number - 1] if number <= len(rows) else {}
+        for name in dict.fromkeys([*wanted, *row]):
+            if name not in row or name not in wanted or _cell(row[name]) != _cell(wanted[name]):
+                return f"epoch {number}, {name}"
+    return ""
 
 
 def read_alike(folders: Sequence[Path]) -> list[list[Row]]:

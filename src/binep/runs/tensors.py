@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from binep.runs.files import RunError, read, write
+from binep.runs.headers import header_of
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -39,8 +41,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     content = read(path)  # the library opens no path that is not UTF-8, and waits for a FIFO
     try:
         tensors = dict(sorted(safetensors.torch.load(content).items()))
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+        header = header_of(io.BytesIO(content))
     except Exception as error:  # the library's errors on damaged files have no common type
         raise RunError(f"{path}: damaged or no safetensors file: {error}") from error
     for name in tensors:
