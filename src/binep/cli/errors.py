@@ -1,21 +1,25 @@
-"""What ends a command: errors in the user's input, no memory, Ctrl-C, a closed pipe."""
+"""What ends a command: errors in the user's input, no memory, Ctrl-C."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
 import signal
 import sys
 from collections.abc import Iterator
 
+from binep.cli.streams import outliving_readers
+
 
 @contextlib.contextmanager
 def reporting_errors() -> Iterator[list[str]]:
-    """Print errors in the user's input, a line each, instead of a traceback.
+    """Print errors in the user's input, a line each, instead of a traceback."""
+    with outliving_readers(), _reporting_errors() as failed:
+        yield failed
 
-    A pipe that its reader has closed ends the command without a message.
-    """
+
+@contextlib.contextmanager
+def _reporting_errors() -> Iterator[list[str]]:
     failed: list[str] = []
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal need not have every letter
@@ -24,8 +28,6 @@ def reporting_errors() -> Iterator[list[str]]:
             yield failed
         finally:
             print(end="", flush=True)
-    except BrokenPipeError:  # `binep ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("binep: interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
