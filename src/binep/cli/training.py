@@ -19,6 +19,9 @@ from binep.runs import folder as runs
 from binep.runs.settings import read_config
 from binep.runs.tensorboard import Board
 
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+"""Ctrl-C, the ends of a machine and of a terminal, and what batch systems send before they kill."""
+
 
 def run_training(
     config: Config, name: str, run_dir: Path | None, board: Board | None = None
@@ -64,7 +67,7 @@ def _train(
     with (
         board or contextlib.nullcontext(),
         Reporter(experiment) as reporter,
-        _stop_on_interrupt() as stop,
+        _stop_on_signals() as asked,
     ):
         try:
             rows = runs.train(
@@ -73,7 +76,7 @@ def _train(
                 rows=rows,
                 after_batch=reporter.after_batch,
                 after_epoch=after_epoch,
-                stop=stop.is_set,
+                stop=lambda: bool(asked),
                 warn=reporter.warn,
                 guards=guards,
                 lock=lock,
@@ -84,23 +87,30 @@ def _train(
             stopped = f"stopped in epoch {experiment.epoch + 1} after batch {experiment.batch}"
     if stopped:
         print(f"{stopped}; go on with: binep train --resume {shlex.quote(str(folder))}")
-        raise SystemExit(128 + signal.SIGINT)
+        raise SystemExit(128 + asked[0])
     print(f"test error {rows[-1]['test_error']:.2f} % after epoch {len(rows)}; see {folder}")
 
 
 @contextlib.contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """Ctrl-C, or a request to terminate, sets an event; a second one ends the process at once."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def _stop_on_signals() -> Iterator[list[int]]:
+    """The numbers of the signals that have asked training to stop.
 
-    def ask(number: int, frame: object) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
+    A second Ctrl-C or SIGTERM ends the process at once; a terminal's end comes twice by itself. A
+    signal that is ignored, as SIGHUP under nohup, is left so.
+    """
+    stop: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {n: by for n, by in before.items() if by not in (signal.SIG_IGN, None)}
+
+    def ask(number: int, frame: object) -> None:
+        stop.append(number)
+        if number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, before[number])
+
     for number in before:
         signal.signal(number, ask)
     try:
