@@ -36,18 +36,25 @@ def reporting_errors() -> Iterator[list[str]]:
         print("\n".join(f"binep: {line}" for line in failed), file=sys.stderr)
 
 
-def _lines(error: Exception) -> list[str]:
+def _lines(error: BaseException) -> list[str]:
     """What to print about an error that is the user's or the machine's; nothing about a bug.
 
     The classes are imported here, so that a command that raises none of them is quick to start.
     """
-    from binep.data.sources import DataError
-    from binep.experiment.config import ConfigError
+    from binep.data.errors import DataError
+    from binep.experiment.settings import ConfigError
     from binep.runs.files import RunError
 
-    # PyTorch's error is known by its name, so as not to load it for this.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or _is_no_memory(error):
         return [": ".join(["not enough memory", *str(error).splitlines()[:1]])]
     if isinstance(error, ConfigError | DataError | RunError):
-        return str(error).splitlines()
+        return str(error).splitlines() or [type(error).__name__]
     return []
+
+
+def _is_no_memory(error: BaseException) -> bool:
+    """Whether PyTorch lacks memory; by name and text, so as not to load it for this."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = ("allocate memory", "bad_alloc", "Cannot allocate")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     text = json.dumps(about, sort_keys=True)
     # One key, since the library writes several in any order: equal tensors give equal bytes.
     header = {"binep": _digest(kept, text) + text}
-    write(path, safetensors.torch.save(kept, header))
+    with _panics_are_errors(path, sum(tensor.nbytes for tensor in kept.values())):
+        content = safetensors.torch.save(kept, header)
+    write(path, content)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -38,9 +41,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         RunError: the file is missing, truncated, of another kind, or has been changed.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with (
+            _panics_are_errors(path, path.stat().st_size),
+            safetensors.safe_open(path, framework="pt") as file,
+        ):
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except MemoryError:
+        raise
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # the library's errors on damaged files have no common type
@@ -60,6 +68,23 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(about, dict):
         raise RunError(f"{path}: what it says of itself is no JSON object")
     return tensors, about
+
+
+@contextlib.contextmanager
+def _panics_are_errors(path: Path, size: int) -> Iterator[None]:
+    """A context in which the library copies so many bytes, or there is a MemoryError.
+
+    By itself it panics then, with lines of its own that no `except Exception` catches.
+    """
+    try:
+        bytearray(2 * size)  # asks for them, and gives them back untouched
+        yield
+    except MemoryError:
+        raise MemoryError(f"{path} of {size} bytes does not fit") from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise MemoryError(f"{path} does not fit: {error}") from None
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
