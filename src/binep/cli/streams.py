@@ -22,11 +22,10 @@ def outliving_readers() -> Iterator[None]:
     try:
         yield
     finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            sys.stdout, sys.stderr = before
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # of a full disk, which has been said
+                stream.flush()
+        sys.stdout, sys.stderr = before
 
 
 def _outliving(stream: TextIO) -> TextIO:

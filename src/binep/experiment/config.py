@@ -246,6 +246,7 @@ class Config:
         except (ValueError, RecursionError) as error:  # also integers or nesting beyond Python's
             raise ConfigError(f"{source}: not TOML: {error}") from None
         try:
+            toml.check_plain(table)
             config = toml.read(Config, table, "")
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None

@@ -81,13 +81,10 @@ class Experiment:
         config = self.config
         init, self.order, self.nudge = generators(config.seed, 3)
         self._epoch_order = self.order.get_state()
-        try:
-            self.network: Network = initial_network(config, init).to(self.device)
-        except RuntimeError as error:  # on a CPU torch has no type of its own for this
-            if "allocate memory" not in str(error):
-                raise
-            sizes = " ".join(str(layer.size) for layer in config.layers.values())
-            raise MemoryError(f"layers of sizes {sizes} do not fit") from None
+        train = min(len(self.data.train), config.batch_size)
+        test = min(len(self.data.test), config.test_batch_size)
+        network = initial_network(config, init, samples=train, tested=test)
+        self.network: Network = network.to(self.device)
         self.estimator = build_estimator(config, self.network, self.nudge)
         self.flip, self.descent = build_optimizers(config, self.network, init)
         self.optimizers: list[Optimizer] = [*([self.flip] if self.flip else []), self.descent]

@@ -73,14 +73,41 @@ def read_environment(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        about = json.loads(read(path))
+        about = _whole_letters(json.loads(read(path)))
     except RunError:
         raise
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: not JSON: {error}") from error
-    kinds = {"command": list, "versions": dict}
-    if not isinstance(about, dict) or any(
-        not isinstance(about.get(key, kind()), kind) for key, kind in kinds.items()
-    ):
+    if not isinstance(about, dict):
         raise RunError(f"{path}: does not say what a run ran on")
+    for name, value in about.items():
+        if right := _wrong(name, value):
+            raise RunError(f"{path}: {name!a} must be {right}")
     return about
+
+
+def _whole_letters(value: Any) -> Any:
+    """Text in which halves of letters, as of file names that are not UTF-8, are spelt out."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return [_whole_letters(inner) for inner in value]
+    if isinstance(value, dict):
+        return {_whole_letters(name): _whole_letters(inner) for name, inner in value.items()}
+    return value
+
+
+def _wrong(name: str, value: Any) -> str:
+    """What a known fact must be, if it is something else; otherwise ""."""
+    if name == "command":
+        fits = isinstance(value, list) and all(isinstance(word, str) for word in value)
+        return "" if fits else "a list of words"
+    if name == "versions":
+        fits = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+        return "" if fits else "names with versions"
+    if name == "threads":
+        return "" if type(value) is int and 0 < value < 2**31 else "a whole number from 1"
+    texts = ("started", "python", "platform", "processor", "device")
+    if name in texts or (name in ("git_revision", "device_name") and value is not None):
+        return "" if isinstance(value, str) else "text"
+    return ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     text = json.dumps(about, sort_keys=True)
     # One key, since the library writes several in any order: equal tensors give equal bytes.
     header = {"binep": _digest(kept, text) + text}
-    write(path, safetensors.torch.save(kept, header))
+    with _panics_are_errors(path, sum(tensor.nbytes for tensor in kept.values())):
+        content = safetensors.torch.save(kept, header)
+    write(path, content)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -40,8 +43,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     content = read(path)  # the library opens no path that is not UTF-8, and waits for a FIFO
     try:
-        tensors = dict(sorted(safetensors.torch.load(content).items()))
+        with _panics_are_errors(path, len(content)):
+            tensors = dict(sorted(safetensors.torch.load(content).items()))
         header = header_of(io.BytesIO(content))
+    except MemoryError:
+        raise
     except Exception as error:  # the library's errors on damaged files have no common type
         raise RunError(f"{path}: damaged or no safetensors file: {error}") from error
     for name in tensors:
@@ -59,6 +65,23 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(about, dict):
         raise RunError(f"{path}: what it says of itself is no JSON object")
     return tensors, about
+
+
+@contextlib.contextmanager
+def _panics_are_errors(path: Path, size: int) -> Iterator[None]:
+    """A context in which the library copies so many bytes, or there is a MemoryError.
+
+    By itself it panics then, with lines of its own that no `except Exception` catches.
+    """
+    try:
+        bytearray(2 * size)  # asks for them, and gives them back untouched
+        yield
+    except MemoryError:
+        raise MemoryError(f"{path} of {size} bytes does not fit") from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise MemoryError(f"{path} does not fit: {error}") from None
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
