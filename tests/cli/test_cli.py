@@ -96,6 +96,7 @@ def bad_files(tmp_path: Path, trained: Path) -> None:
     shutil.copytree(trained, tmp_path / "other")
     text = (trained / "metrics.csv").read_text().replace("layer2", "layer3")
     (tmp_path / "other" / "metrics.csv").write_text(text)
+    (tmp_path / "other" / "checkpoint.safetensors").unlink()  # which it would have to agree with
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -340,6 +341,16 @@ def test_bad_input_ends_with_one_line_before_any_work(
     assert said.err.startswith(f"binep: {BAD[line]}")
     assert said.err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["title", "data-dir"])
+def test_what_a_file_of_settings_cannot_hold_is_refused(binep: Command, name: str) -> None:
+    """Such as a path in UTF-8 where the locale is not, or the other way round."""
+    said = binep(f"train quickstart {SMALL} --epochs 1 --{name} d\udcff")
+    setting = name.replace("-", "_")
+    assert said.code == 2
+    assert said.err.startswith(f"binep: {setting} = d")
+    assert said.err.endswith(": must be text that UTF-8 can hold\n")
 
 
 def test_an_error_breaks_no_word(binep: Command, monkeypatch: pytest.MonkeyPatch) -> None:

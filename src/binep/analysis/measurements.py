@@ -39,7 +39,8 @@ class Measured:
             return "not recorded"
         threads = self.about.get("threads", 1)
         on = self.about.get("device_name") or f"{threads} thread{'s' * (threads != 1)}"
-        return ", ".join([str(self.about.get("processor")), on, *_flags(self.config)])
+        named = [_plain(str(text)) for text in (self.about.get("processor"), on)]
+        return ", ".join([*named, *_flags(self.config)])
 
     @property
     def epochs(self) -> int:
@@ -55,6 +56,11 @@ class Measured:
     def last(self, column: str) -> float | None:
         """Of metrics.csv, after the last epoch."""
         return self.metrics[-1].get(column)
+
+
+def _plain(text: str) -> str:
+    """Text in one line, without the marks of code that `_flags` sets."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split()).replace("`", "'")
 
 
 def _flags(config: Config) -> Iterator[str]:

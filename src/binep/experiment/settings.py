@@ -150,7 +150,7 @@ def out_of_range(hint: Any, value: Any) -> str:
         return "at most 2^63 − 1"
     if not wrong and kind is float and REAL < abs(value) != math.inf:
         return "at most 3.4e38, the largest float32"
-    if kind is str and not value.isascii() and _holds_surrogates(value):
+    if kind in (str, Path) and not str(value).isascii() and _holds_surrogates(str(value)):
         return "text that UTF-8 can hold"
     return wrong
 
