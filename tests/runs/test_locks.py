@@ -59,7 +59,7 @@ def locked_elsewhere(folder: Path) -> bool:
 def test_a_run_is_locked_before_its_checkpoint_is_read(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def never(folder: Path) -> None:
+    def never(folder: Path, warn: Any) -> None:
         raise AssertionError("read")
 
     with monkeypatch.context() as patch, files.locked(run):
@@ -68,7 +68,12 @@ def test_a_run_is_locked_before_its_checkpoint_is_read(
     assert capsys.readouterr().err == f"binep: {run}: another process trains here\n"
     seen: list[bool] = []
     real = runs.resume
-    monkeypatch.setattr(runs, "resume", lambda f: (seen.append(locked_elsewhere(f)), real(f))[1])
+
+    def seeing(folder: Path, warn: Any) -> Any:
+        seen.append(locked_elsewhere(folder))
+        return real(folder, warn)
+
+    monkeypatch.setattr(runs, "resume", seeing)
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert seen == [True]
     assert not locked_elsewhere(run)

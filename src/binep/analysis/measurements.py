@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -34,13 +34,11 @@ class Measured:
 
     @property
     def machine(self) -> str:
-        """Processor, threads or device, and settings of speed that differ from the defaults."""
-        if not self.about:
+        """Processor, threads or device, those it went on with, and settings of speed not usual."""
+        if "processor" not in self.about:
             return "not recorded"
-        threads = self.about.get("threads", 1)
-        on = self.about.get("device_name") or f"{threads} thread{'s' * (threads != 1)}"
-        named = [_plain(str(text)) for text in (self.about.get("processor"), on)]
-        return ", ".join([*named, *_flags(self.config)])
+        on = dict.fromkeys(map(_machine, [self.about, *self.about.get("resumed", [])]))
+        return ", ".join(["; then ".join(on), *_flags(self.config)])
 
     @property
     def epochs(self) -> int:
@@ -56,6 +54,12 @@ class Measured:
     def last(self, column: str) -> float | None:
         """Of metrics.csv, after the last epoch."""
         return self.metrics[-1].get(column)
+
+
+def _machine(about: Mapping[str, Any]) -> str:
+    threads = about.get("threads", 1)
+    on = about.get("device_name") or f"{threads} thread{'s' * (threads != 1)}"
+    return _plain(f"{about.get('processor')}, {on}")
 
 
 def _plain(text: str) -> str:

@@ -16,6 +16,7 @@ from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.warnings import Guards
 from binep.runs import files, metrics
 from binep.runs import folder as runs
+from binep.runs.environment import described, environment
 from binep.runs.settings import read_config
 from binep.runs.tensorboard import Board
 
@@ -42,6 +43,8 @@ def resume_training(folder: Path, board: Board | None = None) -> None:
         if experiment.epoch == experiment.config.epochs:
             place = "has ended; nothing left to do"
         what = f"{experiment.config.summary()}: {place}"
+        if experiment.epoch < experiment.config.epochs:
+            print(f"{folder}: now {described(environment(experiment))}")
         _train(experiment, lock, rows, guards, what, board)
 
 

@@ -147,12 +147,13 @@ def same_data(path: Path, held: Mapping[str, Any] | None, data: Dataset) -> str:
         return ""
     names = held["classes"] != here["classes"]
     raise DataError(
-        f"{path}: was trained on {_shown(held, names)}; {data.name} here is {_shown(here, names)}: "
-        "give the data folder that it was trained with"
+        f"{path}: was trained on {summary_of(held, names)}; {data.name} here is "
+        f"{summary_of(here, names)}: give the data folder that it was trained with"
     )
 
 
-def _shown(identity: Mapping[str, Any], names: bool) -> str:
+def summary_of(identity: Mapping[str, Any], names: bool = False) -> str:
+    """Sizes and digest of a data set in words, and names of its classes if they are asked for."""
     classes = f", classes {', '.join(map(ascii, identity['classes']))}" if names else ""
     sizes = f"{identity['train']} + {identity['test']} images"
     return f"{sizes}{classes}, SHA-256 {ascii(identity['sha256'])[1:17]}"

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,39 @@ def environment(experiment: Experiment) -> dict[str, Any]:
         "threads": experiment.config.threads or torch.get_num_threads(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    }
+
+
+def described(about: Mapping[str, Any]) -> str:
+    """What `environment` returned, in a line: versions, revision, processor or GPU, threads."""
+    versions, threads = about["versions"], about["threads"]
+    revision = f" (revision {about['git_revision']})" if about["git_revision"] else ""
+    words = [
+        f"binep {versions['binep']}{revision}",
+        f"PyTorch {versions['torch']}",
+        *([about["device_name"]] if about["device_name"] else []),
+        about["processor"],
+        f"{threads} thread{'s' * (threads != 1)}",
+    ]
+    return ", ".join(words)
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What bits depend on and is not as it was, such as "threads 2, before 1"; or ""."""
+    pairs = zip(_facts(before).items(), _facts(now).values(), strict=True)
+    return "; ".join(
+        f"{name} {new}, before {old}" for (name, old), new in pairs if old not in (None, new)
+    )
+
+
+def _facts(about: Mapping[str, Any]) -> dict[str, Any]:
+    versions = about.get("versions", {})
+    return {
+        "threads": about.get("threads"),
+        "device": about.get("device_name") or about.get("device"),
+        "processor": about.get("processor"),
+        "revision": about.get("git_revision"),
+        **{name: versions.get(name) for name in ("binep", "torch", "numpy")},
     }
 
 
@@ -105,6 +139,12 @@ def _wrong(name: str, value: Any) -> str:
     if name == "versions":
         fits = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
         return "" if fits else "names with versions"
+    if name == "resumed":
+        fits = isinstance(value, list) and all(
+            isinstance(about, dict) and not any(_wrong(*fact) for fact in about.items())
+            for about in value
+        )
+        return "" if fits else "a list of what it went on with"
     if name == "threads":
         return "" if type(value) is int and 0 < value < 2**31 else "a whole number from 1"
     texts = ("started", "python", "platform", "processor", "device")

@@ -6,7 +6,6 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from binep.runs.checkpoints import (
     read_checkpoint,
     same_data,
     save_network,
+    summary_of,
     write_checkpoint,
 )
-from binep.runs.environment import environment
+from binep.runs.environment import changed, described, environment, read_environment
 from binep.runs.files import (
     Lock,
     RunError,
@@ -111,7 +111,6 @@ def train(
         RunError: a file could not be written, and the checkpoint before is whole; another process
             trains there; or the folder's checkpoint is not where the experiment is.
     """
-    recorder = _Recorder(experiment, folder, list(rows), guards or Guards())
 
     def between_batches(meter: Meter) -> None:
         if after_batch is not None:
@@ -122,9 +121,9 @@ def train(
         recorder.save_if_due()
 
     with locked(folder) if lock is None else contextlib.nullcontext(lock) as held:
-        if held.note:
-            warn(held.note)
-        recorder.begin(held.note)
+        recorder = _Recorder(experiment, held, list(rows), guards or Guards())
+        for text in recorder.begin():
+            warn(text)
         while experiment.epoch < experiment.config.epochs:
             result = experiment.train_epoch(between_batches, warn=lambda text: None)
             for text in recorder.warnings(result):
@@ -138,31 +137,56 @@ def train(
 class _Recorder:
     """Writes the files of a run folder while its experiment trains."""
 
-    def __init__(
-        self, experiment: Experiment, folder: Path, rows: list[Row], guards: Guards
-    ) -> None:
-        self.experiment, self.folder = experiment, folder
+    def __init__(self, experiment: Experiment, lock: Lock, rows: list[Row], guards: Guards) -> None:
+        self.experiment, self.folder, self.note = experiment, lock.folder, lock.note
         self.rows, self.guards = rows, guards
         self.saved = time.monotonic()
 
-    def begin(self, note: str = "") -> None:
-        """Log the start; write what does not change during a run, where it is missing."""
+    def begin(self) -> list[str]:
+        """Log the start, and write what does not change during a run, where it is missing.
+
+        Returns:
+            Warnings, logged.
+        """
         experiment, config = self.experiment, self.experiment.config
         self._check_place()
         remove_leftovers(self.folder)
         if not (self.folder / "config.toml").exists():
             write(self.folder / "config.toml", config.to_toml().encode())
-        if experiment.epoch < config.epochs:
-            place = f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
-            self._log(f"binep {version('binep')} starts at {place} on {experiment.device}")
         if self.rows:
             self._mend_metrics()
-        if note:
-            self._log(f"warning: {note}")
-        if not self.rows and not experiment.batch:
+        notes = [self.note] if self.note else []
+        if experiment.epoch < config.epochs:
+            notes += self._record_environment()
+        for text in notes:
+            self._log(f"warning: {text}")
+        return notes
+
+    def _record_environment(self) -> list[str]:
+        """Log what training starts or goes on with, and add it to environment.json.
+
+        Returns:
+            Warnings: what changed since, and a file that could not be read.
+        """
+        experiment, path, notes = self.experiment, self.folder / "environment.json", []
+        place = f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
+        now = about = environment(experiment)
+        data = experiment.data
+        self._log(f"starts at {place} on {experiment.device}: {described(now)}")
+        self._log(f"learns {data.name}: {summary_of(data.identity)}")
+        if self.rows or experiment.batch:
+            try:
+                about = read_environment(self.folder)
+            except RunError as error:
+                notes, about = [f"{error}: begun anew"], {}
+            earlier = about.get("resumed", [])
+            if other := changed([about, *earlier][-1], now):
+                notes.append(f"{other}: the bits may be others than those of one uninterrupted run")
+            about = {**about, "resumed": [*earlier, {"at": place, **now}]}
+        else:
             self.save()
-            about = json.dumps(environment(experiment), indent=2) + "\n"
-            write(self.folder / "environment.json", about.encode())
+        write(path, (json.dumps(about, indent=2) + "\n").encode())
+        return notes
 
     def _check_place(self) -> None:
         """Refuse to go back over what another process has trained since the checkpoint was read."""
