@@ -57,6 +57,8 @@ def _train(
     board: Board | None,
 ) -> None:
     folder = lock.folder
+    if board is not None:
+        board.check(folder)
     print(f"{what} on {experiment.device}, run folder {folder}", flush=True)
     stopped = ""
     so_far = list(rows)

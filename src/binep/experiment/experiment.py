@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,6 +68,8 @@ class Experiment:
 
     def __init__(self, config: Config) -> None:
         config.check()
+        if config.data_dir is not None:  # of a process, which others do not share
+            config = config.replace(data_dir=Path(os.path.abspath(config.data_dir.expanduser())))
         self.config = config
         self.device = torch.device(config.device)
         with self.working():

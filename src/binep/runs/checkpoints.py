@@ -72,8 +72,10 @@ def read_checkpoint(folder: Path, config: Config) -> Checkpoint:
         _check_about(about)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
-    # Compared as they are read, so that a setting newer than the checkpoint is no difference.
-    if Config.from_toml(about["config"], str(path)) != config:
+    # Compared as they are read, so that a setting newer than the checkpoint is no difference. Data
+    # may have moved: they are compared by their digest.
+    held = Config.from_toml(about["config"], str(path))
+    if held.replace(data_dir=None) != config.replace(data_dir=None):
         raise RunError(f"{path}: of another configuration than {folder / 'config.toml'}")
     return Checkpoint(
         state, [ordered(row) for row in about["rows"]], about["warned"], about.get("data")

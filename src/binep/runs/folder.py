@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from binep.data.sources import Files, source_of
 from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.training import Meter
@@ -276,7 +277,7 @@ def resume(
                 f"{folder}: holds a log, but no {CHECKPOINT} to go on from; "
                 f"binep train --config {folder} runs it again elsewhere"
             )
-        return Experiment(config), [], Guards()  # killed before the first one was there
+        return _experiment(folder, config), [], Guards()  # killed before the first one was there
     checkpoint = read_checkpoint(folder, config)
     experiment = _restored(folder, config, checkpoint, warn)
     return experiment, checkpoint.rows, Guards(checkpoint.warned)
@@ -285,7 +286,7 @@ def resume(
 def _restored(
     folder: Path, config: Config, checkpoint: Checkpoint, warn: Callable[[str], None]
 ) -> Experiment:
-    experiment = Experiment(config)
+    experiment = _experiment(folder, config)
     if note := same_data(folder / CHECKPOINT, checkpoint.data, experiment.data):
         warn(note)
     try:
@@ -297,6 +298,21 @@ def _restored(
     except ValueError as error:
         raise RunError(f"{folder / CHECKPOINT}: {error}") from None
     return experiment
+
+
+def _experiment(folder: Path, config: Config) -> Experiment:
+    """The experiment of a run folder, whose data are not looked for in a folder beside others.
+
+    Older versions kept a data folder as it was called where the run was started.
+    """
+    place = config.data_dir
+    files = isinstance(source_of(config.dataset, config.options.get(config.dataset)), Files)
+    if files and place is not None and not place.expanduser().is_absolute() and not place.is_dir():
+        raise RunError(
+            f"{folder / 'config.toml'}: data_dir = {place}: there is no such folder in "
+            f"{Path.cwd()}: go to where the run was started, or give its path with --data-dir"
+        )
+    return Experiment(config)
 
 
 def load(
@@ -317,7 +333,7 @@ def load(
     config = read_config(folder)
     if not (folder / "model.safetensors").exists():
         raise RunError(f"{folder}: no epoch has ended yet: it holds no model.safetensors")
-    experiment = Experiment(config.replace(**overrides))
+    experiment = _experiment(folder, config.replace(**overrides))
     held = load_network(experiment.network, folder / "model.safetensors")
     other = "dataset" in overrides  # another was asked for
     if not other and (note := same_data(folder / "model.safetensors", held, experiment.data)):
