@@ -41,17 +41,31 @@ def fetch(source: Files, root: Path, missing: list[str]) -> None:
         DataError: an archive that lacks a file.
     """
     folder = root / source.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with _scratch(root) as scratch:
+    with _made(root), _scratch(root) as scratch:
         if "NAME" not in source.url:
             archive = _download(source.url, source.md5[0], scratch, source.largest)
+            folder.mkdir(parents=True, exist_ok=True)
             _unpack(archive, folder, missing, scratch)
             return
         for file, md5 in zip(source.files, source.md5, strict=True):
             if file in missing:
                 url = source.url.replace("NAME", file)
                 found = _download(url, md5, scratch, source.largest)
+                folder.mkdir(parents=True, exist_ok=True)
                 found.replace(folder / found.name)
+
+
+@contextlib.contextmanager
+def _made(root: Path) -> Iterator[None]:
+    """A context in which a folder is there; where nothing comes into a new one, it goes again."""
+    new = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for folder in new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -90,14 +104,19 @@ class Bounded:
             ValueError: more than is expected.
         """
         errors: list[BaseException] = []
+        answers: list[Any] = []
+        keep = {"response": lambda answer, **_: answers.append(answer)}
         with open(output_file, "wb") as file:
             counted = _Counted(file, self.largest)
 
             def receive() -> None:
                 try:
-                    pooch.HTTPDownloader(timeout=TIMEOUT)(url, counted, pooch_)
+                    pooch.HTTPDownloader(timeout=TIMEOUT, hooks=keep)(url, counted, pooch_)
                 except BaseException as error:  # for the thread that waits
                     errors.append(error)
+                finally:
+                    for answer in answers:
+                        answer.close()
 
             # In a thread, since a server that sends a byte now and then stops every other wait.
             thread = threading.Thread(target=receive, daemon=True)

@@ -90,7 +90,8 @@ def train(
 
     Raises:
         Stopped: because `stop` returned True.
-        RunError: a file could not be written; the checkpoint before is whole.
+        RunError: a file could not be written, or the experiment's parts are no longer those of
+            its configuration; the checkpoint before is whole.
     """
     recorder = _Recorder(experiment, folder, list(rows), guards or Guards())
 
@@ -121,6 +122,7 @@ class _Recorder:
         self, experiment: Experiment, folder: Path, rows: list[Row], guards: Guards
     ) -> None:
         self.experiment, self.folder = experiment, folder
+        self._check_parts()
         self.rows, self.guards = rows, guards
         self.saved = time.monotonic()
 
@@ -138,8 +140,17 @@ class _Recorder:
             about = json.dumps(environment(experiment), indent=2) + "\n"
             write(self.folder / "environment.json", about.encode())
 
+    def _check_parts(self) -> None:
+        """Refuse to write what config.toml would describe as something else."""
+        if changed := self.experiment.changed():
+            raise RunError(
+                f"{self.folder}: cannot keep this experiment: {changed}; a configuration names "
+                "parts of one's own (docs/extending.md), and makes a new Experiment"
+            )
+
     def save(self) -> None:
         """Write the checkpoint."""
+        self._check_parts()
         checkpoint = Checkpoint(self.experiment.state(), self.rows, self.guards.known)
         write_checkpoint(self.folder, self.experiment.config, checkpoint)
         self.saved = time.monotonic()
