@@ -97,3 +97,23 @@ def test_an_error_of_another_file_is_no_error_of_the_output() -> None:
         os.stat("/nowhere/at/all")
     with pytest.raises(OSError, match="full"), errors.reporting_errors():
         raise OSError(28, "full", "a file")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--seed 1 --seed=2", "--seed is given 2 times: the last one counts"),
+        ("--max-batches 1 --max_batches 1", "--max-batches is given 2 times"),
+        ("--zero-bias --no-zero-bias", "--zero-bias is given 2 times"),
+        ("--seed 1", ""),
+    ],
+)
+def test_a_flag_given_twice_is_named_once(
+    flags: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = SMALL.replace("--max-batches 2", "" if "max" in flags else "--max-batches 1")
+    line = f"train quickstart {small} --run-dir {tmp_path / 'run'} {flags}"
+    assert main(line.split()) == 0
+    lines = [x for x in capsys.readouterr().err.splitlines() if "given" in x]
+    assert len(lines) == bool(said)
+    assert not said or lines[0].startswith(f"binep: warning: {said}")

@@ -25,6 +25,7 @@ from binep.experiment.build import (
     initial_network,
 )
 from binep.experiment.config import Config
+from binep.experiment.parts import differing, parts_of
 from binep.experiment.states import Place, check_fit, check_meter, check_rule, check_training
 from binep.experiment.training import LayerChange, Meter, Scores
 from binep.experiment.warnings import Guards, TrainingWarning
@@ -70,7 +71,7 @@ class Experiment:
         config.check()
         if config.data_dir is not None:  # of a process, which others do not share
             config = config.replace(data_dir=Path(os.path.abspath(config.data_dir.expanduser())))
-        self.config = config
+        self._config = config
         self.device = torch.device(config.device)
         with self.working():
             own = config.options.get(config.dataset)
@@ -79,6 +80,19 @@ class Experiment:
         self.epoch = self.batch = 0
         self.meter = Meter(self.network)
         self.guards = Guards()
+        self._built = parts_of(self)
+
+    @property
+    def config(self) -> Config:
+        """What it was built from; another one needs another experiment."""
+        return self._config
+
+    def changed(self) -> str:
+        """What of the network and its training the configuration no longer describes; "" if none.
+
+        A clause for an error, such as "its cost is a Hinge, that of its config a SquaredError".
+        """
+        return differing(parts_of(self), self._built)
 
     def _build(self) -> None:
         config = self.config

@@ -24,13 +24,25 @@ def check(config: Config, samples: int = 0, tested: int = 0) -> None:
     Raises:
         MemoryError: it names what the network needs at least, and what there is.
     """
-    needs = needed(config, samples, tested)
-    least = min(available(), default=None)
-    if least is not None and needs > least[0]:
-        sizes = "-".join(str(layer.size) for layer in config.layers.values())
+    sizes = "-".join(str(layer.size) for layer in config.layers.values())
+    require(needed(config, samples, tested), f"layers of sizes {sizes}")
+
+
+def require(size: int, what: str) -> None:
+    """Refuse what takes more bytes than there are.
+
+    Args:
+        size: in bytes, at least.
+        what: needs them; the subject of the error.
+
+    Raises:
+        MemoryError: it names both.
+    """
+    left, which = min(available(), default=(size, ""))
+    if size > left:
         raise MemoryError(
-            f"layers of sizes {sizes} need at least {_shown(needs)}, and {least[1]} leaves "
-            f"{_shown(least[0])}: choose smaller layers or batches"
+            f"{what} need at least {_shown(size)}, and {which} leaves {_shown(left)}: choose "
+            "smaller ones"
         )
 
 

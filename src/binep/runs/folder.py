@@ -110,7 +110,8 @@ def train(
     Raises:
         Stopped: because `stop` returned True.
         RunError: a file could not be written, and the checkpoint before is whole; another process
-            trains there; or the folder's checkpoint is not where the experiment is.
+            trains there; the folder's checkpoint is not where the experiment is; or its parts are
+            no longer those of its configuration.
     """
 
     def between_batches(meter: Meter) -> None:
@@ -140,6 +141,7 @@ class _Recorder:
 
     def __init__(self, experiment: Experiment, lock: Lock, rows: list[Row], guards: Guards) -> None:
         self.experiment, self.folder, self.note = experiment, lock.folder, lock.note
+        self._check_parts()
         self.rows, self.guards = rows, guards
         self.saved = time.monotonic()
 
@@ -200,8 +202,17 @@ class _Recorder:
                 "resume it from there, or name a new folder"
             )
 
+    def _check_parts(self) -> None:
+        """Refuse to write what config.toml would describe as something else."""
+        if changed := self.experiment.changed():
+            raise RunError(
+                f"{self.folder}: cannot keep this experiment: {changed}; a configuration names "
+                "parts of one's own (docs/extending.md), and makes a new Experiment"
+            )
+
     def save(self) -> None:
         """Write the checkpoint."""
+        self._check_parts()
         data = self.experiment.data.identity
         checkpoint = Checkpoint(self.experiment.state(), self.rows, self.guards.known, data)
         write_checkpoint(self.folder, self.experiment.config, checkpoint)
