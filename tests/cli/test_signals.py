@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from binep.__main__ import run
 from binep.cli import main as cli
 from binep.cli import training
 from binep.cli.progress import Reporter
@@ -90,3 +91,16 @@ def test_a_terminal_that_is_closed_ends_no_training() -> None:
         os.close(ours)
     assert process.returncode == 0
     assert runs.resume(Path("run"))[0].epoch == 2
+
+
+def test_ctrl_c_while_the_command_line_is_imported_ends_quietly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "binep.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "binep.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert run() == 128 + signal.SIGINT
