@@ -1,5 +1,15 @@
-"""`python -m binep`."""
+"""`python -m binep`, and the command `binep`."""
 
-from binep.cli.main import main
 
-raise SystemExit(main())
+def run() -> int:
+    """Exit code of the command line; of Ctrl-C also while it is still being imported."""
+    try:
+        from binep.cli.main import main
+
+        return main()
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())

@@ -405,6 +405,7 @@ def test_runs_of_other_lengths_are_shown_but_not_averaged(
     shutil.copytree(folders[0], short)
     lines = (short / "metrics.csv").read_text().splitlines(keepends=True)
     (short / "metrics.csv").write_text("".join(lines[:2]))
+    (short / "checkpoint.safetensors").unlink()
     page = written([short, folders[1]], tmp_path / "page.html")
     assert page.column("epochs") == ["1", "2"]
     assert "only of the runs of most epochs, 1 of 2" in page.said

@@ -204,3 +204,15 @@ def test_a_report_names_the_preset_that_has_a_claim(
     assert found.preset == "mnist-fc1-ep"
     assert found.row == claims.rows()["mnist-fc1-ep"]
     assert claims.row_of("a copy").claim == ""
+
+
+def test_a_machine_is_shown_as_it_is_called(tmp_path: Path) -> None:
+    """Whatever its name holds: in Markdown it is neither a table, a link nor HTML."""
+    about = {"processor": "A_B | <img src=x>\n| `c` [d](e) *f*", "threads": 2}
+    config = preset("quickstart").replace(
+        speed=replace(preset("quickstart").speed, off=("events",))
+    )
+    machine = measurements.Measured(tmp_path, config, [], about).machine
+    assert machine == "A_B | <img src=x> | 'c' [d](e) *f*, 2 threads, `--off events`"
+    shown = tables._literal(machine)
+    assert shown == (r"A\_B \| \<img src=x\> \| 'c' \[d\](e) \*f\*, 2 threads, `--off events`")

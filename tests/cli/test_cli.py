@@ -96,6 +96,7 @@ def bad_files(tmp_path: Path, trained: Path) -> None:
     shutil.copytree(trained, tmp_path / "other")
     text = (trained / "metrics.csv").read_text().replace("layer2", "layer3")
     (tmp_path / "other" / "metrics.csv").write_text(text)
+    (tmp_path / "other" / "checkpoint.safetensors").unlink()  # which it would have to agree with
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -342,6 +343,16 @@ def test_bad_input_ends_with_one_line_before_any_work(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["title", "data-dir"])
+def test_what_a_file_of_settings_cannot_hold_is_refused(binep: Command, name: str) -> None:
+    """Such as a path in UTF-8 where the locale is not, or the other way round."""
+    said = binep(f"train quickstart {SMALL} --epochs 1 --{name} d\udcff")
+    setting = name.replace("-", "_")
+    assert said.code == 2
+    assert said.err.startswith(f"binep: {setting} = d")
+    assert said.err.endswith(": must be text that UTF-8 can hold\n")
+
+
 def test_an_error_breaks_no_word(binep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     word = "a/long/path/" * 20 + "---│"
     for columns in ("80", "20"):
@@ -410,10 +421,42 @@ def test_a_process_whose_pipe_nobody_reads_ends_quietly(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_training_ends_quietly_when_nobody_reads(
+def test_training_goes_on_when_nobody_reads(
     binep: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with os.fdopen(unread(), "w") as pipe:
-        monkeypatch.setattr(sys, "stdout", pipe)
-        said = binep(f"train quickstart {SMALL} --epochs 9 --run-dir run")
-    assert (said.code, said.err) == (0, "")
+    """Neither its progress nor its warnings."""
+    with os.fdopen(unread(), "w") as out, os.fdopen(unread(), "w") as err:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        said = binep(f"train quickstart {SMALL} --warn-flip-rate 0 --epochs 3 --run-dir run")
+    assert said.code == 0
+    assert len(metrics(tmp_path / "run")) == 3
+    assert "warning: layer 1" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_the_first_line_of_a_training_can_be_read_alone(tmp_path: Path) -> None:
+    """As `binep train ... | head -1` does."""
+    line = f"train quickstart {SMALL} --epochs 3 --run-dir run"
+    command = [sys.executable, "-m", "binep", *line.split()]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as training:
+        assert training.stdout is not None
+        assert b"training on cpu" in training.stdout.readline()
+        training.stdout.close()
+        assert training.stderr is not None
+        assert training.stderr.read() == b""
+    assert training.returncode == 0
+    assert len(metrics(tmp_path / "run")) == 3
+
+
+def test_a_figure_is_written_when_nobody_reads(
+    binep: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: Path
+) -> None:
+    """Also one that comes after a line that is printed at once."""
+    with os.fdopen(unread(), "w", buffering=1) as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert binep(f"inspect {trained} --output figures").code == 0
+    assert {"phases.csv", "phases.pdf", "flips.pdf"} <= {
+        path.name for path in (tmp_path / "figures").iterdir()
+    }

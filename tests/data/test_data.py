@@ -361,10 +361,12 @@ def test_a_folder_in_place_of_a_file_is_refused(name: str, tmp_path: Path) -> No
 def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_small(tmp_path, "mnist")
 
-    def refuse(path: Path) -> bytes:  # root may read everything, so a file mode would not do
+    def refuse(
+        path: Path, *_: object
+    ) -> bytes:  # root may read everything, so a file mode would not do
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     path = tmp_path / FOLDERS["mnist"] / "train-images-idx3-ubyte"
     assert_refused("mnist", tmp_path, path, "Permission denied")
 

@@ -317,6 +317,11 @@ def test_values_of_another_type_are_named(key: str, value: Any) -> None:
         (f"epochs = {'1' * 9999}", "not TOML: "),
         (f"title = {'[' * 99999}", "not TOML: "),
         (f"[learning]\nbeta = {'1' * 999}", "learning.beta = 111"),
+        (f"epochs = 0x{'f' * 9999}", "epochs = (int too large to show): must be a number of at"),
+        (f"epochs = {2**63}", f"epochs = {2**63}: must be a number of at most 64 bits"),
+        (f"[options.own.{'a.' * 2000}b]\nc = 1", "options.own.a."),
+        (f"[options]\nown = {'[' * 90}{']' * 90}", "options.own…: must not be nested deeper"),
+        (r'"\u001b[31m\n" = 3', r"unknown key '\x1b[31m\n'"),
     ],
 )
 def test_what_a_file_says_wrong_is_named(text: str, message: str) -> None:
@@ -391,6 +396,39 @@ def test_every_value_out_of_range_has_a_line(wrong: Table) -> None:
     for key, value in wrong.items():
         name = key if key.startswith("layers.") else key.split(".")[-1]
         assert any(x.startswith(f"{name} = {value}: must be {RANGES[key][2]}") for x in found)
+
+
+@pytest.mark.parametrize(("key", "words"), [(key, words) for key, (*_, words) in RANGES.items()])
+def test_every_number_is_bounded_by_its_type(key: str, words: str) -> None:
+    """Whatever its range: counts in 64 bits, all else in float32."""
+    whole = isinstance(at(TABLE, key), int) or "whole" in words or key == "threads"
+    for value in (2**63, 10**5000, -(10**5000)) if whole else (1e300, -1e300):
+        (line,) = problems(changed(BASE, {key: value}))
+        assert line.startswith(f"{key.split('.')[-1] if 'layers' not in key else key} = ")
+        assert len(line) < 400
+    largest = 2**63 - 1 if whole else 3.4e38
+    for line in problems(changed(BASE, {key: largest})):
+        assert "at most 2^63" not in line
+        assert "float32" not in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers.1.size": 2**60},
+        {"layers.1.padding": 2**62},
+        {"layers.2.size": 2**62},
+        {"layers.1.size": 2**40, "layers.2.size": 2**40},
+    ],
+)
+def test_layers_beyond_any_memory_are_named(changes: Table) -> None:
+    (line,) = problems(changed(BASE, changes))
+    assert line.endswith("no memory can hold it")
+
+
+def test_text_that_no_file_can_hold_is_named() -> None:
+    (line,) = problems(BASE.replace(title="a\ud800"))
+    assert line.endswith("must be text that UTF-8 can hold")
 
 
 BITS = {"dynamics.activation": "heaviside"}

@@ -51,6 +51,11 @@ CASES: dict[str, tuple[Config, Any, str]] = {
         lambda experiment: experiment.network.synapses[0].scale.data.zero_(),
         "layer 1: its α has fallen to the floor 1e-06: lower layers.1.scale_lr",
     ),
+    "huge alpha": (
+        config(),
+        lambda experiment: experiment.network.synapses[1].scale.data.fill_(3.6e24),
+        "layer 2: its α has grown to 3.6e+24: lower layers.2.scale_lr",
+    ),
     "unsettled": (
         config(dynamics=Dynamics(free_steps=1, nudged_steps=3)),
         None,

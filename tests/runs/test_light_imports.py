@@ -12,8 +12,8 @@ import pytest
 import binep
 
 SOURCE = Path(binep.__file__).parent
-LIGHT = ("curves", "environment", "files", "metrics", "settings")
-WITHOUT_TORCH = {"binep.experiment.config"}
+LIGHT = ("curves", "environment", "files", "headers", "metrics", "settings")
+WITHOUT_TORCH = {"binep.data.regular", "binep.experiment.config"}
 """Of the packages below: shown to do without it by the tests of its own."""
 
 

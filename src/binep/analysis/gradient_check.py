@@ -123,6 +123,13 @@ class Check:
     stuck: float
 
 
+def needed(network: Network, samples: int, steps: int) -> int:
+    """Bytes that `check` takes at least: parameters and their gradients, states of each step."""
+    weights = sum(p.numel() for p in network.parameters())
+    states = sum(math.prod(synapse.output_shape) for synapse in network.synapses)
+    return 8 * (4 * weights + samples * steps * states)  # float64
+
+
 def check(
     network: Network,
     x: Tensor,

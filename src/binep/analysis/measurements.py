@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,7 +12,7 @@ from binep.experiment.config import Config, differing, preset
 from binep.runs.checkpoints import CHECKPOINT
 from binep.runs.environment import read_environment
 from binep.runs.files import RunError
-from binep.runs.metrics import Row, read_metrics
+from binep.runs.metrics import Row, checkpointed, read_metrics
 from binep.runs.settings import comparable, read_config
 
 
@@ -34,12 +34,11 @@ class Measured:
 
     @property
     def machine(self) -> str:
-        """Processor, threads or device, and settings of speed that differ from the defaults."""
-        if not self.about:
+        """Processor, threads or device, those it went on with, and settings of speed not usual."""
+        if "processor" not in self.about:
             return "not recorded"
-        threads = self.about.get("threads", 1)
-        on = self.about.get("device_name") or f"{threads} thread{'s' * (threads != 1)}"
-        return ", ".join([str(self.about.get("processor")), on, *_flags(self.config)])
+        on = dict.fromkeys(map(_machine, [self.about, *self.about.get("resumed", [])]))
+        return ", ".join(["; then ".join(on), *_flags(self.config)])
 
     @property
     def epochs(self) -> int:
@@ -55,6 +54,17 @@ class Measured:
     def last(self, column: str) -> float | None:
         """Of metrics.csv, after the last epoch."""
         return self.metrics[-1].get(column)
+
+
+def _machine(about: Mapping[str, Any]) -> str:
+    threads = about.get("threads", 1)
+    on = about.get("device_name") or f"{threads} thread{'s' * (threads != 1)}"
+    return _plain(f"{about.get('processor')}, {on}")
+
+
+def _plain(text: str) -> str:
+    """Text in one line, without the marks of code that `_flags` sets."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split()).replace("`", "'")
 
 
 def _flags(config: Config) -> Iterator[str]:
@@ -89,6 +99,8 @@ def is_unfinished(folder: Path, config: Config) -> bool:
     done = 0
     if (folder / "metrics.csv").exists():
         done = len(read_metrics(folder / "metrics.csv"))
+        kept = checkpointed(folder)  # with which an epoch ends
+        done = done if kept is None else min(done, len(kept))
     if others := differing(comparable(held), comparable(config)):
         problem = f"a run of other settings: {', '.join(others)}"
     elif held.epochs != config.epochs:

@@ -108,7 +108,7 @@ def gather(folders: Sequence[Path], **overrides: Any) -> Report:
         if first is None:
             first = run, _first_layer(run.config, model)
         try:
-            experiment = runs.load(run.folder, **overrides)
+            experiment = runs.load(run.folder, warn=missing.append, **overrides)
         except DataError as error:
             missing.append(f"{run.folder} could not be tested again: {error}")
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from statistics import mean
@@ -57,7 +58,8 @@ def table(root: Path) -> str:
             cells += ["", ""]
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
-    lines += [f"Machine {chr(65 + i)}: {machine}.  " for i, machine in enumerate(machines)]
+    named = map(_literal, machines)
+    lines += [f"Machine {chr(65 + i)}: {machine}.  " for i, machine in enumerate(named)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -71,6 +73,11 @@ def reference_of(root: Path, row: claims.Row, found: Sequence[Measured]) -> str:
     shown = f"{mean_of(reference)} (n = {len(reference)})"
     epochs = epochs_of(reference, preset(row.reference))
     return shown if epochs == epochs_of(found, preset(row.preset)) else f"{shown}, {epochs} epochs"
+
+
+def _literal(text: str) -> str:
+    """Text that Markdown shows as it is, but for code in backticks."""
+    return re.sub(r"[\\|<>*_\[\]#&~]", r"\\\g<0>", text)
 
 
 def _link(folder: Path, root: Path) -> str:

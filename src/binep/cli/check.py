@@ -15,6 +15,7 @@ from binep.cli.options import given, parse
 from binep.cli.output import print_table, warn
 from binep.experiment.config import Config, ConfigError, preset, preset_names
 from binep.experiment.kinds import NEURONS
+from binep.experiment.settings import REAL, WHOLE, shown
 
 if TYPE_CHECKING:
     from binep.analysis.gradient_check import Agreement, Check
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Options, flags, prog="binep check gradients")
     _check_ranges(options)
     from binep.analysis import gradient_check, gradient_figure
+    from binep.experiment import memory
     from binep.runs import curves, files
 
     experiments = _to_check(options)
@@ -74,6 +76,9 @@ def main(arguments: Sequence[str]) -> None:
                 f"--samples {options.samples}: must be at most {len(experiment.data.train)}, the "
                 f"training samples of {experiment.config.dataset}"
             )
+        steps = options.steps or experiment.config.dynamics.nudged_steps
+        needs = gradient_check.needed(experiment.network, options.samples, steps)
+        memory.require(needs, f"--samples {options.samples} and {steps} steps")
     files.make_folder(options.output)
     checked = [_checked(experiment, options) for experiment in experiments]
     agreements = [row for found in checked for row in found.agreements]
@@ -92,11 +97,12 @@ def main(arguments: Sequence[str]) -> None:
 def _check_ranges(options: Options) -> None:
     for name in ("samples", "steps", "free_steps"):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        if value is not None and not 1 <= value <= WHOLE:
+            flag = f"--{name.replace('_', '-')} {shown(value)}"
+            raise ConfigError(f"{flag}: must be at least 1 and at most 2^63 − 1")
     for beta in options.betas:
-        if not 1e-6 <= beta < math.inf:
-            raise ConfigError(f"--betas {beta}: must be finite and at least 1e-6")
+        if not 1e-6 <= beta <= REAL:
+            raise ConfigError(f"--betas {beta}: must be finite and at least 1e-6, at most 3.4e38")
 
 
 def _to_check(options: Options) -> list[Experiment]:

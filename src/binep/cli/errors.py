@@ -1,53 +1,107 @@
-"""What ends a command: errors in the user's input, no memory, Ctrl-C, a closed pipe."""
+"""What ends a command: errors in the input, no memory, Ctrl-C, a full disk."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from binep.cli.output import escaped
+from binep.cli.streams import outliving_readers
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""Of outputs alone: errors of files are of the classes in `_lines`, or name their file."""
 
 
 @contextlib.contextmanager
 def reporting_errors() -> Iterator[list[str]]:
-    """Print errors in the user's input, a line each, instead of a traceback.
+    """Print errors in the user's input, a line each, instead of a traceback."""
+    with outliving_readers(), _reporting_errors() as failed:
+        yield failed
 
-    A pipe that its reader has closed ends the command without a message.
-    """
+
+@contextlib.contextmanager
+def _reporting_errors() -> Iterator[list[str]]:
     failed: list[str] = []
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal need not have every letter
+    _prepare_outputs()
     try:
         try:
             yield failed
+        except (MemoryError, RuntimeError, ValueError) as error:
+            failed.extend(_lines(error))
+            if not failed:
+                raise
+            _say(failed)
         finally:
-            print(end="", flush=True)
-    except BrokenPipeError:  # `binep ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        print("binep: interrupted", file=sys.stderr)
+        _say(["interrupted"])
         raise SystemExit(128 + signal.SIGINT) from None
-    except (MemoryError, RuntimeError, ValueError) as error:
-        failed.extend(_lines(error))
-        if not failed:
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:
             raise
-        print("\n".join(f"binep: {line}" for line in failed), file=sys.stderr)
+        _discard_outputs()
+        failed.append(f"the output cannot be written: {error.strerror}")
+        _say(failed[-1:])
 
 
-def _lines(error: Exception) -> list[str]:
+def _prepare_outputs() -> None:
+    """Let every letter be printed somehow, and an output that was closed be one to nowhere.
+
+    Otherwise the next file that is opened would get its number.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 – for the process's life
+        elif isinstance(stream, io.TextIOWrapper):  # a terminal need not have every letter
+            stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
+
+
+def _say(lines: Sequence[str]) -> None:
+    """Print lines on the standard error output, whatever they hold and wherever it leads."""
+    text = "".join(f"binep: {escaped(line)}\n" for line in lines)
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        _discard_outputs()
+
+
+def _discard_outputs() -> None:
+    """Lead what is still to be printed nowhere, also at the end of the process."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _lines(error: BaseException) -> list[str]:
     """What to print about an error that is the user's or the machine's; nothing about a bug.
 
     The classes are imported here, so that a command that raises none of them is quick to start.
     """
-    from binep.data.sources import DataError
-    from binep.experiment.config import ConfigError
+    from binep.data.errors import DataError
+    from binep.experiment.settings import ConfigError
     from binep.runs.files import RunError
 
-    # PyTorch's error is known by its name, so as not to load it for this.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or _is_no_memory(error):
         return [": ".join(["not enough memory", *str(error).splitlines()[:1]])]
     if isinstance(error, ConfigError | DataError | RunError):
-        return str(error).splitlines()
+        return str(error).splitlines() or [type(error).__name__]
     return []
+
+
+def _is_no_memory(error: BaseException) -> bool:
+    """Whether PyTorch lacks memory; by name and text, so as not to load it for this."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = ("allocate memory", "bad_alloc", "Cannot allocate")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

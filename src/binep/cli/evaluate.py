@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from binep.cli.options import Run, given, parse
-from binep.cli.output import errors, join
+from binep.cli.output import errors, join, warn
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="binep evaluate")
     from binep.runs import folder as runs
 
-    scores = runs.load(options.run, **given(options, "data_dir", "device")).evaluate()
+    chosen = given(options, "data_dir", "device")
+    scores = runs.load(options.run, warn=warn, **chosen).evaluate()
     print(
         f"test error {errors(scores)}  test loss {scores.loss:.6g}  "
         f"settles in {join(scores.settle_steps)} steps  {scores.samples} samples"

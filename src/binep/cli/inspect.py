@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from binep.cli.options import Run, given, parse
-from binep.cli.output import join
+from binep.cli.output import join, warn
 from binep.experiment.config import ConfigError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
 
     whole = (options.run / checkpoints.CHECKPOINT).exists()
     load = runs.load_checkpoint if whole else runs.load
-    experiment = load(options.run, device="cpu", **given(options, "data_dir"))
+    experiment = load(options.run, warn=warn, device="cpu", **given(options, "data_dir"))
     with experiment.working():
         found = _followed(experiment, options.index)
         drawn = {"phases": _phases(experiment, found, options)} | _drawings(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 from binep.cli.errors import reporting_errors
+from binep.cli.output import warn
 
 COMMANDS = {
     "train": "Train a network: PRESET, --config FILE.toml, or --resume RUN to go on with a run "
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(f"binep {__version__}")
         elif arguments[0] in COMMANDS:
+            _warn_of_repeated(arguments[1:])
             importlib.import_module(f"binep.cli.{arguments[0]}").main(arguments[1:])
         else:
             from binep.experiment.config import ConfigError, did_you_mean
@@ -53,6 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hint = did_you_mean(arguments[0], COMMANDS)
             raise ConfigError(f"unknown command {arguments[0]}{hint}: one of {', '.join(COMMANDS)}")
     return 2 if failed or not arguments else 0
+
+
+def _warn_of_repeated(arguments: Sequence[str]) -> None:
+    """Say which flags stand there twice: only the last one counts."""
+    flags = (word.split("=")[0].replace("_", "-") for word in arguments if word[:2] == "--")
+    counts = Counter(f"--{flag[5:]}" if flag[:5] == "--no-" else flag for flag in flags)
+    for flag, count in counts.items():
+        if count > 1:
+            warn(f"{flag} is given {count} times: the last one counts")
 
 
 def _print_help() -> None:

@@ -27,9 +27,16 @@ def join(values: Sequence[float]) -> str:
     return " ".join(f"{value:.0f}" for value in values)
 
 
+def escaped(line: str, limit: int = 2000) -> str:
+    """A line for a terminal, without control sequences and halves of letters, and not too long."""
+    line = line if len(line) <= limit else f"{line[:limit]}…"
+    letters = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return "".join(letters)
+
+
 def warn(text: str) -> None:
     """Print a warning, where it does not mix with what the command prints."""
-    print(f"binep: warning: {text}", file=sys.stderr)
+    print(f"binep: warning: {escaped(text)}", file=sys.stderr)
 
 
 def print_table(table: Table, width: int = 120) -> None:

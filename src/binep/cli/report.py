@@ -46,5 +46,5 @@ def main(arguments: Sequence[str]) -> None:
     found = readings.gather(options.runs, **given(options, "data_dir", "device"))
     for reason in found.missing:
         warn(reason)
-    files.write(options.output, report.page(found).encode())
+    files.write(options.output, report.page(found).encode(errors="backslashreplace"))
     print(options.output)

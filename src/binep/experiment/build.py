@@ -16,6 +16,7 @@ from binep.core.neurons import Neurons
 from binep.core.optim import SCALE_FLOOR, GradientDescent
 from binep.core.synapses import Synapse
 from binep.data.sources import input_shape_of
+from binep.experiment import memory
 from binep.experiment.config import Config, ConfigError, Layer
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
 from binep.registry import Kind, Registry
@@ -27,13 +28,21 @@ def generators(seed: int, count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(int(s) >> 1) for s in seeds]
 
 
-def initial_network(config: Config, generator: torch.Generator | None = None) -> Network:
+def initial_network(
+    config: Config, generator: torch.Generator | None = None, *, samples: int = 0, tested: int = 0
+) -> Network:
     """The network that a checked configuration starts from, on the CPU.
 
     Args:
         config: the configuration.
         generator: of the initial weights; that of the configuration's seed if None.
+        samples: of a batch that it is to learn from; 0 for the network alone.
+        tested: samples of a batch that it is to be tested on.
+
+    Raises:
+        MemoryError: what it needs at least is more than there is.
     """
+    memory.check(config, samples, tested)
     shape, classes = input_shape_of(config.dataset, config.options.get(config.dataset))
     return build_network(config, shape, classes, generator or generators(config.seed, 3)[0])
 

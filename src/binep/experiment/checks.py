@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from binep.data.sources import input_shape_of
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
-from binep.experiment.settings import problems
+from binep.experiment.settings import WHOLE, problems, shown
 
 if TYPE_CHECKING:
     from binep.experiment.config import Config
@@ -35,7 +35,7 @@ def _values(config: Config) -> Iterator[str]:
         if dataclasses.is_dataclass(table):
             yield from problems(table, f"options.{name}.")
         else:
-            yield f"options.{name} = {table}: must be the settings of a kind of that name"
+            yield f"options.{name} = {shown(table)}: must be the settings of a kind of that name"
 
 
 def _device_problem(name: str) -> Iterator[str]:
@@ -61,12 +61,17 @@ def _misfits(config: Config) -> Iterator[str]:
         return
     shape, classes = input_shape_of(config.dataset, config.options.get(config.dataset))
     current: tuple[int, ...] = shape
+    below = current
     for number, layer in config.layers.items():
         try:
             current = layer.output_shape(current)
         except ValueError as error:
             yield f"layers.{number}: {error}"
             return
+        if max(layer.weights(below), layer.states(below)) > WHOLE // 8:  # bytes of a number
+            yield f"layers.{number} has {layer.size} neurons or channels: no memory can hold it"
+            return
+        below = current
         if config.learning.synapses == "real" and "weights" not in layer.takes:
             yield f"synapses = real: must be binary with layers.{number}.kind = {layer.kind}"
     last, copies, cost = numbers[-1], config.learning.output_copies, config.learning.cost

@@ -18,6 +18,7 @@ import tomli_w
 import tyro
 
 from binep.core.speed import FORMER, Speed
+from binep.data.regular import open_regular
 from binep.data.sources import SOURCES, input_shape_of
 from binep.experiment import checks, toml
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
@@ -245,6 +246,7 @@ class Config:
         except (ValueError, RecursionError) as error:  # also integers or nesting beyond Python's
             raise ConfigError(f"{source}: not TOML: {error}") from None
         try:
+            toml.check_plain(table)
             config = toml.read(Config, table, "")
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None
@@ -255,7 +257,8 @@ class Config:
     def load(path: Path) -> Config:
         """Read a TOML file; see `from_toml` for errors."""
         try:
-            text = path.read_text(encoding="utf-8")
+            with open_regular(path, "r", encoding="utf-8") as file:
+                text = file.read()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(f"{path}: cannot be read: {reason}") from None

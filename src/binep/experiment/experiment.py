@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from binep.experiment.build import (
     initial_network,
 )
 from binep.experiment.config import Config
+from binep.experiment.parts import differing, parts_of
+from binep.experiment.states import Place, check_fit, check_meter, check_rule, check_training
 from binep.experiment.training import LayerChange, Meter, Scores
 from binep.experiment.warnings import Guards, TrainingWarning
 
@@ -66,7 +69,9 @@ class Experiment:
 
     def __init__(self, config: Config) -> None:
         config.check()
-        self.config = config
+        if config.data_dir is not None:  # of a process, which others do not share
+            config = config.replace(data_dir=Path(os.path.abspath(config.data_dir.expanduser())))
+        self._config = config
         self.device = torch.device(config.device)
         with self.working():
             own = config.options.get(config.dataset)
@@ -75,18 +80,28 @@ class Experiment:
         self.epoch = self.batch = 0
         self.meter = Meter(self.network)
         self.guards = Guards()
+        self._built = parts_of(self)
+
+    @property
+    def config(self) -> Config:
+        """What it was built from; another one needs another experiment."""
+        return self._config
+
+    def changed(self) -> str:
+        """What of the network and its training the configuration no longer describes; "" if none.
+
+        A clause for an error, such as "its cost is a Hinge, that of its config a SquaredError".
+        """
+        return differing(parts_of(self), self._built)
 
     def _build(self) -> None:
         config = self.config
         init, self.order, self.nudge = generators(config.seed, 3)
         self._epoch_order = self.order.get_state()
-        try:
-            self.network: Network = initial_network(config, init).to(self.device)
-        except RuntimeError as error:  # on a CPU torch has no type of its own for this
-            if "allocate memory" not in str(error):
-                raise
-            sizes = " ".join(str(layer.size) for layer in config.layers.values())
-            raise MemoryError(f"layers of sizes {sizes} do not fit") from None
+        train = min(len(self.data.train), config.batch_size)
+        test = min(len(self.data.test), config.test_batch_size)
+        network = initial_network(config, init, samples=train, tested=test)
+        self.network: Network = network.to(self.device)
         self.estimator = build_estimator(config, self.network, self.nudge)
         self.flip, self.descent = build_optimizers(config, self.network, init)
         self.optimizers: list[Optimizer] = [*([self.flip] if self.flip else []), self.descent]
@@ -200,7 +215,12 @@ class Experiment:
         )
         rest = {k: v for k, v in rest.items() if not k.startswith(parts)}
         check_fit(rest, {k: v for k, v in self.state().items() if not k.startswith(parts)})
-        self.epoch, self.batch = (int(n) for n in rest["progress"])
+        epoch, batch = (int(n) for n in rest["progress"])
+        place = Place(epoch, batch, self.config.epochs, self.batches_per_epoch)
+        check_training(rest, place)
+        check_meter(meter, place, self.network, self.config)
+        check_rule(rule, self.flip)
+        self.epoch, self.batch = epoch, batch
         network = {k: v for k, v in rest.items() if k.startswith("network.")}
         self.network.load_state_dict({k.removeprefix("network."): v for k, v in network.items()})
         if self.flip is not None:
@@ -298,23 +318,3 @@ def stored(network: Network) -> dict[str, Tensor]:
         if getattr(module, "scale", None) is not None:
             state[f"{name}.values"] = state[f"{name}.values"].to(torch.int8)
     return state
-
-
-def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse tensors of other names, shapes or types than expected, or impossible signs.
-
-    Raises:
-        ValueError: the first difference.
-    """
-    if tensors.keys() != expected.keys():
-        odd = ", ".join(sorted(tensors.keys() ^ expected.keys()))
-        raise ValueError(f"not of this network: {odd} missing or unknown")
-    for name, tensor in tensors.items():
-        like = expected[name]
-        if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
-            raise ValueError(
-                f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, "
-                f"the network's is {like.dtype} of shape {tuple(like.shape)}"
-            )
-        if tensor.dtype == torch.int8 and not bool((tensor.abs() == 1).all()):
-            raise ValueError(f"{name} holds signs other than 1 and -1")

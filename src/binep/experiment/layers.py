@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -16,6 +17,7 @@ from binep.experiment.settings import (
     Rate,
     Share,
     hints_of,
+    shown,
     wrong_type,
 )
 from binep.registry import Registry, table
@@ -76,6 +78,14 @@ class Layer:
         """
         return (self.size,)
 
+    def weights(self, shape: tuple[int, ...]) -> int:
+        """How many weights it has at least, above a sample of that shape."""
+        return self.size
+
+    def states(self, shape: tuple[int, ...]) -> int:
+        """How many numbers a sample takes in it at least, before any pooling."""
+        return math.prod(self.output_shape(shape))
+
     def build(self, shape: tuple[int, ...], **offered: Any) -> Synapse:
         """The synapses.
 
@@ -113,7 +123,7 @@ class Layer:
         name = value.get("kind", "dense")
         right = wrong_type(hints_of(cls)["kind"], name)
         if right:
-            raise ConfigError(f"{key}.kind = {name!r}: must be {right}")
+            raise ConfigError(f"{key}.kind = {shown(repr(name))}: must be {right}")
         kind, kept = LAYERS[name], dict(value)
         former = (
             {f.name: f.default for f in dataclasses.fields(ConvLayer)} if name == "dense" else {}
@@ -121,8 +131,8 @@ class Layer:
         for setting in own_names(ConvLayer):
             if setting in former and kept.pop(setting, former[setting]) != former[setting]:
                 raise ConfigError(
-                    f"{key}.{setting} = {value[setting]!r}: must be left out: it does nothing with "
-                    f"kind = {name}"
+                    f"{key}.{setting} = {shown(repr(value[setting]))}: must be left out: it does "
+                    f"nothing with kind = {name}"
                 )
         return kind, kept
 
@@ -137,6 +147,10 @@ class DenseLayer(Layer):
         from binep.core.synapses import Dense
 
         return Dense
+
+    def weights(self, shape: tuple[int, ...]) -> int:
+        """One for each pair of a neuron below and one of its own."""
+        return self.size * math.prod(shape)
 
 
 @dataclass(frozen=True)
@@ -165,6 +179,15 @@ class ConvLayer(Layer):
         """(channels, height, width) after pooling."""
         rows, columns = map_shape_of(shape, self.kernel, self.padding, self.pool)
         return self.size, rows // self.pool, columns // self.pool
+
+    def weights(self, shape: tuple[int, ...]) -> int:
+        """Those of a kernel for each channel below and each of its own."""
+        return self.size * shape[0] * self.kernel**2
+
+    def states(self, shape: tuple[int, ...]) -> int:
+        """The places of its map before pooling."""
+        rows, columns = map_shape_of(shape, self.kernel, self.padding, self.pool)
+        return self.size * rows * columns
 
     def idle(self) -> Iterator[tuple[str, str]]:
         """How it pools, if it does not."""

@@ -32,6 +32,12 @@ class Must:
     allows: Callable[[Any], bool]
 
 
+WHOLE = 2**63 - 1
+"""The largest whole number of any setting: what PyTorch and compiled loops count with."""
+
+REAL = (2 - 2**-23) * 2.0**127
+"""The largest number of any setting: the largest float32, about 3.4e38."""
+
 Count = Annotated[int, Must("a whole number from 1", lambda n: n >= 1)]
 Margin = Annotated[int, Must("a whole number from 0", lambda n: n >= 0)]
 Threads = Annotated[int, Must("from 1 to 1024", lambda n: 1 <= n <= 1024)]
@@ -134,10 +140,32 @@ def wrong_type(hint: Any, value: Any) -> str:
 
 
 def out_of_range(hint: Any, value: Any) -> str:
-    """What a number must be, if it is out of its range; otherwise ""."""
-    _, extra, _ = parts(hint)
+    """What a value must be, if it is out of its range or beyond its type; otherwise ""."""
+    kind, extra, _ = parts(hint)
+    if value is None:
+        return ""
     musts = (must for must in extra if isinstance(must, Must))
-    return next((m.be for m in musts if value is not None and not m.allows(value)), "")
+    wrong = next((m.be for m in musts if not m.allows(value)), "")
+    if not wrong and kind is int and not -WHOLE <= value <= WHOLE:
+        return "at most 2^63 − 1"
+    if not wrong and kind is float and REAL < abs(value) != math.inf:
+        return "at most 3.4e38, the largest float32"
+    if kind in (str, Path) and not str(value).isascii() and _holds_surrogates(str(value)):
+        return "text that UTF-8 can hold"
+    return wrong
+
+
+def _holds_surrogates(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def shown(value: Any, limit: int = 200) -> str:
+    """A value for an error: never so long that the error is not read, never an error itself."""
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):  # digits or depth beyond Python's
+        return f"({type(value).__name__} too large to show)"
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def problems(table: Any, at: str = "") -> Iterator[str]:
@@ -147,4 +175,4 @@ def problems(table: Any, at: str = "") -> Iterator[str]:
         value = getattr(table, f.name)
         right = wrong_type(hints[f.name], value) or out_of_range(hints[f.name], value)
         if right:
-            yield f"{at}{f.name} = {value}: must be {right}"
+            yield f"{at}{f.name} = {shown(value)}: must be {right}"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from binep.experiment.settings import ConfigError, hints_of, parts, wrong_type
+from binep.experiment.settings import ConfigError, hints_of, parts, shown, wrong_type
 from binep.registry import did_you_mean
+
+DEPTH = 16
+"""How deep tables and lists of a configuration may be nested."""
 
 
 def plain(value: Any) -> Any:
@@ -39,6 +43,31 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str
             yield key
 
 
+def check_plain(table: Mapping[str, Any]) -> None:
+    """Refuse what TOML's grammar allows and no configuration holds.
+
+    Raises:
+        ConfigError: a whole number beyond 64 bits, or nesting deeper than `DEPTH`.
+    """
+    left: list[tuple[str, Any, int]] = [("", table, 0)]
+    while left:
+        key, value, depth = left.pop()
+        if depth > DEPTH:
+            raise ConfigError(f"{key[:80]}…: must not be nested deeper than {DEPTH} times")
+        if isinstance(value, dict):
+            left += [(_below(key, name), inner, depth + 1) for name, inner in value.items()]
+        elif isinstance(value, list):
+            left += [(key, inner, depth + 1) for inner in value]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ConfigError(f"{key} = {shown(value)}: must be a number of at most 64 bits")
+
+
+def _below(key: str, name: str) -> str:
+    """The dotted key of a name in a table; a name that TOML would quote is quoted."""
+    name = name if re.fullmatch("[A-Za-z0-9_-]+", name) else ascii(name)
+    return f"{key}.{name}" if key else name
+
+
 def read(hint: Any, value: Any, key: str) -> Any:
     """A value of the annotated type, from what TOML holds.
 
@@ -53,23 +82,28 @@ def read(hint: Any, value: Any, key: str) -> Any:
     origin = typing.get_origin(kind)
     if origin is dict:
         inner = typing.get_args(kind)[1]
-        return {k: read(inner, v, f"{key}.{k}") for k, v in _table(value, key).items()}
+        return {k: read(inner, v, _below(key, k)) for k, v in _table(value, key).items()}
     if origin is tuple:
         inner = typing.get_args(kind)[0]
         if not isinstance(value, list):
-            raise ConfigError(f"{key} = {value!r}: must be a list")
+            raise ConfigError(f"{key} = {_shown(value)}: must be a list")
         return tuple(read(inner, v, key) for v in value)
     if kind is Any:
         return value
     right = wrong_type(hint, value)
     if right or (kind is float and abs(value) > sys.float_info.max and isinstance(value, int)):
-        raise ConfigError(f"{key} = {value!r}: must be {right or 'of type float'}")
+        raise ConfigError(f"{key} = {_shown(value)}: must be {right or 'of type float'}")
     return kind(value) if kind in (float, Path) else value
+
+
+def _shown(value: Any) -> str:
+    """A value for an error, as Python writes it."""
+    return shown(value if isinstance(value, int) else repr(value))
 
 
 def _table(value: Any, key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{key} = {value!r}: must be a table")
+        raise ConfigError(f"{key} = {_shown(value)}: must be a table")
     return value
 
 
@@ -83,7 +117,7 @@ def _read_dataclass(kind: Any, value: Any, key: str) -> Any:
     for name in value:
         if name not in hints:
             hint = did_you_mean(name, fields)
-            raise ConfigError(f"unknown key {prefix}{name}{hint}: one of {', '.join(fields)}")
+            raise ConfigError(f"unknown key {_below(key, name)}{hint}: one of {', '.join(fields)}")
     for name, f in fields.items():
         if f.default is f.default_factory is dataclasses.MISSING and name not in value:
             raise ConfigError(f"{prefix}{name} is missing")

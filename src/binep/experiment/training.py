@@ -77,18 +77,12 @@ class Meter:
         self.steps = self.steps + free.moved
         last = free.residual
         self.residual = last if self.residual is None else torch.maximum(self.residual, last)
-        for name in self._readouts():
+        for name in readouts_of(network):
             readout, bits = READOUTS[name]
             output = network.neurons[-1].fire(free.output) if bits else free.output
             output = output.to(free.output.dtype)
             wrong = network.cost.scores(output, readout).argmax(dim=1) != labels
             self.wrong[name] = wrong.sum() + self.wrong.get(name, 0)
-
-    def _readouts(self) -> Iterator[str]:
-        binary = not self.network.neurons[-1].differentiable
-        for name, (readout, bits) in READOUTS.items():
-            if (self.network.cost.copies > 1 or readout == "averaged") and (binary or not bits):
-                yield name
 
     def state(self) -> dict[str, Tensor]:
         """What has been added up, for a checkpoint."""
@@ -123,6 +117,14 @@ class Meter:
             samples=self.samples,
             seconds=self._seconds(),
         )
+
+
+def readouts_of(network: Network) -> Iterator[str]:
+    """Names in `READOUTS` of the errors that can differ for a network."""
+    binary = not network.neurons[-1].differentiable
+    for name, (readout, bits) in READOUTS.items():
+        if (network.cost.copies > 1 or readout == "averaged") and (binary or not bits):
+            yield name
 
 
 def _checked(network: Network, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:

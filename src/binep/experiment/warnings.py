@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 MOVING = 0.01
 """A state that still moves by more than this at the end of a phase has not settled."""
 
+LARGE = 10.0
+"""A scaling factor above it: one active input already moves a neuron far beyond [0, 1]."""
+
 
 class TrainingWarning(UserWarning):
-    """States that do not settle, too many flips or none, α at its floor, or no finite loss."""
+    """States that do not settle, too many flips or none, a tiny or huge α, or no finite loss."""
 
 
 class Guards:
@@ -63,6 +66,9 @@ class Guards:
             if float(synapse.scale.detach().min()) <= SCALE_FLOOR:
                 text = f"its α has fallen to the floor {SCALE_FLOOR:g}: lower layers.{i}.scale_lr"
                 yield f"scale {i}", f"layer {i}: {text}"
+            if (largest := float(synapse.scale.detach().max())) > LARGE:
+                text = f"its α has grown to {largest:.2g}: lower layers.{i}.scale_lr"
+                yield f"large {i}", f"layer {i}: {text}"
             if change.flip_rate > config.warn_flip_rate:
                 yield (
                     f"many {i}",

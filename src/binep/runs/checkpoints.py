@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from binep.core.network import Network
+from binep.data.batches import Dataset
+from binep.data.errors import DataError
 from binep.experiment.config import Config
-from binep.experiment.experiment import check_fit, stored
+from binep.experiment.experiment import stored
+from binep.experiment.states import check_fit, check_network
+from binep.runs.files import CHECKPOINT as CHECKPOINT
 from binep.runs.files import RunError
-from binep.runs.metrics import Row
+from binep.runs.metrics import Row, checked_rows, ordered
 from binep.runs.tensors import load_tensors, save_tensors
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,13 @@ class Checkpoint:
         state: from `Experiment.state`.
         rows: the rows of metrics.csv so far.
         warned: kinds of warnings that were given, from `Guards.known`.
+        data: from `Dataset.identity`; None of an older version, which did not keep it.
     """
 
     state: dict[str, Tensor]
     rows: list[Row]
     warned: list[str]
+    data: dict[str, Any] | None = None
 
 
 def write_checkpoint(folder: Path, config: Config, checkpoint: Checkpoint) -> None:
@@ -43,6 +49,7 @@ def write_checkpoint(folder: Path, config: Config, checkpoint: Checkpoint) -> No
         "config": config.to_toml(),
         "rows": checkpoint.rows,
         "warned": checkpoint.warned,
+        "data": checkpoint.data,
     }
     save_tensors(folder / CHECKPOINT, checkpoint.state, about)
 
@@ -61,29 +68,127 @@ def read_checkpoint(folder: Path, config: Config) -> Checkpoint:
     state, about = load_tensors(path)
     if about.get("kind") != "checkpoint":
         raise RunError(f"{path}: is no checkpoint")
-    # Compared as they are read, so that a setting newer than the checkpoint is no difference.
-    if Config.from_toml(about["config"], str(path)) != config:
+    try:
+        _check_about(about)
+    except ValueError as error:
+        raise RunError(f"{path}: {error}") from None
+    # Compared as they are read, so that a setting newer than the checkpoint is no difference. Data
+    # may have moved: they are compared by their digest.
+    held = Config.from_toml(about["config"], str(path))
+    if held.replace(data_dir=None) != config.replace(data_dir=None):
         raise RunError(f"{path}: of another configuration than {folder / 'config.toml'}")
-    return Checkpoint(state, about["rows"], about["warned"])
+    return Checkpoint(
+        state, [ordered(row) for row in about["rows"]], about["warned"], about.get("data")
+    )
 
 
-def save_network(network: Network, path: Path) -> None:
-    """Write a network's parameters; signs take a byte each."""
-    save_tensors(path, stored(network), {"kind": "network"})
+def place_of(folder: Path) -> tuple[int, int] | None:
+    """Epochs and batches that the checkpoint of a run folder has behind it; None without one.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    state, _ = load_tensors(path)
+    try:
+        epoch, batch = state["progress"].tolist()
+    except (KeyError, TypeError, ValueError):
+        raise RunError(f"{path}: is no checkpoint") from None
+    return epoch, batch
 
 
-def load_network(network: Network, path: Path) -> None:
-    """Read parameters written by `save_network` into a network of that shape.
+def _check_about(about: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose facts are none.
+
+    Raises:
+        ValueError: one is missing, or of another type.
+    """
+    if not isinstance(about.get("config"), str):
+        raise ValueError("config is no text of a configuration")
+    warned = about.get("warned")
+    if not isinstance(warned, list) or not all(isinstance(kind, str) for kind in warned):
+        raise ValueError("warned is no list of names")
+    try:
+        checked_rows(about.get("rows"))
+    except ValueError as error:
+        raise ValueError(f"rows: {error}") from None
+    _check_identity(about)
+
+
+def _check_identity(about: dict[str, Any]) -> None:
+    """Refuse an identity of data that is none; an older version kept none.
+
+    Raises:
+        ValueError: see `Dataset.identity`.
+    """
+    data = about.get("data")
+    if data is None:
+        return
+    kinds = {"sha256": str, "train": int, "test": int, "classes": list}
+    if not isinstance(data, dict) or any(type(data.get(k)) is not kinds[k] for k in kinds):
+        raise ValueError("data is no digest of a data set with its sizes")
+
+
+def same_data(path: Path, held: Mapping[str, Any] | None, data: Dataset) -> str:
+    """A line where a file is too old to say what it was trained on; otherwise "".
+
+    Args:
+        path: the file.
+        held: what it says; see `Dataset.identity`.
+        data: what it is to be used with.
+
+    Raises:
+        DataError: that is another data set.
+    """
+    here = data.identity
+    if held is None:
+        return f"{path}: does not say on which data it was trained: not compared with {data.name}"
+    if held == here:
+        return ""
+    names = held["classes"] != here["classes"]
+    raise DataError(
+        f"{path}: was trained on {summary_of(held, names)}; {data.name} here is "
+        f"{summary_of(here, names)}: give the data folder that it was trained with"
+    )
+
+
+def summary_of(identity: Mapping[str, Any], names: bool = False) -> str:
+    """Sizes and digest of a data set in words, and names of its classes if they are asked for."""
+    classes = f", classes {', '.join(map(ascii, identity['classes']))}" if names else ""
+    sizes = f"{identity['train']} + {identity['test']} images"
+    return f"{sizes}{classes}, SHA-256 {ascii(identity['sha256'])[1:17]}"
+
+
+def save_network(network: Network, path: Path, data: Mapping[str, Any] | None = None) -> None:
+    """Write a network's parameters; signs take a byte each.
+
+    Args:
+        network: which one.
+        path: the file.
+        data: what it was trained on, from `Dataset.identity`.
+    """
+    save_tensors(path, stored(network), {"kind": "network", "data": data})
+
+
+def load_network(network: Network, path: Path) -> dict[str, Any] | None:
+    """What a network was trained on (`Dataset.identity`), or None where its file does not say.
+
+    The parameters that `save_network` wrote are read into a network of that shape.
 
     Raises:
         RunError: the file is missing, damaged, or of another network.
     """
-    state, _ = load_tensors(path)
+    state, about = load_tensors(path)
+    if about.get("kind") != "network":
+        raise RunError(f"{path}: holds no network")
     try:
         check_fit(state, stored(network))
+        check_network(state)
+        _check_identity(about)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
-    for name, tensor in state.items():
-        if not bool(tensor.isfinite().all()):
-            raise RunError(f"{path}: {name} holds values that are not finite")
     network.load_state_dict(state)
+    data: dict[str, Any] | None = about.get("data")
+    return data

@@ -9,11 +9,12 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binep.runs.files import RunError
+from binep.runs.files import RunError, read
 
 if TYPE_CHECKING:
     from binep.experiment.experiment import Experiment
@@ -35,6 +36,39 @@ def environment(experiment: Experiment) -> dict[str, Any]:
         "threads": experiment.config.threads or torch.get_num_threads(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    }
+
+
+def described(about: Mapping[str, Any]) -> str:
+    """What `environment` returned, in a line: versions, revision, processor or GPU, threads."""
+    versions, threads = about["versions"], about["threads"]
+    revision = f" (revision {about['git_revision']})" if about["git_revision"] else ""
+    words = [
+        f"binep {versions['binep']}{revision}",
+        f"PyTorch {versions['torch']}",
+        *([about["device_name"]] if about["device_name"] else []),
+        about["processor"],
+        f"{threads} thread{'s' * (threads != 1)}",
+    ]
+    return ", ".join(words)
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What bits depend on and is not as it was, such as "threads 2, before 1"; or ""."""
+    pairs = zip(_facts(before).items(), _facts(now).values(), strict=True)
+    return "; ".join(
+        f"{name} {new}, before {old}" for (name, old), new in pairs if old not in (None, new)
+    )
+
+
+def _facts(about: Mapping[str, Any]) -> dict[str, Any]:
+    versions = about.get("versions", {})
+    return {
+        "threads": about.get("threads"),
+        "device": about.get("device_name") or about.get("device"),
+        "processor": about.get("processor"),
+        "revision": about.get("git_revision"),
+        **{name: versions.get(name) for name in ("binep", "torch", "numpy")},
     }
 
 
@@ -73,14 +107,47 @@ def read_environment(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+        about = _whole_letters(json.loads(read(path)))
+    except RunError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: not JSON: {error}") from error
-    kinds = {"command": list, "versions": dict}
-    if not isinstance(about, dict) or any(
-        not isinstance(about.get(key, kind()), kind) for key, kind in kinds.items()
-    ):
+    if not isinstance(about, dict):
         raise RunError(f"{path}: does not say what a run ran on")
+    for name, value in about.items():
+        if right := _wrong(name, value):
+            raise RunError(f"{path}: {name!a} must be {right}")
     return about
+
+
+def _whole_letters(value: Any) -> Any:
+    """Text in which halves of letters, as of file names that are not UTF-8, are spelt out."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return [_whole_letters(inner) for inner in value]
+    if isinstance(value, dict):
+        return {_whole_letters(name): _whole_letters(inner) for name, inner in value.items()}
+    return value
+
+
+def _wrong(name: str, value: Any) -> str:
+    """What a known fact must be, if it is something else; otherwise ""."""
+    if name == "command":
+        fits = isinstance(value, list) and all(isinstance(word, str) for word in value)
+        return "" if fits else "a list of words"
+    if name == "versions":
+        fits = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+        return "" if fits else "names with versions"
+    if name == "resumed":
+        fits = isinstance(value, list) and all(
+            isinstance(about, dict) and not any(_wrong(*fact) for fact in about.items())
+            for about in value
+        )
+        return "" if fits else "a list of what it went on with"
+    if name == "threads":
+        return "" if type(value) is int and 0 < value < 2**31 else "a whole number from 1"
+    texts = ("started", "python", "platform", "processor", "device")
+    if name in texts or (name in ("git_revision", "device_name") and value is not None):
+        return "" if isinstance(value, str) else "text"
+    return ""

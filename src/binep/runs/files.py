@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
+
+from binep.data.regular import open_regular, require_regular
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
+
+CHECKPOINT = "checkpoint.safetensors"
+LOCK, SOFT_LOCK = ".lock", ".lock.soft"
+"""The file whose lock a training process holds; and that which is there while it trains, where
+a file system has no locks."""
+_TEMPORARY = re.compile(
+    r"\.(config\.toml|environment\.json|metrics\.csv|curves\.png"
+    r"|(model|best|checkpoint)\.safetensors)\.\d+\.tmp"
+)
+"""What `write` leaves in a run folder when it is killed."""
+_UNSUPPORTED = {
+    getattr(errno, name, None)
+    for name in ("ENOSYS", "ENOLCK", "EOPNOTSUPP", "ENOTSUP", "EIO", "EINVAL", "EBADF")
+}
 
 
 class RunError(ValueError):
@@ -25,7 +45,9 @@ def write(path: Path, content: bytes) -> None:
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()  # of another process of this number, long ago
+        with beside.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -33,6 +55,33 @@ def write(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def read(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        RunError: it cannot be read; a FIFO or a device is not waited for.
+    """
+    try:
+        with open_regular(path) as file:
+            content: bytes = file.read()
+            return content
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a text, with nothing of the others written again.
+
+    Raises:
+        RunError: it cannot be written; a link is not followed.
+    """
+    try:
+        with open_regular(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{line}\n")
+    except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from error
 
 
@@ -48,27 +97,91 @@ def make_folder(folder: Path) -> None:
         raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a killed process of `write` left this file, which is of no use."""
+    return _TEMPORARY.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process had begun to write."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    """Delete what a killed process had begun to write, and nothing of anybody else's."""
+    for leftover in filter(is_ours, folder.glob(".*.tmp")):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether a folder holds nothing, or only what a process leaves that was killed at once."""
+    return all(path.name in (LOCK, SOFT_LOCK) or is_ours(path) for path in folder.iterdir())
+
+
+class Lock:
+    """No other process can train in a folder while this is held; see `locked`.
+
+    Attributes:
+        folder: which one.
+        note: what is not as usual about it, or "".
+    """
+
+    def __init__(self, folder: Path, note: str = "") -> None:
+        self.folder, self.note = folder, note
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[Lock]:
     """A context in which no other process can train in a folder.
+
+    Two locks are held: of the file ``.lock``, which holds on NFS and Windows, too; and of the
+    folder itself where its file system can, so that nobody is let in by deleting the file. Where
+    there is no lock of files, ``.lock.soft`` is there instead, and holds the process's number.
 
     Raises:
         RunError: one does already, or the folder cannot be written.
     """
+    with contextlib.ExitStack() as held:
+        try:
+            _lock_folder(folder, held)
+            lock = _lock_file(folder, held)
+        except filelock.Timeout:
+            where = f"{folder}: another process trains here"
+            if (folder / SOFT_LOCK).exists():
+                where += f"; if none does, on any machine, delete {folder / SOFT_LOCK}"
+            raise RunError(where) from None
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
+        yield lock
+
+
+def _lock_folder(folder: Path, held: contextlib.ExitStack) -> None:
+    if fcntl is None:
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    held.callback(os.close, descriptor)
     try:
-        opened = (folder / ".lock").open("w")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise filelock.Timeout(str(folder)) from None
+    except OSError as error:  # NFS locks files only
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def _lock_file(folder: Path, held: contextlib.ExitStack) -> Lock:
+    path = folder / LOCK
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_symlink():
+            raise OSError(errno.EINVAL, f"{LOCK} is a link, not a file")
+        require_regular(path)
+    try:
+        held.enter_context(filelock.FileLock(path, blocking=False, fallback_to_soft=False))
+    except filelock.Timeout:
+        raise
     except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
-    with opened as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(f"{folder}: another process trains here") from None
-        yield
+        if error.errno not in _UNSUPPORTED:
+            raise
+        held.enter_context(filelock.SoftFileLock(folder / SOFT_LOCK, blocking=False))
+        return Lock(
+            folder,
+            f"{folder}: no locks on this file system ({error.strerror}): {SOFT_LOCK} keeps other "
+            "processes out",
+        )
+    return Lock(folder)

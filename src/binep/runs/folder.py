@@ -6,10 +6,10 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from binep.data.sources import Files, source_of
 from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.training import Meter
@@ -18,12 +18,25 @@ from binep.runs.checkpoints import (
     CHECKPOINT,
     Checkpoint,
     load_network,
+    place_of,
     read_checkpoint,
+    same_data,
     save_network,
+    summary_of,
     write_checkpoint,
 )
-from binep.runs.environment import environment
-from binep.runs.files import RunError, locked, make_folder, remove_leftovers, write
+from binep.runs.environment import changed, described, environment, read_environment
+from binep.runs.files import (
+    Lock,
+    RunError,
+    append,
+    is_unused,
+    locked,
+    make_folder,
+    read,
+    remove_leftovers,
+    write,
+)
 from binep.runs.metrics import Row, row_of, table
 from binep.runs.settings import read_config
 
@@ -45,10 +58,13 @@ def new_folder(name: str, seed: int, root: Path = Path("runs")) -> Path:
 
 
 def claim_folder(folder: Path) -> Path:
-    """Make a folder of the user's choice, which must be new or empty."""
+    """Make a folder of the user's choice, which must be new or empty.
+
+    It may hold what a training leaves that was killed before it had written its settings.
+    """
     make_folder(folder)
     try:
-        if any(folder.iterdir()):
+        if not is_unused(folder):
             raise RunError(f"{folder}: holds files already: name a new or empty folder")
     except OSError as error:
         raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
@@ -69,6 +85,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     warn: Callable[[str], None] = lambda text: None,
     guards: Guards | None = None,
+    lock: Lock | None = None,
 ) -> list[Row]:
     """Run an experiment to its last epoch and keep its folder up to date after each.
 
@@ -84,15 +101,18 @@ def train(
         stop: called after each batch; True saves a checkpoint and stops.
         warn: called with each warning; log.txt has them, too.
         guards: what was warned of before.
+        lock: of the folder, where `locked` holds it already, so that nobody trains there between
+            `resume` and this; None locks it here.
 
     Returns:
         The rows of metrics.csv.
 
     Raises:
         Stopped: because `stop` returned True.
-        RunError: a file could not be written; the checkpoint before is whole.
+        RunError: a file could not be written, and the checkpoint before is whole; another process
+            trains there; the folder's checkpoint is not where the experiment is; or its parts are
+            no longer those of its configuration.
     """
-    recorder = _Recorder(experiment, folder, list(rows), guards or Guards())
 
     def between_batches(meter: Meter) -> None:
         if after_batch is not None:
@@ -102,8 +122,10 @@ def train(
             raise Stopped
         recorder.save_if_due()
 
-    with locked(folder):
-        recorder.begin()
+    with locked(folder) if lock is None else contextlib.nullcontext(lock) as held:
+        recorder = _Recorder(experiment, held, list(rows), guards or Guards())
+        for text in recorder.begin():
+            warn(text)
         while experiment.epoch < experiment.config.epochs:
             result = experiment.train_epoch(between_batches, warn=lambda text: None)
             for text in recorder.warnings(result):
@@ -117,30 +139,82 @@ def train(
 class _Recorder:
     """Writes the files of a run folder while its experiment trains."""
 
-    def __init__(
-        self, experiment: Experiment, folder: Path, rows: list[Row], guards: Guards
-    ) -> None:
-        self.experiment, self.folder = experiment, folder
+    def __init__(self, experiment: Experiment, lock: Lock, rows: list[Row], guards: Guards) -> None:
+        self.experiment, self.folder, self.note = experiment, lock.folder, lock.note
+        self._check_parts()
         self.rows, self.guards = rows, guards
         self.saved = time.monotonic()
 
-    def begin(self) -> None:
-        """Log the start; write what does not change during a run, where it is missing."""
+    def begin(self) -> list[str]:
+        """Log the start, and write what does not change during a run, where it is missing.
+
+        Returns:
+            Warnings, logged.
+        """
         experiment, config = self.experiment, self.experiment.config
+        self._check_place()
         remove_leftovers(self.folder)
         if not (self.folder / "config.toml").exists():
             write(self.folder / "config.toml", config.to_toml().encode())
+        if self.rows:
+            self._mend_metrics()
+        notes = [self.note] if self.note else []
         if experiment.epoch < config.epochs:
-            place = f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
-            self._log(f"binep {version('binep')} starts at {place} on {experiment.device}")
-        if not self.rows and not experiment.batch:
+            notes += self._record_environment()
+        for text in notes:
+            self._log(f"warning: {text}")
+        return notes
+
+    def _record_environment(self) -> list[str]:
+        """Log what training starts or goes on with, and add it to environment.json.
+
+        Returns:
+            Warnings: what changed since, and a file that could not be read.
+        """
+        experiment, path, notes = self.experiment, self.folder / "environment.json", []
+        place = f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
+        now = about = environment(experiment)
+        data = experiment.data
+        self._log(f"starts at {place} on {experiment.device}: {described(now)}")
+        self._log(f"learns {data.name}: {summary_of(data.identity)}")
+        if self.rows or experiment.batch:
+            try:
+                about = read_environment(self.folder)
+            except RunError as error:
+                notes, about = [f"{error}: begun anew"], {}
+            earlier = about.get("resumed", [])
+            if other := changed([about, *earlier][-1], now):
+                notes.append(f"{other}: the bits may be others than those of one uninterrupted run")
+            about = {**about, "resumed": [*earlier, {"at": place, **now}]}
+        else:
             self.save()
-            about = json.dumps(environment(experiment), indent=2) + "\n"
-            write(self.folder / "environment.json", about.encode())
+        write(path, (json.dumps(about, indent=2) + "\n").encode())
+        return notes
+
+    def _check_place(self) -> None:
+        """Refuse to go back over what another process has trained since the checkpoint was read."""
+        held = place_of(self.folder)
+        if held not in (None, (self.experiment.epoch, self.experiment.batch)):
+            epoch, batch = held
+            raise RunError(
+                f"{self.folder}: its {CHECKPOINT} is of epoch {epoch + 1}, batch {batch}, and this "
+                f"experiment at epoch {self.experiment.epoch + 1}, batch {self.experiment.batch}: "
+                "resume it from there, or name a new folder"
+            )
+
+    def _check_parts(self) -> None:
+        """Refuse to write what config.toml would describe as something else."""
+        if changed := self.experiment.changed():
+            raise RunError(
+                f"{self.folder}: cannot keep this experiment: {changed}; a configuration names "
+                "parts of one's own (docs/extending.md), and makes a new Experiment"
+            )
 
     def save(self) -> None:
         """Write the checkpoint."""
-        checkpoint = Checkpoint(self.experiment.state(), self.rows, self.guards.known)
+        self._check_parts()
+        data = self.experiment.data.identity
+        checkpoint = Checkpoint(self.experiment.state(), self.rows, self.guards.known, data)
         write_checkpoint(self.folder, self.experiment.config, checkpoint)
         self.saved = time.monotonic()
 
@@ -161,24 +235,28 @@ class _Recorder:
             self._log(f"epoch {result.epoch}: warning: {text}")
         return new
 
+    def _mend_metrics(self) -> None:
+        """Write metrics.csv from the checkpoint's rows, where it is something else."""
+        path, content = self.folder / "metrics.csv", table(self.rows).encode()
+        with contextlib.suppress(RunError):
+            if read(path) == content:
+                return
+        write(path, content)
+
     def record(self, result: EpochResult) -> None:
         """Write what an epoch's end changes, the checkpoint last."""
         self.rows.append(row_of(result))
         write(self.folder / "metrics.csv", table(self.rows).encode())
-        save_network(self.experiment.network, self.folder / "model.safetensors")
+        network, data = self.experiment.network, self.experiment.data.identity
+        save_network(network, self.folder / "model.safetensors", data)
         if result.test.error <= min(row["test_error"] or 0 for row in self.rows):
-            save_network(self.experiment.network, self.folder / "best.safetensors")
+            save_network(network, self.folder / "best.safetensors", data)
         write(self.folder / "curves.png", _curves(self.rows))
         self.save()
 
     def _log(self, text: str) -> None:
         """Add a line to log.txt."""
-        path = self.folder / "log.txt"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
-        except OSError as error:
-            raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+        append(self.folder / "log.txt", f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}")
 
 
 def _curves(rows: Sequence[Row]) -> bytes:
@@ -189,11 +267,18 @@ def _curves(rows: Sequence[Row]) -> bytes:
     return curves.rendered(curves.curves([rows]))
 
 
-def resume(folder: Path) -> tuple[Experiment, list[Row], Guards]:
+def resume(
+    folder: Path, warn: Callable[[str], None] = lambda text: None
+) -> tuple[Experiment, list[Row], Guards]:
     """What `train` continues from: the experiment at its checkpoint, rows and guards.
+
+    Args:
+        folder: the run folder.
+        warn: called where a checkpoint is too old to say what data it was trained on.
 
     Raises:
         RunError: the checkpoint is damaged, of another configuration, or gone.
+        DataError: the data set is another than the one that the run has been trained on.
         ConfigError: config.toml cannot be read.
     """
     config = read_config(folder)
@@ -203,51 +288,85 @@ def resume(folder: Path) -> tuple[Experiment, list[Row], Guards]:
                 f"{folder}: holds a log, but no {CHECKPOINT} to go on from; "
                 f"binep train --config {folder} runs it again elsewhere"
             )
-        return Experiment(config), [], Guards()  # killed before the first one was there
+        return _experiment(folder, config), [], Guards()  # killed before the first one was there
     checkpoint = read_checkpoint(folder, config)
-    experiment = _restored(folder, config, checkpoint)
+    experiment = _restored(folder, config, checkpoint, warn)
     return experiment, checkpoint.rows, Guards(checkpoint.warned)
 
 
-def _restored(folder: Path, config: Config, checkpoint: Checkpoint) -> Experiment:
-    experiment = Experiment(config)
+def _restored(
+    folder: Path, config: Config, checkpoint: Checkpoint, warn: Callable[[str], None]
+) -> Experiment:
+    experiment = _experiment(folder, config)
+    if note := same_data(folder / CHECKPOINT, checkpoint.data, experiment.data):
+        warn(note)
     try:
         experiment.restore(checkpoint.state)
+        if len(checkpoint.rows) != experiment.epoch:
+            raise ValueError(
+                f"its rows are of {len(checkpoint.rows)} epochs, its progress of {experiment.epoch}"
+            )
     except ValueError as error:
         raise RunError(f"{folder / CHECKPOINT}: {error}") from None
     return experiment
 
 
-def load(folder: Path, **overrides: Any) -> Experiment:
+def _experiment(folder: Path, config: Config) -> Experiment:
+    """The experiment of a run folder, whose data are not looked for in a folder beside others.
+
+    Older versions kept a data folder as it was called where the run was started.
+    """
+    place = config.data_dir
+    files = isinstance(source_of(config.dataset, config.options.get(config.dataset)), Files)
+    if files and place is not None and not place.expanduser().is_absolute() and not place.is_dir():
+        raise RunError(
+            f"{folder / 'config.toml'}: data_dir = {place}: there is no such folder in "
+            f"{Path.cwd()}: go to where the run was started, or give its path with --data-dir"
+        )
+    return Experiment(config)
+
+
+def load(
+    folder: Path, *, warn: Callable[[str], None] = lambda text: None, **overrides: Any
+) -> Experiment:
     """The experiment of a run folder with its trained network.
 
     Args:
         folder: the run folder.
+        warn: called where it is too old to say what data it was trained on.
         overrides: settings of `Config` to replace, such as device.
 
     Raises:
         RunError: a file of the folder is missing or damaged.
+        DataError: the data set is another than the run's, and was not named in the overrides.
         ConfigError: config.toml is missing or damaged.
     """
     config = read_config(folder)
     if not (folder / "model.safetensors").exists():
         raise RunError(f"{folder}: no epoch has ended yet: it holds no model.safetensors")
-    experiment = Experiment(config.replace(**overrides))
-    load_network(experiment.network, folder / "model.safetensors")
+    experiment = _experiment(folder, config.replace(**overrides))
+    held = load_network(experiment.network, folder / "model.safetensors")
+    other = "dataset" in overrides  # another was asked for
+    if not other and (note := same_data(folder / "model.safetensors", held, experiment.data)):
+        warn(note)
     return experiment
 
 
-def load_checkpoint(folder: Path, **overrides: Any) -> Experiment:
+def load_checkpoint(
+    folder: Path, *, warn: Callable[[str], None] = lambda text: None, **overrides: Any
+) -> Experiment:
     """The experiment of a run folder at its checkpoint, also of one that still trains.
 
     Args:
         folder: the run folder.
+        warn: called where it is too old to say what data it was trained on.
         overrides: settings of `Config` to replace, such as device.
 
     Raises:
         RunError: the checkpoint is missing or damaged, or of another configuration.
+        DataError: the data set is another than the run's.
         ConfigError: config.toml cannot be read.
     """
     config = read_config(folder)
     checkpoint = read_checkpoint(folder, config)
-    return _restored(folder, config.replace(**overrides), checkpoint)
+    return _restored(folder, config.replace(**overrides), checkpoint, warn)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +41,19 @@ class Board:
         if self._writer is not None:
             self._writer.close()
 
+    def check(self, folder: Path) -> None:
+        """Refuse a folder whose name TensorBoard cannot write.
+
+        Raises:
+            RunError: the name is not UTF-8.
+        """
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError:
+            raise RunError(
+                f"{folder}: TensorBoard writes to names in UTF-8 only: leave out --tensorboard"
+            ) from None
+
     def show(self, folder: Path, rows: Sequence[Mapping[str, float | None]]) -> None:
         """Write those of a run's rows that are not written yet.
 
@@ -53,8 +65,8 @@ class Board:
         """
         try:
             if self._writer is None:
-                if (folder / FOLDER).exists():
-                    shutil.rmtree(folder / FOLDER)
+                for old in (folder / FOLDER).glob("events.out.tfevents.*"):
+                    old.unlink()  # and nothing that somebody else has put there
                 self._writer = self._open(str(folder / FOLDER))
             for row in rows[self._shown :]:
                 for column, value in row.items():

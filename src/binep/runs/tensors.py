@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from binep.runs.files import RunError, write
+from binep.runs.files import RunError, read, write
+from binep.runs.headers import header_of
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -28,7 +30,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     text = json.dumps(about, sort_keys=True)
     # One key, since the library writes several in any order: equal tensors give equal bytes.
     header = {"binep": _digest(kept, text) + text}
-    write(path, safetensors.torch.save(kept, header))
+    with _panics_are_errors(path, sum(tensor.nbytes for tensor in kept.values())):
+        content = safetensors.torch.save(kept, header)
+    write(path, content)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,21 +41,47 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         RunError: the file is missing, truncated, of another kind, or has been changed.
     """
+    content = read(path)  # the library opens no path that is not UTF-8, and waits for a FIFO
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
+        with _panics_are_errors(path, len(content)):
+            tensors = dict(sorted(safetensors.torch.load(content).items()))
+        header = header_of(io.BytesIO(content))
+    except MemoryError:
+        raise
     except Exception as error:  # the library's errors on damaged files have no common type
         raise RunError(f"{path}: damaged or no safetensors file: {error}") from error
+    for name in tensors:
+        if not name.isprintable():
+            raise RunError(f"{path}: holds a tensor called {name!a}, which is no name")
     if "binep" not in header:
         raise RunError(f"{path}: not written by binep: it has no digest")
     digest, text = header["binep"][:64], header["binep"][64:]
     if digest != _digest(tensors, text):
         raise RunError(f"{path}: damaged or changed: its digest does not fit its content")
-    about: dict[str, Any] = json.loads(text)
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: what it says of itself is no JSON: {error}") from None
+    if not isinstance(about, dict):
+        raise RunError(f"{path}: what it says of itself is no JSON object")
     return tensors, about
+
+
+@contextlib.contextmanager
+def _panics_are_errors(path: Path, size: int) -> Iterator[None]:
+    """A context in which the library copies so many bytes, or there is a MemoryError.
+
+    By itself it panics then, with lines of its own that no `except Exception` catches.
+    """
+    try:
+        bytearray(2 * size)  # asks for them, and gives them back untouched
+        yield
+    except MemoryError:
+        raise MemoryError(f"{path} of {size} bytes does not fit") from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise MemoryError(f"{path} does not fit: {error}") from None
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

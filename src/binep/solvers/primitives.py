@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from binep.solvers.compiling import compiled
 
 Array = np.ndarray[Any, Any]
 
-inline: Any = numba.njit(cache=True, forceinline=True, error_model="numpy")
-parallel: Any = numba.njit(parallel=True, cache=True, error_model="numpy")
+inline: Any = compiled(forceinline=True, error_model="numpy")
+parallel: Any = compiled(parallel=True, error_model="numpy")
 SUMS_IN_ANY_ORDER = {"reassoc", "contract"}
 
 (

@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from binep.core.overrelaxation import FIRST, MOST, STEADY
+from binep.solvers.compiling import compiled
 from binep.solvers.primitives import (
     SUMS_IN_ANY_ORDER,
     Array,
@@ -19,7 +20,7 @@ from binep.solvers.primitives import (
 
 # What a parallel loop calls for each sample: where the loop itself writes to an array of a tuple,
 # numba takes that for dead code.
-one_sample = numba.njit(cache=True, error_model="numpy")
+one_sample = compiled(error_model="numpy")
 
 
 class Synapses(NamedTuple):
@@ -94,7 +95,7 @@ class Gradients(NamedTuple):
     biases: Array
 
 
-@numba.njit(cache=True, fastmath=SUMS_IN_ANY_ORDER)
+@compiled(fastmath=SUMS_IN_ANY_ORDER)
 def _add_up(rows, scale, low, drive):
     """Add scale·W·low of a dense synapse to ``drive``; W has a row per neuron above."""
     for i in range(len(drive)):
