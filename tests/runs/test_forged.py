@@ -1,10 +1,14 @@
-"""Checkpoints whose digest was forged: every field is checked, and refused in one line."""
+"""Files whose fields were changed, and their digests forged: each is refused by name, or fits."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
+import io
 import json
+import os
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +16,24 @@ from typing import Any
 import fuzzing
 import pytest
 import samples
+import tomli_w
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from refusals import refused
 from torch import Tensor
 
+from binep.analysis import report
+from binep.analysis.measurements import Measured
+from binep.cli import main as cli
 from binep.experiment.config import Config, ConfigError, Layer
 from binep.experiment.experiment import Experiment
+from binep.runs import checkpoints, tensors
 from binep.runs import folder as runs
-from binep.runs import tensors
 from binep.runs.checkpoints import CHECKPOINT
+from binep.runs.environment import read_environment
 from binep.runs.files import RunError
+from binep.runs.metrics import read_metrics
 
 State = dict[str, Tensor]
 About = dict[str, Any]
@@ -67,6 +77,10 @@ def fill(name: str, value: float) -> Any:
     return lambda s, _: s.update({name: torch.full_like(s[name], value)})
 
 
+FACTS = (
+    *("command", "started", "versions", "python", "git_revision", "platform", "processor"),
+    *("threads", "device", "device_name", "resumed"),
+)
 CHANGES: list[tuple[Callable[[State, About], object], str]] = [
     (lambda s, a: a.pop("rows"), "rows: no list"),
     (lambda s, a: a.pop("config"), "config is no text"),
@@ -97,6 +111,7 @@ CHANGES: list[tuple[Callable[[State, About], object], str]] = [
     (lambda s, a: s.pop("meter.loss"), "meter.loss missing"),
     (put("meter.batches", 7.0), "meter.batches"),
     (put("meter.samples", 0.5), "meter.samples"),
+    (put("meter.samples", 1.0), "meter.samples is not 2, as after 1 batches"),
     (put("meter.samples", torch.nan), "meter.samples"),
     (put("meter.seconds", -1.0), "meter.seconds"),
     (put("meter.wrong.error", 99), "meter.wrong.error"),
@@ -213,3 +228,143 @@ def test_a_forged_checkpoint_is_refused_or_trains(run: Path, draw: st.DataObject
         assert config == experiment.config
         result = experiment.train_epoch()
     assert 0 <= result.train.error <= 100
+
+
+# ---- the other files of a run
+
+
+def in_one_line(error: Exception, path: Path) -> None:
+    assert str(error).startswith(f"{path}: ")
+    assert "\n" not in str(error)
+
+
+@pytest.fixture(scope="module")
+def experiment(run: Path) -> Experiment:
+    forge(run, lambda state, about: None)
+    return runs.load_checkpoint(run)
+
+
+@fuzzing.cases(60)
+@given(draw=st.data())
+def test_a_forged_network_is_refused_or_one(
+    run: Path, experiment: Experiment, draw: st.DataObject
+) -> None:
+    path = run / "forged.safetensors"
+    checkpoints.save_network(experiment.network, path)
+    state, about = tensors.load_tensors(path)
+    about |= {"rows": [{"a": 1}]}
+    with contextlib.suppress(UnicodeEncodeError, RuntimeError, RecursionError):
+        draw.draw(changes(state, about))
+        tensors.save_tensors(path, state, about)
+    try:
+        with fuzzing.time_limit():
+            checkpoints.load_network(experiment.network, path)
+    except RunError as error:
+        in_one_line(error, path)
+    for parameter in experiment.network.parameters():
+        assert parameter.isfinite().all()
+    experiment.network.check()
+
+
+@fuzzing.cases(100)
+@given(name=st.sampled_from(FACTS) | st.text(max_size=9), value=VALUES)
+def test_a_forged_environment_is_refused_or_shown(run: Path, name: str, value: Any) -> None:
+    path = run / "environment.json"
+    whole = json.loads(path.read_text())
+    (run / "forged").mkdir(exist_ok=True)
+    path = run / "forged" / "environment.json"
+    path.write_text(json.dumps(whole | {name: value}))
+    try:
+        with fuzzing.time_limit():
+            about = read_environment(path.parent)
+    except RunError as error:
+        in_one_line(error, path)
+        return
+    config = Config.load(run / "config.toml")
+    rows = tensors.load_tensors(run / "whole")[1]["rows"]
+    found = Measured(run, config, rows, about)
+    assert "".join(fact for pair in report._facts(found) for fact in pair).encode()
+
+
+CELLS = st.text(max_size=9) | st.sampled_from(("", "nan", "inf", "-1", "1e400", "0x1", "1_0", "٣"))
+
+
+@fuzzing.cases(100)
+@given(row=st.integers(0, 2), column=st.integers(0, 40), cell=CELLS)
+def test_a_forged_cell_is_refused_or_drawn(run: Path, row: int, column: int, cell: str) -> None:
+    path = run / "forged.csv"
+    lines = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
+    line = lines[row % len(lines)]
+    line[column % len(line)] = cell
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    path.write_bytes(text.getvalue().encode("utf-8", "replace"))
+    try:
+        with fuzzing.time_limit():
+            rows = read_metrics(path)
+    except RunError as error:
+        in_one_line(error, path)
+        return
+    assert [r["epoch"] for r in rows] == list(range(1, len(rows) + 1))
+    assert all(0 <= (r["test_error"] or 0) <= 100 for r in rows)
+
+
+TOML: Any = st.recursive(
+    st.integers(-(10**30), 10**30) | st.floats() | st.booleans() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=5,
+)
+
+
+@fuzzing.cases(100)
+@given(draw=st.data(), value=TOML)
+def test_a_forged_setting_is_refused_or_one(run: Path, draw: st.DataObject, value: Any) -> None:
+    """What is accepted is written as it is read."""
+    table = tomllib.loads((run / "config.toml").read_text())
+    places = [table, *(table[name] for name in ("dynamics", "learning", "speed"))]
+    places += [table["layers"], *table["layers"].values()]
+    place = draw.draw(st.sampled_from(places))
+    place[draw.draw(st.sampled_from(list(place)) | st.text(max_size=9))] = value
+    try:
+        text = tomli_w.dumps(table)
+    except (ValueError, UnicodeEncodeError):
+        return
+    try:
+        with fuzzing.time_limit():
+            config = Config.from_toml(text, "run.toml")
+            config.check()
+    except ConfigError as error:
+        assert str(error)
+        return
+    assert Config.from_toml(config.to_toml(), "run.toml") == config
+
+
+# ---- the command line
+
+ODD = """-1 0 1 3 1e20 1e300 nan inf -inf true None 99999999999999999999 x.toml [] {} -- - ="""
+WORDS = """train plot report inspect evaluate check gradients presets reproduce --help --version
+    --seed --threads --epochs --batch-size --max-batches --layers.1.size --layers.2.gamma --beta
+    --off --precision --device --data-dir --config --run-dir --resume --index --neurons --output
+    --format --betas --steps --samples --free-steps --layers.9.size --initial-state"""
+SPOKEN = st.sampled_from(WORDS.split()) | st.sampled_from(ODD.split()) | st.text(max_size=9)
+
+
+@fuzzing.cases(40)
+@given(words=st.lists(SPOKEN, max_size=5))
+def test_any_words_are_a_command_or_refused(
+    run: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is trained: no preset is among them."""
+    before = os.getcwd()
+    os.chdir(run)
+    try:
+        with fuzzing.time_limit():
+            code: Any = cli.main(words)
+    except SystemExit as exit:
+        code = exit.code or 0
+    finally:
+        os.chdir(before)
+    said = capsys.readouterr()
+    assert code in (0, 2)
+    assert (code == 0) or said.err.startswith("binep: ") or not words
+    assert "Traceback" not in said.out + said.err

@@ -47,14 +47,15 @@ def test_a_configuration_trains_or_is_refused(
         threads=1 if config.threads is not None and config.threads > 0 else config.threads,
         deterministic=False,
     )
-    try:
-        experiment = Experiment(config)
-    except ConfigError:
-        assert changes | wrong
-        return
+    with fuzzing.time_limit():
+        try:
+            experiment = Experiment(config)
+        except ConfigError:
+            assert changes | wrong
+            return
+        result = experiment.train_epoch()
     replaced = {"batch_size", "max_batches", "threads", "layers.1.kernel", "layers.1.padding"}
     assert not wrong.keys() - {*replaced, "layers.1.pool"}  # dense layers lack the last three
-    result = experiment.train_epoch()
     assert 0 <= result.train.error <= 100
     for synapse in experiment.network.learning_synapses():
         if synapse.scale is not None:
@@ -93,7 +94,8 @@ def test_damaged_metrics_are_a_table_or_refused(run: Path, draw: st.DataObject) 
     path = run / "damaged.csv"
     path.write_bytes(draw.draw(damaged((run / "metrics.csv").read_bytes())))
     try:
-        rows = read_metrics(path)
+        with fuzzing.time_limit():
+            rows = read_metrics(path)
     except RunError as error:
         assert str(error).startswith(f"{path}: ")
         return
@@ -106,7 +108,8 @@ def test_a_damaged_checkpoint_is_refused_or_whole(run: Path, draw: st.DataObject
     whole, path = run / CHECKPOINT, run / "damaged.safetensors"
     path.write_bytes(draw.draw(damaged(whole.read_bytes())))
     try:
-        state, about = load_tensors(path)
+        with fuzzing.time_limit():
+            state, about = load_tensors(path)
     except RunError as error:
         assert str(error).startswith(f"{path}: ")
         return
@@ -131,7 +134,8 @@ def test_damaged_data_are_refused_or_images(
         content = source.read_bytes()
         target.write_bytes(draw.draw(damaged(content)) if source == victim else content)
     try:
-        loaded = data.load(name, broken, download=False)
+        with fuzzing.time_limit():
+            loaded = data.load(name, broken, download=False)
     except DataError as error:
         assert "\n" not in str(error)
         return

@@ -218,7 +218,8 @@ class Experiment:
         epoch, batch = (int(n) for n in rest["progress"])
         place = Place(epoch, batch, self.config.epochs, self.batches_per_epoch)
         check_training(rest, place)
-        check_meter(meter, place, self.network, self.config)
+        seen = min(len(self.data.train), batch * self.config.batch_size)
+        check_meter(meter, place, seen, self.network, self.config.dynamics.free_steps)
         check_rule(rule, self.flip)
         self.epoch, self.batch = epoch, batch
         network = {k: v for k, v in rest.items() if k.startswith("network.")}

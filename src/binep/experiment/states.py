@@ -16,7 +16,6 @@ from binep.experiment.training import readouts_of
 
 if TYPE_CHECKING:
     from binep.core.network import Network
-    from binep.experiment.config import Config
 
 SCALE_CEILING = 1e30
 """The most that a scaling factor may be: above it, sums of a few weights overflow float32."""
@@ -109,10 +108,19 @@ def _is_of_generator(state: Tensor) -> bool:
     return bool((drawn != drawn[0]).any())
 
 
-def check_meter(sums: Mapping[str, Tensor], place: Place, network: Network, config: Config) -> None:
+def check_meter(
+    sums: Mapping[str, Tensor], place: Place, samples: int, network: Network, free_steps: int
+) -> None:
     """Refuse sums of scores that the batches of an epoch so far cannot have; see `Meter.state`.
 
     Losses and residuals need not be finite.
+
+    Args:
+        sums: by name.
+        place: where training stands.
+        samples: of those batches.
+        network: what learns.
+        free_steps: T.
     """
     layers = torch.zeros(len(network.neurons))
     whole, real = torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.float64)
@@ -123,16 +131,16 @@ def check_meter(sums: Mapping[str, Tensor], place: Place, network: Network, conf
     check_fit(sums, expected if place.batch else {})
     if not sums:
         return
-    samples = place.batch * config.batch_size
     most = {"batches": place.batch, "samples": samples, "seconds": math.inf}
-    most["steps"] = place.batch * config.dynamics.free_steps
+    most["steps"] = place.batch * free_steps
     most |= {name.removeprefix("meter."): samples for name in sums if ".wrong." in name}
     for name, limit in most.items():
         values = sums[f"meter.{name}"]
         if not bool(((values >= 0) & (values <= limit) & values.isfinite()).all()):
             raise ValueError(f"meter.{name} = {values.tolist()}: must be from 0 to {limit}")
-    if not float(sums["meter.batches"]) == place.batch <= float(sums["meter.samples"]):
-        raise ValueError(f"meter.samples and meter.batches are not of {place.batch} batches")
+    for name, count in (("samples", samples), ("batches", place.batch)):
+        if float(sums[f"meter.{name}"]) != count:
+            raise ValueError(f"meter.{name} is not {count}, as after {place.batch} batches")
 
 
 def check_rule(kept: Mapping[str, Tensor], rule: Any) -> None:
