@@ -13,15 +13,24 @@ from binep.analysis import comparison
 from binep.cli.main import main
 from binep.experiment.config import Config, preset
 from binep.runs.files import RunError
+from binep.runs.metrics import table
 
 
-def run_folder(folder: Path, config: Config, *errors: float, column: str = "test_error") -> Path:
+def run_folder(folder: Path, config: Config, *errors: float, valid: float | None = None) -> Path:
     """A run folder that ended with the last of these errors."""
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(config.to_toml())
-    lines = [f"{epoch},{error / 2},{error},{error}" for epoch, error in enumerate(errors, start=1)]
-    head = f"epoch,train_error,test_error,{'other' if column == 'test_error' else column}"
-    (folder / "metrics.csv").write_text("\n".join([head, *lines, ""]))
+    rows = [
+        {
+            "epoch": epoch,
+            "train_error": error / 2,
+            "test_error": error,
+            **dict.fromkeys(("train_loss", "test_loss", "train_seconds", "test_seconds"), 1.0),
+            **({} if valid is None else {"valid_error": valid}),
+        }
+        for epoch, error in enumerate(errors, start=1)
+    ]
+    (folder / "metrics.csv").write_text(table(rows))
     return folder
 
 
@@ -62,12 +71,10 @@ def test_each_run_has_a_row_where_that_is_asked_for(folders: list[Path]) -> None
 
 
 def test_they_are_sorted_by_the_validation_error_where_there_is_one(tmp_path: Path) -> None:
-    folders = []
-    for beta, valid, test in ((0.1, 3, 9), (0.2, 4, 1)):
-        folder = run_folder(tmp_path / str(beta), with_beta(beta), test, column="valid_error")
-        text = (folder / "metrics.csv").read_text().rstrip().rpartition(",")[0]
-        (folder / "metrics.csv").write_text(f"{text},{valid}\n")
-        folders.append(folder)
+    folders = [
+        run_folder(tmp_path / str(beta), with_beta(beta), test, valid=valid)
+        for beta, valid, test in ((0.1, 3, 9), (0.2, 4, 1))
+    ]
     assert [g.settings["learning.beta"] for g in comparison.groups(folders)] == [0.1, 0.2]
     by_test = comparison.groups(folders, by="test_error")
     assert [g.settings["learning.beta"] for g in by_test] == [0.2, 0.1]
