@@ -33,7 +33,7 @@ from torch import Tensor
 from binep.core.costs import CrossEntropy, SquaredError
 from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation
 from binep.core.network import Network
-from binep.core.neurons import Binary, Real
+from binep.core.neurons import Binary, Neurons, Real
 from binep.core.optim import BinaryFlip
 from binep.core.phases import Phase
 from binep.core.speed import Speed
@@ -204,15 +204,17 @@ def test_layers_may_be_replaced_after_a_relax(name: str) -> None:
     same_gradients(gradients(net), gradients(other))
 
 
-@on_each
-def test_one_layer_may_be_replaced_after_a_relax(name: str) -> None:
-    other = network(name, seed=5)
-    for i in range(len(other)):
-        net, fresh = network(name), network(name)
-        x, _ = batch(net)
-        net.relax(x, 20)
-        net.synapses[i] = fresh.synapses[i] = other.synapses[i]
-        same(net.relax(x, 20), fresh.relax(x, 20))
+@pytest.mark.parametrize("neurons", [Real(), Binary(0.2)])
+@pytest.mark.parametrize("off", [(), ("in-cache",), ("in-cache", "digits", "events")])
+def test_a_layer_in_between_may_change_its_size(neurons: Neurons, off: tuple[str, ...]) -> None:
+    """Some of the layers are others then, and one is not."""
+    layers = [Dense(6, 8), Dense(8, 7), Dense(7, 3)]
+    net, x = Network(layers, neurons, speed=Speed(off)), torch.rand(4, 6)
+    net.relax(x, 9)
+    for i, layer in enumerate((Dense(6, 9), Dense(9, 7))):
+        net.synapses[i] = layer
+    fresh = Network(list(net.synapses), neurons, speed=Speed(off))
+    same(net.relax(x, 9), fresh.relax(x, 9))
 
 
 @on_each
