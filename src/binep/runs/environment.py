@@ -116,7 +116,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
         raise RunError(f"{path}: does not say what a run ran on")
     for name, value in about.items():
         if right := _wrong(name, value):
-            raise RunError(f"{path}: {name!a} must be {right}")
+            raise RunError(f"{path}: does not say what a run ran on: {name!a} must be {right}")
     return about
 
 
