@@ -47,7 +47,7 @@ def test_a_configuration_trains_or_is_refused(
         threads=1 if config.threads is not None and config.threads > 0 else config.threads,
         deterministic=False,
     )
-    with fuzzing.time_limit():
+    with fuzzing.time_limit(300):  # the first of a kind also compiles its loops
         try:
             experiment = Experiment(config)
         except ConfigError:
