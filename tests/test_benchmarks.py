@@ -173,7 +173,7 @@ def test_the_page_follows_from_the_tables(tmp_path: Path) -> None:
     (tmp_path / "machine.json").write_text(json.dumps(machine))
     write_report(tmp_path)
     page = (tmp_path / "README.md").read_text()
-    assert "| 0.16 | 0.5 (1) | 0.02 (3) | 8, 25 |" in page
+    assert "| 0.5 (1) | 0.02 (3) | 25 |" in page
     assert "| 11 + 10 | 2 | 0 | 1 | 0.008 | 0.02 | 2.5 |" in page
     assert "A remark." in page
     assert "`cifar10-conv-ep` skipped: no data" in page

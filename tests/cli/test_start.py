@@ -90,9 +90,3 @@ def test_type_checkers_see_the_names_where_they_are() -> None:
     }
     assert seen == binep._HOME
     assert sorted(seen) == binep.__all__
-
-
-def test_solvers_are_there_before_any_name(tmp_path: Path) -> None:
-    code = "import binep, sys\nassert 'binep.solvers' not in sys.modules\nbinep.Speed\n"
-    code += "assert 'binep.solvers' in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
