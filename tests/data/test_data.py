@@ -366,7 +366,7 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     ) -> bytes:  # root may read everything, so a file mode would not do
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("binep.data.readers.open_regular", refuse)
     path = tmp_path / FOLDERS["mnist"] / "train-images-idx3-ubyte"
     assert_refused("mnist", tmp_path, path, "Permission denied")
 

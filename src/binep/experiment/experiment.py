@@ -69,13 +69,14 @@ class Experiment:
 
     def __init__(self, config: Config) -> None:
         config.check()
-        if config.data_dir is not None:  # of a process, which others do not share
-            config = config.replace(data_dir=Path(os.path.abspath(config.data_dir.expanduser())))
+        place = config.data_dir
+        if place is not None:  # kept as what it is from everywhere; errors say what was given
+            config = config.replace(data_dir=Path(os.path.abspath(place.expanduser())))
         self._config = config
         self.device = torch.device(config.device)
         with self.working():
             own = config.options.get(config.dataset)
-            self.data = sources.load(config.dataset, config.data_dir, own=own).to(self.device)
+            self.data = sources.load(config.dataset, place, own=own).to(self.device)
             self._build()
         self.epoch = self.batch = 0
         self.meter = Meter(self.network)

@@ -37,7 +37,7 @@ from binep.runs.files import (
     remove_leftovers,
     write,
 )
-from binep.runs.metrics import Row, row_of, table
+from binep.runs.metrics import Row, checkpointed, row_of, table
 from binep.runs.settings import read_config
 
 
@@ -113,6 +113,7 @@ def train(
             trains there; the folder's checkpoint is not where the experiment is; or its parts are
             no longer those of its configuration.
     """
+    recorder = _Recorder(experiment, folder, list(rows), guards or Guards())
 
     def between_batches(meter: Meter) -> None:
         if after_batch is not None:
@@ -123,8 +124,7 @@ def train(
         recorder.save_if_due()
 
     with locked(folder) if lock is None else contextlib.nullcontext(lock) as held:
-        recorder = _Recorder(experiment, held, list(rows), guards or Guards())
-        for text in recorder.begin():
+        for text in recorder.begin(held.note):
             warn(text)
         while experiment.epoch < experiment.config.epochs:
             result = experiment.train_epoch(between_batches, warn=lambda text: None)
@@ -139,14 +139,19 @@ def train(
 class _Recorder:
     """Writes the files of a run folder while its experiment trains."""
 
-    def __init__(self, experiment: Experiment, lock: Lock, rows: list[Row], guards: Guards) -> None:
-        self.experiment, self.folder, self.note = experiment, lock.folder, lock.note
+    def __init__(
+        self, experiment: Experiment, folder: Path, rows: list[Row], guards: Guards
+    ) -> None:
+        self.experiment, self.folder = experiment, folder
         self._check_parts()
         self.rows, self.guards = rows, guards
         self.saved = time.monotonic()
 
-    def begin(self) -> list[str]:
+    def begin(self, note: str) -> list[str]:
         """Log the start, and write what does not change during a run, where it is missing.
+
+        Args:
+            note: what is not as usual about the lock, or "".
 
         Returns:
             Warnings, logged.
@@ -156,9 +161,8 @@ class _Recorder:
         remove_leftovers(self.folder)
         if not (self.folder / "config.toml").exists():
             write(self.folder / "config.toml", config.to_toml().encode())
-        if self.rows:
-            self._mend_metrics()
-        notes = [self.note] if self.note else []
+        self._mend_metrics()
+        notes = [note] if note else []
         if experiment.epoch < config.epochs:
             notes += self._record_environment()
         for text in notes:
@@ -237,7 +241,10 @@ class _Recorder:
 
     def _mend_metrics(self) -> None:
         """Write metrics.csv from the checkpoint's rows, where it is something else."""
-        path, content = self.folder / "metrics.csv", table(self.rows).encode()
+        held = checkpointed(self.folder)
+        if not held:
+            return
+        path, content = self.folder / "metrics.csv", table(held).encode()
         with contextlib.suppress(RunError):
             if read(path) == content:
                 return

@@ -118,7 +118,7 @@ def ordered(row: Row) -> Row:
 def checkpointed(folder: Path) -> list[Row] | None:
     """The rows that the checkpoint of a run folder holds; None if it has none, or a damaged one."""
     try:
-        return checked_rows(about(folder / CHECKPOINT).get("rows"))
+        return [ordered(row) for row in checked_rows(about(folder / CHECKPOINT).get("rows"))]
     except ValueError:
         return None
 
