@@ -1,6 +1,7 @@
 """Settings of every test."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -12,6 +13,12 @@ import binep.solvers  # noqa: F401 – as with the public names of `binep`, all 
 def pytest_configure(config: pytest.Config) -> None:
     # Small networks flip much. tests/experiment/test_guards.py expects these warnings.
     config.addinivalue_line("filterwarnings", "ignore::binep.experiment.warnings.TrainingWarning")
+    # A shell lets its background jobs ignore some signals, and with them all that they start.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+            signal.signal(number, usual)
 
 
 # Tests run beside each other's threads; one each is faster, and repeats to the bit.
