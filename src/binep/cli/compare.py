@@ -14,7 +14,7 @@ from binep.experiment.config import ConfigError
 
 @dataclass(frozen=True)
 class Options:
-    """Show runs side by side: what differs between their settings, and how they ended."""
+    """Show runs side by side: settings that differ, and how they ended."""
 
     runs: Runs
     """Run folders. Those that differ by the seed alone are one row: mean ± standard deviation."""

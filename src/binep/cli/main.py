@@ -70,6 +70,7 @@ def _warn_of_repeated(arguments: Sequence[str]) -> None:
 def _print_help() -> None:
     """The list of commands as tyro shows subcommands, none of which has to be imported for it."""
     import contextlib
+    import io
 
     from tyro.extras import SubcommandApp
 
@@ -81,9 +82,8 @@ def _print_help() -> None:
 
         described.__doc__ = text
         app.command(name=name)(described)
-    with contextlib.suppress(SystemExit):
-        app.cli(
-            prog="binep",
-            args=["--help"],
-            description=ABOUT,
-        )
+    printed = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(printed):
+        app.cli(prog="binep", args=["--help"], description=ABOUT)
+    _, rest = printed.getvalue().split("\n", 1)  # the first line has all commands' names
+    print(f"usage: binep [-h] COMMAND ...\n{rest}", end="")

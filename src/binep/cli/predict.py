@@ -24,7 +24,7 @@ Files = Annotated[
 
 @dataclass(frozen=True)
 class Options:
-    """Classify pictures and arrays: a line of CSV for each, with its class and all scores."""
+    """Classify pictures and arrays: a line of CSV each, with class and scores."""
 
     run: Run
     """A run folder, or a file that `binep export --format packed` or `Network.save` wrote."""
