@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from binep.cli.options import parse
 from binep.experiment.config import Config, ConfigError, Layer, preset, preset_names
+from binep.runs.settings import read_config
 
 PROG = "binep train"
 
@@ -35,7 +36,9 @@ class Options:
     config: Path | None = None
     """A TOML file in the place of a preset; or a run folder, to run the same again."""
     resume: Path | None = None
-    """The folder of a run to go on with, in the place of a preset; takes no other setting."""
+    """The folder of a run to go on with, in the place of a preset. Of its settings --epochs,
+    --device, --data-dir, --threads, --checkpoint-minutes, --test-batch-size and those of speed may
+    change."""
     run_dir: Path | None = None
     """Folder for the run, new or empty; otherwise runs/PRESET/TIME-SEED."""
     tensorboard: bool = False
@@ -45,32 +48,21 @@ class Options:
 
 def main(arguments: Sequence[str]) -> None:
     """Train a preset, a file or the rest of a run."""
-    folder = _resumed([word for word in arguments if word != "--tensorboard"])
-    if folder is not None:
-        from binep.cli.training import resume_training
-        from binep.runs.tensorboard import Board
-
-        resume_training(folder, Board() if "--tensorboard" in arguments else None)
-        return
     start, name = _start(arguments)
     options = parse(Options, arguments, prog=PROG, default=Options(experiment=start))
-    from binep.cli.training import run_training
+    from binep.cli.training import resume_training, run_training
     from binep.runs.tensorboard import Board
 
     board = Board() if options.tensorboard else None
-    run_training(options.experiment, name, options.run_dir, board)
+    if options.resume is not None:
+        resume_training(options.resume, board, **_changes(start, options.experiment))
+    else:
+        run_training(options.experiment, name, options.run_dir, board)
 
 
-def _resumed(words: Sequence[str]) -> Path | None:
-    """The run of --resume RUN or --resume=RUN, if there is one: they stand alone."""
-    match words:
-        case ["--resume", folder]:
-            return Path(folder)
-        case [word] if word.startswith("--resume="):
-            return Path(word.removeprefix("--resume="))
-    if any(word.split("=")[0] == "--resume" for word in words):
-        raise ConfigError("--resume takes one run folder and no other setting: they are the run's")
-    return None
+def _changes(before: Config, now: Config) -> dict[str, Any]:
+    """The settings that differ, by name."""
+    return {name: value for name, value in vars(now).items() if value != vars(before)[name]}
 
 
 def _start(arguments: Sequence[str]) -> tuple[Config, str]:
@@ -83,10 +75,9 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
     numbers = re.findall(r"^--layers\.(\d+)\.", "\n".join(flags), re.MULTILINE)
     layers = {number: Layer(1) for number in numbers}
     found = parse(Options, flags, prog=PROG, default=Options(experiment=Config(layers=layers)))
-    if found.preset is not None and found.config is not None:
-        raise ConfigError(
-            f"both the preset {found.preset} and --config {found.config}: name one of them"
-        )
+    _check_sources(found)
+    if found.resume is not None:
+        return read_config(found.resume), ""
     if found.preset is not None:
         return preset(found.preset), found.preset
     if found.config is not None:
@@ -98,6 +89,20 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
     raise ConfigError(
         f"train what? Name a preset (binep presets lists them) or --config FILE{hint}"
     )
+
+
+def _check_sources(found: Options) -> None:
+    """Refuse two things to train, and a new folder for a run that goes on."""
+    sources = {
+        "the preset": found.preset,
+        "--config": found.config,
+        "--resume": found.resume,
+    }
+    named = [f"{what} {source}" for what, source in sources.items() if source is not None]
+    if len(named) > 1:
+        raise ConfigError(f"both {' and '.join(named)}: name one of them")
+    if found.resume is not None and found.run_dir is not None:
+        raise ConfigError(f"--run-dir {found.run_dir}: a run goes on in its own folder")
 
 
 def _from_file(file: Path) -> tuple[Config, str]:

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from binep.cli.output import warn
 from binep.cli.progress import Reporter
@@ -34,14 +35,14 @@ def run_training(
         _train(experiment, lock, [], Guards(), f"{config.summary()}: training", board)
 
 
-def resume_training(folder: Path, board: Board | None = None) -> None:
-    """Resume a run, showing progress."""
+def resume_training(folder: Path, board: Board | None = None, **changes: Any) -> None:
+    """Resume a run with some settings changed, showing progress."""
     read_config(folder)  # what is no run folder is not locked
     with files.locked(folder) as lock:
-        experiment, rows, guards = runs.resume(folder, warn)
+        experiment, rows, guards = runs.resume(folder, warn, **changes)
         place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
         if experiment.epoch == experiment.config.epochs:
-            place = "has ended; nothing left to do"
+            place = "has ended; nothing left to do without more --epochs"
         what = f"{experiment.config.summary()}: {place}"
         if experiment.epoch < experiment.config.epochs:
             print(f"{folder}: now {described(environment(experiment))}")

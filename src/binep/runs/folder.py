@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from binep.data.sources import Files, source_of
-from binep.experiment.config import Config
+from binep.experiment.config import Config, ConfigError, differing
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.training import Meter
 from binep.experiment.warnings import Guards
@@ -38,7 +38,7 @@ from binep.runs.files import (
     write,
 )
 from binep.runs.metrics import Row, row_of, table
-from binep.runs.settings import read_config
+from binep.runs.settings import continued, past, read_config
 
 
 def new_folder(name: str, seed: int, root: Path = Path("runs")) -> Path:
@@ -156,6 +156,8 @@ class _Recorder:
         remove_leftovers(self.folder)
         if not (self.folder / "config.toml").exists():
             write(self.folder / "config.toml", config.to_toml().encode())
+        elif experiment.epoch < config.epochs:
+            self._change_settings()
         if self.rows:
             self._mend_metrics()
         notes = [self.note] if self.note else []
@@ -164,6 +166,22 @@ class _Recorder:
         for text in notes:
             self._log(f"warning: {text}")
         return notes
+
+    def _change_settings(self) -> None:
+        """Write the settings that the run goes on with, and log them, where they are others.
+
+        Raises:
+            RunError: they are another run's.
+        """
+        held, config = read_config(self.folder), self.experiment.config
+        if others := differing(past(held), past(config)):
+            raise RunError(
+                f"{self.folder}: holds a run of other settings: {', '.join(others)}: name a new "
+                "folder"
+            )
+        if changed := differing(held, config):
+            self._log(f"goes on with other settings: {', '.join(changed)}")
+            write(self.folder / "config.toml", config.to_toml().encode())
 
     def _record_environment(self) -> list[str]:
         """Log what training starts or goes on with, and add it to environment.json.
@@ -268,20 +286,24 @@ def _curves(rows: Sequence[Row]) -> bytes:
 
 
 def resume(
-    folder: Path, warn: Callable[[str], None] = lambda text: None
+    folder: Path, warn: Callable[[str], None] = lambda text: None, **changes: Any
 ) -> tuple[Experiment, list[Row], Guards]:
     """What `train` continues from: the experiment at its checkpoint, rows and guards.
 
     Args:
         folder: the run folder.
         warn: called where a checkpoint is too old to say what data it was trained on.
+        changes: settings of `binep.runs.settings.GOES_ON` to go on with; `train` writes them into
+            config.toml. With more epochs a run ends with the bits of one that was planned so long.
 
     Raises:
         RunError: the checkpoint is damaged, of another configuration, or gone.
         DataError: the data set is another than the one that the run has been trained on.
-        ConfigError: config.toml cannot be read.
+        ConfigError: config.toml cannot be read, a setting that cannot change, or fewer epochs than
+            have been trained.
     """
-    config = read_config(folder)
+    held = read_config(folder)
+    config = continued(held, **changes)
     if not (folder / CHECKPOINT).exists():
         if (folder / "metrics.csv").exists():
             raise RunError(
@@ -290,6 +312,11 @@ def resume(
             )
         return _experiment(folder, config), [], Guards()  # killed before the first one was there
     checkpoint = read_checkpoint(folder, config)
+    if held.epochs != config.epochs < checkpoint.begun:
+        raise ConfigError(
+            f"epochs = {config.epochs}: must be at least {checkpoint.begun}, "
+            "which the run has begun"
+        )
     experiment = _restored(folder, config, checkpoint, warn)
     return experiment, checkpoint.rows, Guards(checkpoint.warned)
 
