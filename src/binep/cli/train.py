@@ -6,13 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from binep.cli.options import parse
 from binep.experiment.config import Config, ConfigError, Layer, preset, preset_names
 from binep.runs.settings import read_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PROG = "binep train"
 
@@ -39,6 +42,11 @@ class Options:
     """The folder of a run to go on with, in the place of a preset. Of its settings --epochs,
     --device, --data-dir, --threads, --checkpoint-minutes, --test-batch-size and those of speed may
     change."""
+    from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """The folder of a run whose trained network a new run starts from. Settings are that run's
+    where no preset or file is named; flags replace them."""
+    keep_momentum: bool = False
+    """With --from: go on with its momenta, too, from its last checkpoint."""
     run_dir: Path | None = None
     """Folder for the run, new or empty; otherwise runs/PRESET/TIME-SEED."""
     tensorboard: bool = False
@@ -57,7 +65,21 @@ def main(arguments: Sequence[str]) -> None:
     if options.resume is not None:
         resume_training(options.resume, board, **_changes(start, options.experiment))
     else:
-        run_training(options.experiment, name, options.run_dir, board)
+        begun = _begun_from(options)
+        run_training(options.experiment, name, options.run_dir, board, begun)
+
+
+def _begun_from(options: Options) -> tuple[Path, dict[str, Tensor]] | None:
+    """The run whose network a new one starts from, and what it is to take over."""
+    from binep.runs import start
+
+    if options.from_run is not None:
+        return options.from_run, start.trained(options.from_run, options.keep_momentum)
+    if options.experiment.start is not None and options.config is not None:  # to run it again
+        config = options.config
+        folder = config if config.is_dir() else config.parent
+        return folder, start.read(folder, options.experiment)
+    return None
 
 
 def _changes(before: Config, now: Config) -> dict[str, Any]:
@@ -82,6 +104,8 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
         return preset(found.preset), found.preset
     if found.config is not None:
         return _from_file(found.config)
+    if found.from_run is not None:
+        return _from_file(found.from_run)
     if flags != list(arguments):
         return preset("quickstart"), "quickstart"
     taken = [name for name in found.experiment.speed.off if name in preset_names()]
@@ -101,8 +125,14 @@ def _check_sources(found: Options) -> None:
     named = [f"{what} {source}" for what, source in sources.items() if source is not None]
     if len(named) > 1:
         raise ConfigError(f"both {' and '.join(named)}: name one of them")
+    if found.keep_momentum and found.from_run is None:
+        raise ConfigError("--keep-momentum: goes with --from RUN alone")
+    if found.resume is not None and found.from_run is not None:
+        raise ConfigError(f"--from {found.from_run}: is for a new run; --resume goes on with one")
     if found.resume is not None and found.run_dir is not None:
         raise ConfigError(f"--run-dir {found.run_dir}: a run goes on in its own folder")
+    if found.from_run is not None:
+        read_config(found.from_run)
 
 
 def _from_file(file: Path) -> tuple[Config, str]:

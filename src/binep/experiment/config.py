@@ -142,6 +142,9 @@ class Config:
     threads: Threads | None = None
     """CPU threads; otherwise what PyTorch chooses. Results repeat bit for bit only at the same
     number."""
+    start: Annotated[str | None, tyro.conf.Suppress] = None
+    """SHA-256 of the trained network that it starts from, which lies in the run's folder: --from
+    writes both."""
     dynamics: Annotated[Dynamics, tyro.conf.arg(name="")] = field(default_factory=Dynamics)
     learning: Annotated[Learning, tyro.conf.arg(name="")] = field(default_factory=Learning)
     speed: Annotated[Speed, tyro.conf.arg(name="")] = field(default_factory=Speed)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from binep.data.sources import Files, source_of
 from binep.experiment.config import Config, ConfigError, differing
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.training import Meter
 from binep.experiment.warnings import Guards
+from binep.runs import start
 from binep.runs.checkpoints import (
     CHECKPOINT,
     Checkpoint,
@@ -86,6 +89,7 @@ def train(
     warn: Callable[[str], None] = lambda text: None,
     guards: Guards | None = None,
     lock: Lock | None = None,
+    begun_from: Mapping[str, Tensor] | None = None,
 ) -> list[Row]:
     """Run an experiment to its last epoch and keep its folder up to date after each.
 
@@ -101,8 +105,8 @@ def train(
         stop: called after each batch; True saves a checkpoint and stops.
         warn: called with each warning; log.txt has them, too.
         guards: what was warned of before.
-        lock: of the folder, where `locked` holds it already, so that nobody trains there between
-            `resume` and this; None locks it here.
+        lock: of the folder, where it is held since before `resume`; None locks it here.
+        begun_from: what a new experiment starts from (`binep.runs.start`), to be kept.
 
     Returns:
         The rows of metrics.csv.
@@ -123,7 +127,7 @@ def train(
         recorder.save_if_due()
 
     with locked(folder) if lock is None else contextlib.nullcontext(lock) as held:
-        recorder = _Recorder(experiment, held, list(rows), guards or Guards())
+        recorder = _Recorder(experiment, held, list(rows), guards or Guards(), begun_from)
         for text in recorder.begin():
             warn(text)
         while experiment.epoch < experiment.config.epochs:
@@ -139,7 +143,15 @@ def train(
 class _Recorder:
     """Writes the files of a run folder while its experiment trains."""
 
-    def __init__(self, experiment: Experiment, lock: Lock, rows: list[Row], guards: Guards) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        lock: Lock,
+        rows: list[Row],
+        guards: Guards,
+        begun_from: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.start = begun_from
         self.experiment, self.folder, self.note = experiment, lock.folder, lock.note
         self._check_parts()
         self.rows, self.guards = rows, guards
@@ -156,6 +168,8 @@ class _Recorder:
         remove_leftovers(self.folder)
         if not (self.folder / "config.toml").exists():
             write(self.folder / "config.toml", config.to_toml().encode())
+            if self.start is not None:
+                start.write(self.folder, self.start)
         elif experiment.epoch < config.epochs:
             self._change_settings()
         if self.rows:
@@ -310,7 +324,10 @@ def resume(
                 f"{folder}: holds a log, but no {CHECKPOINT} to go on from; "
                 f"binep train --config {folder} runs it again elsewhere"
             )
-        return _experiment(folder, config), [], Guards()  # killed before the first one was there
+        experiment = _experiment(folder, config)  # killed before the first one was there
+        if config.start is not None:
+            start.begin(experiment, start.read(folder, config), folder)
+        return experiment, [], Guards()
     checkpoint = read_checkpoint(folder, config)
     if held.epochs != config.epochs < checkpoint.begun:
         raise ConfigError(
