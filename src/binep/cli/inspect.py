@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from binep.cli.options import Run, given, parse
+from binep.cli.options import Pluggable, Run, given, parse
 from binep.cli.output import join, warn
 from binep.experiment.config import ConfigError
 
@@ -22,7 +22,7 @@ ACTIVITY = 500
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Pluggable):
     """Follow one test image through a trained network, and draw what happens.
 
     In RUN/inspect or the folder --output:

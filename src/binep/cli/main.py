@@ -9,6 +9,7 @@ import importlib
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from binep.cli.errors import reporting_errors
 from binep.cli.output import warn
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"binep {__version__}")
         elif arguments[0] in COMMANDS:
             _warn_of_repeated(arguments[1:])
+            _load_plugins(arguments[1:])
             importlib.import_module(f"binep.cli.{arguments[0]}").main(arguments[1:])
         else:
             from binep.experiment.config import ConfigError, did_you_mean
@@ -63,8 +65,19 @@ def _warn_of_repeated(arguments: Sequence[str]) -> None:
     flags = (word.split("=")[0].replace("_", "-") for word in arguments if word[:2] == "--")
     counts = Counter(f"--{flag[5:]}" if flag[:5] == "--no-" else flag for flag in flags)
     for flag, count in counts.items():
-        if count > 1:
+        if count > 1 and flag != "--plugin":
             warn(f"{flag} is given {count} times: the last one counts")
+
+
+def _load_plugins(arguments: Sequence[str]) -> None:
+    """Run the modules of --plugin, so that what they add can be named by all other words."""
+    following = [*arguments[1:], ""]
+    for word, after in zip(arguments, following, strict=True):
+        path = after if word == "--plugin" else word.removeprefix("--plugin=")
+        if path != word and path:
+            from binep.experiment import plugins
+
+            plugins.load(Path(path))
 
 
 def _print_help() -> None:

@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from binep.cli.options import parse
+from binep.cli.options import Pluggable, parse
+from binep.data.sources import SOURCES
+from binep.experiment import plugins
 from binep.experiment.config import Config, ConfigError, Layer, preset, preset_names
+from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
 from binep.runs.settings import read_config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PROG = "binep train"
+OWN = (SOURCES, NEURONS, COSTS, ESTIMATORS, FLIP_RULES)
+"""What may have a table [options.NAME]."""
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Pluggable):
     """Train a network, and keep all of the run in a folder.
 
     A preset or --config FILE says what to train; flags replace its settings.
@@ -66,7 +71,8 @@ def main(arguments: Sequence[str]) -> None:
         resume_training(options.resume, board, **_changes(start, options.experiment))
     else:
         begun = _begun_from(options)
-        run_training(options.experiment, name, options.run_dir, board, begun)
+        config = options.experiment.replace(plugins=plugins.loaded())
+        run_training(config, name, options.run_dir, board, begun)
 
 
 def _begun_from(options: Options) -> tuple[Path, dict[str, Tensor]] | None:
@@ -96,7 +102,26 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
     flags = [word for word in arguments if word not in ("-h", "--help")]
     numbers = re.findall(r"^--layers\.(\d+)\.", "\n".join(flags), re.MULTILINE)
     layers = {number: Layer(1) for number in numbers}
-    found = parse(Options, flags, prog=PROG, default=Options(experiment=Config(layers=layers)))
+    own = _own_options(flags)
+    spoken = Config(layers=layers, options=own)
+    found = parse(Options, flags, prog=PROG, default=Options(experiment=spoken))
+    start, name = _named(found, flags == list(arguments))
+    return start.replace(options={**own, **start.options}), name
+
+
+def _own_options(flags: Sequence[str]) -> dict[str, Any]:
+    """A table for each kind of one's own whose settings are spoken of, as --options.NAME.rate."""
+    names = re.findall(r"^--options\.([^.=\n]+)\.", "\n".join(flags), re.MULTILINE)
+    return {name: {} for name in names if any(name in kinds for kinds in OWN)}
+
+
+def _named(found: Options, complete: bool) -> tuple[Config, str]:
+    """The settings of what is named, and what a run of it is called.
+
+    Args:
+        found: what was parsed.
+        complete: without --help, something must be named.
+    """
     _check_sources(found)
     if found.resume is not None:
         return read_config(found.resume), ""
@@ -106,7 +131,7 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
         return _from_file(found.config)
     if found.from_run is not None:
         return _from_file(found.from_run)
-    if flags != list(arguments):
+    if not complete:
         return preset("quickstart"), "quickstart"
     taken = [name for name in found.experiment.speed.off if name in preset_names()]
     hint = f"; {taken[0]} was read as a value of --off: name it first" if taken else ""
