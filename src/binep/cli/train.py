@@ -15,6 +15,7 @@ from binep.data.sources import SOURCES
 from binep.experiment import plugins
 from binep.experiment.config import Config, ConfigError, Layer, preset, preset_names
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
+from binep.experiment.settings import Count
 from binep.runs.settings import read_config
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class Options(Pluggable):
     """With --from: go on with its momenta, too, from its last checkpoint."""
     run_dir: Path | None = None
     """Folder for the run, new or empty; otherwise runs/PRESET/TIME-SEED."""
+    seeds: Count | None = None
+    """So many runs, whose seeds begin with --seed, in folders seed0, seed1, … of --run-dir. Given
+    the same folder again, only what is missing of them is run."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard, too, in the run's folder; goes with --resume, too."""
     experiment: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
@@ -69,10 +73,15 @@ def main(arguments: Sequence[str]) -> None:
     board = Board() if options.tensorboard else None
     if options.resume is not None:
         resume_training(options.resume, board, **_changes(start, options.experiment))
-    else:
-        begun = _begun_from(options)
-        config = options.experiment.replace(plugins=plugins.loaded())
+        return
+    begun = _begun_from(options)
+    config = options.experiment.replace(plugins=plugins.loaded())
+    if options.seeds is None:
         run_training(config, name, options.run_dir, board, begun)
+        return
+    from binep.cli.seeds import run_seeds
+
+    run_seeds(config, options.seeds, name, options.run_dir, begun, options.tensorboard)
 
 
 def _begun_from(options: Options) -> tuple[Path, dict[str, Tensor]] | None:
@@ -150,6 +159,10 @@ def _check_sources(found: Options) -> None:
     named = [f"{what} {source}" for what, source in sources.items() if source is not None]
     if len(named) > 1:
         raise ConfigError(f"both {' and '.join(named)}: name one of them")
+    if found.seeds is not None and found.seeds < 1:
+        raise ConfigError(f"--seeds {found.seeds}: must be a whole number from 1")
+    if found.resume is not None and found.seeds is not None:
+        raise ConfigError(f"--seeds {found.seeds}: is for new runs; --resume goes on with one")
     if found.keep_momentum and found.from_run is None:
         raise ConfigError("--keep-momentum: goes with --from RUN alone")
     if found.resume is not None and found.from_run is not None:
