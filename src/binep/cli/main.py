@@ -19,6 +19,7 @@ COMMANDS = {
     "that was interrupted.",
     "evaluate": "Test a trained network again: RUN.",
     "predict": "Classify pictures and arrays with a trained network: RUN FILE...",
+    "summary": "Show what a trained network consists of, and its flips per weight: RUN.",
     "plot": "Draw the curves of one run or of several: RUN...",
     "compare": "Show runs side by side: what differs between settings, and results: RUN...",
     "report": "Write a page about one run or several: RUN... --output FILE.html",
@@ -32,7 +33,7 @@ COMMANDS = {
 
 ABOUT = """\
 Binary neural networks trained by equilibrium propagation.
-- binep COMMAND --help lists what a command takes.
+- binep COMMAND --help, or binep help COMMAND, lists what a command takes.
 - binep --version prints the version.
 - Bad input ends with exit code 2 and one line per problem.
 """
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 for bad input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with reporting_errors() as failed:
+        if arguments[:1] == ["help"]:
+            arguments = [*arguments[1:], "--help"]
         if not arguments or arguments[0] in ("-h", "--help"):
             _print_help()
         elif arguments[0] == "--version":
