@@ -28,6 +28,7 @@ import binep
 from binep.cli import main as cli
 from binep.cli import paper as seed_cli
 from binep.core import solvers
+from binep.experiment import plugins
 from binep.experiment.config import Config, Layer, preset_names
 from binep.experiment.experiment import Experiment
 from binep.runs import folder as runs
@@ -177,6 +178,7 @@ def test_what_a_page_says_to_run_runs(
 ) -> None:
     # What a page registers is not for the tests after it.
     monkeypatch.setattr(solvers, "_REGISTERED", list(solvers._REGISTERED))
+    monkeypatch.setattr(plugins, "_LOADED", {})
 
     def refuse(*arguments: object, **options: object) -> str:
         raise ConnectionError("refused")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # these names again, for type checkers and editors
     from binep.core.phases import Equilibrium
     from binep.core.speed import Speed
     from binep.core.synapses import Conv, Dense, Synapse
+    from binep.experiment.classifier import Classifier
     from binep.experiment.config import Config, Dynamics, Learning, preset
     from binep.experiment.experiment import Experiment
     from binep.experiment.layers import ConvLayer, DenseLayer, Layer
@@ -30,6 +31,7 @@ __all__ = [
     "BackpropThroughTime",
     "Binary",
     "BinaryFlip",
+    "Classifier",
     "Config",
     "Conv",
     "ConvLayer",
@@ -67,6 +69,7 @@ _MODULES = {
     "core.optim": ("BinaryFlip", "GradientDescent"),
     "core.speed": ("Speed",),
     "core.synapses": ("Conv", "Dense", "Synapse"),
+    "experiment.classifier": ("Classifier",),
     "experiment.config": ("Config", "Dynamics", "Learning", "preset"),
     "experiment.experiment": ("Experiment",),
     "experiment.layers": ("ConvLayer", "DenseLayer", "Layer"),

@@ -128,7 +128,7 @@ def test_a_run_of_other_settings_or_without_a_checkpoint_is_refused(
     assert cli.main([*command, "--epochs", "1"]) == 0
     capsys.readouterr()
     assert cli.main([*command, "--epochs", "2"]) == 2
-    assert "holds a run of 1 epochs, not 2: name another --output" in capsys.readouterr().err
+    assert "holds a run of 1 epochs, not 2: name another folder" in capsys.readouterr().err
     folder = measurements.folder_of(output, "mnist-fc1-ep-alpha", 0)
     text = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(text.replace("\nepochs = 1\n", "\nepochs = 3\n"))

@@ -261,7 +261,7 @@ def test_help_says_what_there_is(binep: Command) -> None:
     flags = {
         f"--{n.replace('_', '-')}"
         for n in names
-        if n not in ("dynamics", "learning", "speed", "layers", "options")
+        if n not in ("dynamics", "learning", "speed", "layers", "options", "start", "plugins")
     }
     for line in ("train --help", "train -h", "train quickstart --help"):
         said = binep(line)

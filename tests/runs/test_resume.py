@@ -81,7 +81,7 @@ def test_stopping_anywhere_changes_nothing(
         for batches in stops:
             stop = iter([False] * (batches - 1) + [True] * 9).__next__
             try:
-                runs.train(experiment, Path(parts), rows=rows, guards=guards, stop=stop)
+                rows = runs.train(experiment, Path(parts), rows=rows, guards=guards, stop=stop)
             except runs.Stopped:
                 experiment, rows, guards = runs.resume(Path(parts))
         runs.train(experiment, Path(parts), rows=rows, guards=guards)
@@ -280,17 +280,113 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert_same(folder, whole)
 
 
+# ---- with other settings
+
+
+def resumed(folder: Path, flags: str) -> int:
+    return cli.main(["train", "--resume", str(folder), *flags.split()])
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_extended_it_ends_with_the_bits_of_a_run_that_was_planned_longer(
+    tmp_path: Path, stop: bool
+) -> None:
+    whole, longer = tmp_path / "whole", tmp_path / "longer"
+    for folder, epochs in ((whole, 4), (longer, 2)):
+        folder.mkdir()
+        runs.train(Experiment(config(epochs=epochs)), folder)
+    assert resumed(longer, "--epochs 3") == 0
+    experiment, rows, guards = runs.resume(longer, epochs=5)
+    if stop:  # in the midst of an epoch that the config.toml before did not have
+        with pytest.raises(runs.Stopped):
+            runs.train(experiment, longer, rows=rows, guards=guards, stop=lambda: True)
+    assert resumed(longer, "--epochs=4") == 0
+    assert_same(longer, whole)
+    assert Config.load(longer / "config.toml") == Config.load(whole / "config.toml")
+    assert "goes on with other settings: epochs" in (longer / "log.txt").read_text()
+
+
+def test_a_run_of_a_gpu_goes_on_without_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    for folder, epochs in ((whole, 3), (other, 2)):
+        folder.mkdir()
+        runs.train(Experiment(config(epochs=epochs)), folder)
+    text = (other / "config.toml").read_text().replace('"cpu"', '"cuda:7"')
+    (other / "config.toml").write_text(text)
+    state, about = load_tensors(other / CHECKPOINT)
+    save_tensors(other / CHECKPOINT, state, about | {"config": text})
+    assert resumed(other, "--epochs 3") == 2
+    assert "device = cuda:7: this machine has" in capsys.readouterr().err
+    assert resumed(other, "--epochs 3 --device cpu --checkpoint-minutes 5 --off events") == 0
+    assert_same(other, whole)
+    now = Config.load(other / "config.toml")
+    assert (now.device, now.checkpoint_minutes, now.speed.off) == ("cpu", 5, ("events",))
+
+
+def test_killed_before_its_first_checkpoint_a_run_goes_on_with_other_settings(
+    tmp_path: Path,
+) -> None:
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    for folder in (whole, other):
+        folder.mkdir()
+    runs.train(Experiment(config(epochs=1)), whole)
+    (other / "config.toml").write_text(config().to_toml())
+    assert resumed(other, "--epochs 1") == 0
+    assert_same(other, whole)
+
+
 @pytest.mark.parametrize(
-    "flags",
+    ("flags", "error"),
     [
-        "--resume",
-        "--resume x --epochs 3",
-        "quickstart --resume x",
-        "--resume=x --seed 1",
-        "quickstart --epochs 3 --resume x",
-        "--config y --resume=x",
+        ("--seed 1", "seed: cannot change while a run goes on; epochs, device"),
+        ("--beta 0.7 --layers.1.gamma 0.5", "learning.beta, layers.1.gamma: cannot change"),
+        ("--epochs 1", "epochs = 1: must be at least 2, which the run has begun"),
+        ("--epochs 0", "epochs = 0: must be"),
+        ("--test-batch-size 9", "test_batch_size = 9: must stay 512"),
+        ("--run-dir x", "--run-dir x: a run goes on in its own folder"),
+        ("quickstart", "both the preset quickstart and --resume"),
+        ("--config y", "both --config y and --resume"),
+        ("--layers.3.size 4", "layers.3"),
     ],
 )
-def test_resume_takes_a_folder_alone(flags: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", *flags.split()]) == 2
-    assert "--resume takes one run folder" in capsys.readouterr().err
+def test_what_would_change_the_past_is_refused(
+    tmp_path: Path, flags: str, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    before = {p.name: p.read_bytes() for p in finished(folder).iterdir()}
+    assert resumed(folder, flags) == 2
+    said = capsys.readouterr()
+    assert error in said.err
+    assert (said.err.count("\n"), said.out) == (1, "")
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_an_epoch_that_has_begun_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(runs.Stopped):
+        runs.train(Experiment(config()), tmp_path, stop=lambda: True)
+    experiment, _, _ = runs.resume(tmp_path, epochs=1)
+    assert (experiment.batch, experiment.config.epochs) == (1, 1)
+
+
+def test_another_test_batch_size_tests_the_same_images(tmp_path: Path) -> None:
+    layers = {"1": Layer(4), "2": Layer(10)}
+    quick = Dynamics(free_steps=2, nudged_steps=1)
+    setting = Config(layers=layers, dynamics=quick, epochs=1, batch_size=2000, threads=1)
+    runs.train(Experiment(setting), tmp_path)
+    assert resumed(tmp_path, "--test-batch-size 300 --epochs 2") == 0
+    assert Config.load(tmp_path / "config.toml").test_batch_size == 300
+
+
+def test_another_experiment_does_not_train_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(config().to_toml())
+    with pytest.raises(RunError, match="holds a run of other settings: seed: name a new folder"):
+        runs.train(Experiment(config(seed=1)), tmp_path)
+
+
+def test_resume_without_a_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (["--resume"], ["--resume", "nowhere", "--epochs", "3"]):
+        assert cli.main(["train", *flags]) == 2
+        assert capsys.readouterr().err.count("\n") == 1

@@ -109,7 +109,7 @@ def is_unfinished(folder: Path, config: Config) -> bool:
         problem = f"the log of {done} of {held.epochs} epochs, and no checkpoint to go on from"
     else:
         return done < held.epochs
-    raise RunError(f"{folder}: holds {problem}: name another --output")
+    raise RunError(f"{folder}: holds {problem}: name another folder")
 
 
 def measured(root: Path, name: str) -> list[Measured]:

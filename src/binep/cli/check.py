@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from binep.cli.options import given, parse
+from binep.cli.options import Pluggable, given, parse
 from binep.cli.output import print_table, warn
 from binep.experiment.config import Config, ConfigError, preset, preset_names
 from binep.experiment.kinds import NEURONS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Pluggable):
     """Compare equilibrium propagation with backpropagation, layer by layer.
 
     On one batch, in float64, for every time step of the nudged phase:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from binep.cli.options import Runs, parse
+from binep.cli.options import Pluggable, Runs, parse
 from binep.cli.output import print_table
 from binep.experiment.config import ConfigError
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Pluggable):
     """Show runs side by side: settings that differ, and how they ended."""
 
     runs: Runs

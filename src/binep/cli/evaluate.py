@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from binep.cli.options import Run, given, parse
+from binep.cli.options import Pluggable, Run, given, parse
 from binep.cli.output import errors, join, warn
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Pluggable):
     """Test a trained network again."""
 
     run: Run

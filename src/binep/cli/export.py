@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from binep.cli.options import Run, parse
+from binep.cli.options import Pluggable, Run, parse
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Pluggable):
     """Write a trained network as a file for other programs."""
 
     run: Run
@@ -26,12 +26,19 @@ class Options:
 def main(arguments: Sequence[str]) -> None:
     """Write the file and print its name and size."""
     options = parse(Options, arguments, prog="binep export")
+    from binep.experiment.settings import ConfigError
     from binep.export import packed
+    from binep.runs.files import RunError
 
     trained = packed.read(options.run)
     suffix = {"packed": ".safetensors", "npz": ".npz"}[options.format]
     folder = options.run if options.run.is_dir() else options.run.parent
     path = options.output or folder / f"network{suffix}"
     write = {"packed": packed.save, "npz": packed.save_npz}[options.format]
-    write(trained, path)
+    try:
+        write(trained, path)
+    except RunError:
+        raise
+    except ValueError as error:  # of a part of one's own
+        raise ConfigError(f"{options.run}: {error}") from None
     print(f"{path}  {path.stat().st_size:,} bytes")

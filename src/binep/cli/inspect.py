@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from binep.cli.options import Run, given, parse
+from binep.cli.options import Pluggable, Run, given, parse
 from binep.cli.output import join, warn
 from binep.experiment.config import ConfigError
 
@@ -22,7 +22,7 @@ ACTIVITY = 500
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Pluggable):
     """Follow one test image through a trained network, and draw what happens.
 
     In RUN/inspect or the folder --output:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     with experiment.working():
         found = _followed(experiment, options.index)
         drawn = {"phases": _phases(experiment, found, options)} | _drawings(
-            experiment, found, whole
+            experiment, found, options.run, whole
         )
     output = options.output or options.run / "inspect"
     files.make_folder(output)
@@ -114,10 +114,12 @@ def _phases(experiment: Experiment, found: Phases, options: Options) -> Figure:
     )
 
 
-def _drawings(experiment: Experiment, found: Phases, whole: bool) -> dict[str, Figure | str]:
+def _drawings(
+    experiment: Experiment, found: Phases, run: Path, whole: bool
+) -> dict[str, Figure | str]:
     """The figures besides the phases by name, or why there is none."""
     from binep.analysis import inspection, inspection_figures
-    from binep.experiment.build import initial_network
+    from binep.runs import start
     from binep.runs.checkpoints import CHECKPOINT
 
     drawn: dict[str, Figure | str] = {}
@@ -130,7 +132,7 @@ def _drawings(experiment: Experiment, found: Phases, whole: bool) -> dict[str, F
     else:
         drawn["momenta"] = f"the run has no {CHECKPOINT}, which holds the momenta"
     try:
-        signs = inspection.signs(network, initial_network(experiment.config))
+        signs = inspection.signs(network, start.initial(run, experiment.config))
         drawn["flips"] = inspection_figures.flips(signs)
     except ValueError as error:
         drawn["flips"] = f"{error}, which its seed gives now"

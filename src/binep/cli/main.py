@@ -9,6 +9,7 @@ import importlib
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from binep.cli.errors import reporting_errors
 from binep.cli.output import warn
@@ -18,6 +19,7 @@ COMMANDS = {
     "that was interrupted.",
     "evaluate": "Test a trained network again: RUN.",
     "predict": "Classify pictures and arrays with a trained network: RUN FILE...",
+    "summary": "Show what a trained network consists of, and its flips per weight: RUN.",
     "plot": "Draw the curves of one run or of several: RUN...",
     "compare": "Show runs side by side: what differs between settings, and results: RUN...",
     "report": "Write a page about one run or several: RUN... --output FILE.html",
@@ -31,7 +33,7 @@ COMMANDS = {
 
 ABOUT = """\
 Binary neural networks trained by equilibrium propagation.
-- binep COMMAND --help lists what a command takes.
+- binep COMMAND --help, or binep help COMMAND, lists what a command takes.
 - binep --version prints the version.
 - Bad input ends with exit code 2 and one line per problem.
 """
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 for bad input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with reporting_errors() as failed:
+        if arguments[:1] == ["help"]:
+            arguments = [*arguments[1:], "--help"]
         if not arguments or arguments[0] in ("-h", "--help"):
             _print_help()
         elif arguments[0] == "--version":
@@ -49,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"binep {__version__}")
         elif arguments[0] in COMMANDS:
             _warn_of_repeated(arguments[1:])
+            _load_plugins(arguments[1:])
             importlib.import_module(f"binep.cli.{arguments[0]}").main(arguments[1:])
         else:
             from binep.experiment.config import ConfigError, did_you_mean
@@ -63,8 +68,19 @@ def _warn_of_repeated(arguments: Sequence[str]) -> None:
     flags = (word.split("=")[0].replace("_", "-") for word in arguments if word[:2] == "--")
     counts = Counter(f"--{flag[5:]}" if flag[:5] == "--no-" else flag for flag in flags)
     for flag, count in counts.items():
-        if count > 1:
+        if count > 1 and flag != "--plugin":
             warn(f"{flag} is given {count} times: the last one counts")
+
+
+def _load_plugins(arguments: Sequence[str]) -> None:
+    """Run the modules of --plugin, so that what they add can be named by all other words."""
+    following = [*arguments[1:], ""]
+    for word, after in zip(arguments, following, strict=True):
+        path = after if word == "--plugin" else word.removeprefix("--plugin=")
+        if path != word and path:
+            from binep.experiment import plugins
+
+            plugins.load(Path(path))
 
 
 def _print_help() -> None:

@@ -34,6 +34,17 @@ Runs = Annotated[
 RULES = ConstructorRegistry()
 
 
+@dataclasses.dataclass(frozen=True)
+class Pluggable:
+    """Flags of a command that reads configurations."""
+
+    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = dataclasses.field(
+        default=(), kw_only=True
+    )
+    """A Python file of one's own parts, which is run first; may stand several times. A run that was
+    trained with one needs it, unchanged."""
+
+
 @RULES.primitive_rule
 def _or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """A number, text or path that may also be None is shown, and refused, as if it might not."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from binep.cli.options import Runs, parse
+from binep.cli.options import Pluggable, Runs, parse
 from binep.experiment.config import ConfigError
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Pluggable):
     """Draw the curves of one run, or the mean and standard deviation of many."""
 
     runs: Runs

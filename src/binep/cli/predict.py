@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from binep.cli.options import Run, parse
+from binep.cli.options import Pluggable, Run, parse
 from binep.experiment.config import ConfigError
 from binep.experiment.settings import Count
 
@@ -23,7 +23,7 @@ Files = Annotated[
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Pluggable):
     """Classify pictures and arrays: a line of CSV each, with class and scores."""
 
     run: Run

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from binep.cli.options import Runs, given, parse
+from binep.cli.options import Pluggable, Runs, given, parse
 from binep.cli.output import warn
 from binep.experiment.config import ConfigError
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Pluggable):
     """Write a page about one run, or about several that differ in their seeds.
 
     One complete HTML file:

@@ -6,18 +6,28 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from binep.cli.options import parse
+from binep.cli.options import Pluggable, parse
+from binep.data.sources import SOURCES
+from binep.experiment import plugins
 from binep.experiment.config import Config, ConfigError, Layer, preset, preset_names
+from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
+from binep.experiment.settings import Count
+from binep.runs.settings import read_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PROG = "binep train"
+OWN = (SOURCES, NEURONS, COSTS, ESTIMATORS, FLIP_RULES)
+"""What may have a table [options.NAME]."""
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Pluggable):
     """Train a network, and keep all of the run in a folder.
 
     A preset or --config FILE says what to train; flags replace its settings.
@@ -35,9 +45,19 @@ class Options:
     config: Path | None = None
     """A TOML file in the place of a preset; or a run folder, to run the same again."""
     resume: Path | None = None
-    """The folder of a run to go on with, in the place of a preset; takes no other setting."""
+    """The folder of a run to go on with, in the place of a preset. Of its settings --epochs,
+    --device, --data-dir, --threads, --checkpoint-minutes, --test-batch-size and those of speed may
+    change."""
+    from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """The folder of a run whose trained network a new run starts from. Settings are that run's
+    where no preset or file is named; flags replace them."""
+    keep_momentum: bool = False
+    """With --from: go on with its momenta, too, from its last checkpoint."""
     run_dir: Path | None = None
     """Folder for the run, new or empty; otherwise runs/PRESET/TIME-SEED."""
+    seeds: Count | None = None
+    """So many runs, whose seeds begin with --seed, in folders seed0, seed1, … of --run-dir. Given
+    the same folder again, only what is missing of them is run."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard, too, in the run's folder; goes with --resume, too."""
     experiment: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
@@ -45,32 +65,41 @@ class Options:
 
 def main(arguments: Sequence[str]) -> None:
     """Train a preset, a file or the rest of a run."""
-    folder = _resumed([word for word in arguments if word != "--tensorboard"])
-    if folder is not None:
-        from binep.cli.training import resume_training
-        from binep.runs.tensorboard import Board
-
-        resume_training(folder, Board() if "--tensorboard" in arguments else None)
-        return
     start, name = _start(arguments)
     options = parse(Options, arguments, prog=PROG, default=Options(experiment=start))
-    from binep.cli.training import run_training
+    from binep.cli.training import resume_training, run_training
     from binep.runs.tensorboard import Board
 
     board = Board() if options.tensorboard else None
-    run_training(options.experiment, name, options.run_dir, board)
+    if options.resume is not None:
+        resume_training(options.resume, board, **_changes(start, options.experiment))
+        return
+    begun = _begun_from(options)
+    config = options.experiment.replace(plugins=plugins.loaded())
+    if options.seeds is None:
+        run_training(config, name, options.run_dir, board, begun)
+        return
+    from binep.cli.seeds import run_seeds
+
+    run_seeds(config, options.seeds, name, options.run_dir, begun, options.tensorboard)
 
 
-def _resumed(words: Sequence[str]) -> Path | None:
-    """The run of --resume RUN or --resume=RUN, if there is one: they stand alone."""
-    match words:
-        case ["--resume", folder]:
-            return Path(folder)
-        case [word] if word.startswith("--resume="):
-            return Path(word.removeprefix("--resume="))
-    if any(word.split("=")[0] == "--resume" for word in words):
-        raise ConfigError("--resume takes one run folder and no other setting: they are the run's")
+def _begun_from(options: Options) -> tuple[Path, dict[str, Tensor]] | None:
+    """The run whose network a new one starts from, and what it is to take over."""
+    from binep.runs import start
+
+    if options.from_run is not None:
+        return options.from_run, start.trained(options.from_run, options.keep_momentum)
+    if options.experiment.start is not None and options.config is not None:  # to run it again
+        config = options.config
+        folder = config if config.is_dir() else config.parent
+        return folder, start.read(folder, options.experiment)
     return None
+
+
+def _changes(before: Config, now: Config) -> dict[str, Any]:
+    """The settings that differ, by name."""
+    return {name: value for name, value in vars(now).items() if value != vars(before)[name]}
 
 
 def _start(arguments: Sequence[str]) -> tuple[Config, str]:
@@ -82,22 +111,66 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
     flags = [word for word in arguments if word not in ("-h", "--help")]
     numbers = re.findall(r"^--layers\.(\d+)\.", "\n".join(flags), re.MULTILINE)
     layers = {number: Layer(1) for number in numbers}
-    found = parse(Options, flags, prog=PROG, default=Options(experiment=Config(layers=layers)))
-    if found.preset is not None and found.config is not None:
-        raise ConfigError(
-            f"both the preset {found.preset} and --config {found.config}: name one of them"
-        )
+    own = _own_options(flags)
+    spoken = Config(layers=layers, options=own)
+    found = parse(Options, flags, prog=PROG, default=Options(experiment=spoken))
+    start, name = _named(found, flags == list(arguments))
+    return start.replace(options={**own, **start.options}), name
+
+
+def _own_options(flags: Sequence[str]) -> dict[str, Any]:
+    """A table for each kind of one's own whose settings are spoken of, as --options.NAME.rate."""
+    names = re.findall(r"^--options\.([^.=\n]+)\.", "\n".join(flags), re.MULTILINE)
+    return {name: {} for name in names if any(name in kinds for kinds in OWN)}
+
+
+def _named(found: Options, complete: bool) -> tuple[Config, str]:
+    """The settings of what is named, and what a run of it is called.
+
+    Args:
+        found: what was parsed.
+        complete: without --help, something must be named.
+    """
+    _check_sources(found)
+    if found.resume is not None:
+        return read_config(found.resume), ""
     if found.preset is not None:
         return preset(found.preset), found.preset
     if found.config is not None:
         return _from_file(found.config)
-    if flags != list(arguments):
+    if found.from_run is not None:
+        return _from_file(found.from_run)
+    if not complete:
         return preset("quickstart"), "quickstart"
     taken = [name for name in found.experiment.speed.off if name in preset_names()]
     hint = f"; {taken[0]} was read as a value of --off: name it first" if taken else ""
     raise ConfigError(
         f"train what? Name a preset (binep presets lists them) or --config FILE{hint}"
     )
+
+
+def _check_sources(found: Options) -> None:
+    """Refuse two things to train, and a new folder for a run that goes on."""
+    sources = {
+        "the preset": found.preset,
+        "--config": found.config,
+        "--resume": found.resume,
+    }
+    named = [f"{what} {source}" for what, source in sources.items() if source is not None]
+    if len(named) > 1:
+        raise ConfigError(f"both {' and '.join(named)}: name one of them")
+    if found.seeds is not None and found.seeds < 1:
+        raise ConfigError(f"--seeds {found.seeds}: must be a whole number from 1")
+    if found.resume is not None and found.seeds is not None:
+        raise ConfigError(f"--seeds {found.seeds}: is for new runs; --resume goes on with one")
+    if found.keep_momentum and found.from_run is None:
+        raise ConfigError("--keep-momentum: goes with --from RUN alone")
+    if found.resume is not None and found.from_run is not None:
+        raise ConfigError(f"--from {found.from_run}: is for a new run; --resume goes on with one")
+    if found.resume is not None and found.run_dir is not None:
+        raise ConfigError(f"--run-dir {found.run_dir}: a run goes on in its own folder")
+    if found.from_run is not None:
+        read_config(found.from_run)
 
 
 def _from_file(file: Path) -> tuple[Config, str]:

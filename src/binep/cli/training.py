@@ -6,15 +6,18 @@ import contextlib
 import shlex
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from binep.cli.output import warn
 from binep.cli.progress import Reporter
 from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.warnings import Guards
-from binep.runs import files, metrics
+from binep.runs import files, metrics, start
 from binep.runs import folder as runs
 from binep.runs.environment import described, environment
 from binep.runs.settings import read_config
@@ -25,23 +28,42 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 def run_training(
-    config: Config, name: str, run_dir: Path | None, board: Board | None = None
+    config: Config,
+    name: str,
+    run_dir: Path | None,
+    board: Board | None = None,
+    begun_from: tuple[Path, Mapping[str, Tensor]] | None = None,
 ) -> None:
-    """Train, showing progress, and leave a run folder."""
+    """Train, showing progress, and leave a run folder.
+
+    Args:
+        config: what to train.
+        name: of the folder's folder below runs, if there is no `run_dir`.
+        run_dir: the folder.
+        board: shows the metrics in TensorBoard.
+        begun_from: the run and the tensors of a trained network to start from.
+    """
+    tensors = None
+    if begun_from is not None:
+        where, tensors = begun_from
+        config = config.replace(start=start.identity(tensors))
     experiment = Experiment(config)
+    if tensors is not None:
+        start.begin(experiment, tensors, where)
     folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
     with files.locked(folder) as lock:
-        _train(experiment, lock, [], Guards(), f"{config.summary()}: training", board)
+        what = f"{config.summary()}: training"
+        _train(experiment, lock, [], Guards(), what, board, tensors)
 
 
-def resume_training(folder: Path, board: Board | None = None) -> None:
-    """Resume a run, showing progress."""
+def resume_training(folder: Path, board: Board | None = None, **changes: Any) -> None:
+    """Resume a run with some settings changed, showing progress."""
     read_config(folder)  # what is no run folder is not locked
     with files.locked(folder) as lock:
-        experiment, rows, guards = runs.resume(folder, warn)
+        experiment, rows, guards = runs.resume(folder, warn, **changes)
         place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
         if experiment.epoch == experiment.config.epochs:
-            place = "has ended; nothing left to do"
+            place = "has ended; nothing left to do without more --epochs"
         what = f"{experiment.config.summary()}: {place}"
         if experiment.epoch < experiment.config.epochs:
             print(f"{folder}: now {described(environment(experiment))}")
@@ -55,6 +77,7 @@ def _train(
     guards: Guards,
     what: str,
     board: Board | None,
+    begun_from: Mapping[str, Tensor] | None = None,
 ) -> None:
     folder = lock.folder
     if board is not None:
@@ -85,6 +108,7 @@ def _train(
                 warn=reporter.warn,
                 guards=guards,
                 lock=lock,
+                begun_from=begun_from,
             )
             if board is not None:  # of a run that had ended before
                 board.show(folder, rows)

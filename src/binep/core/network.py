@@ -81,6 +81,11 @@ class Network(nn.Module):
     def __len__(self) -> int:
         return len(self.neurons)
 
+    def __repr__(self) -> str:
+        """A table of its layers."""
+        table: str = importlib.import_module("binep.core.summary").text(self)
+        return table
+
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the solvers behind."""
         return {**self.__dict__, "_solvers": {}, "_finite": None}

@@ -20,7 +20,7 @@ import tyro
 from binep.core.speed import FORMER, Speed
 from binep.data.regular import open_regular
 from binep.data.sources import SOURCES, input_shape_of
-from binep.experiment import checks, toml
+from binep.experiment import checks, plugins, toml
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
 from binep.experiment.layers import ConvLayer, DenseLayer, Layer
 from binep.experiment.settings import (
@@ -142,6 +142,11 @@ class Config:
     threads: Threads | None = None
     """CPU threads; otherwise what PyTorch chooses. Results repeat bit for bit only at the same
     number."""
+    start: Annotated[str | None, tyro.conf.Suppress] = None
+    """SHA-256 of the trained network that it starts from, which lies in the run's folder: --from
+    writes both."""
+    plugins: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
+    """SHA-256 of each module of one's own that --plugin named, by the name of its file."""
     dynamics: Annotated[Dynamics, tyro.conf.arg(name="")] = field(default_factory=Dynamics)
     learning: Annotated[Learning, tyro.conf.arg(name="")] = field(default_factory=Learning)
     speed: Annotated[Speed, tyro.conf.arg(name="")] = field(default_factory=Speed)
@@ -216,8 +221,9 @@ class Config:
     def to_toml(self) -> str:
         """The whole configuration as TOML; `None` is left out."""
         table = toml.plain(self)
-        if not self.options:
-            del table["options"]
+        for name in ("options", "plugins"):
+            if not table[name]:
+                del table[name]
         return tomli_w.dumps(table)
 
     def effective(self) -> Config:
@@ -237,9 +243,10 @@ class Config:
             source: the file's name, for errors.
 
         Raises:
-            ConfigError: no TOML, an unknown key, or a value of the wrong type. Ranges are for
-                `check`. Of a file that version 0.1 wrote, which let settings stand that do
-                nothing, they are left out.
+            ConfigError: no TOML, an unknown key, a value of the wrong type, or modules of one's
+                own that have not been loaded (`binep.experiment.plugins`). Ranges are for `check`.
+                Of a file that version 0.1 wrote, which let settings stand that do nothing, they
+                are left out.
         """
         try:
             table = tomllib.loads(text)
@@ -247,6 +254,8 @@ class Config:
             raise ConfigError(f"{source}: not TOML: {error}") from None
         try:
             toml.check_plain(table)
+            if isinstance(recorded := table.get("plugins"), dict):  # before what they add is named
+                plugins.require(recorded)
             config = toml.read(Config, table, "")
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None

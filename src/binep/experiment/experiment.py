@@ -24,7 +24,7 @@ from binep.experiment.build import (
     generators,
     initial_network,
 )
-from binep.experiment.config import Config
+from binep.experiment.config import Config, ConfigError
 from binep.experiment.parts import differing, parts_of
 from binep.experiment.states import Place, check_fit, check_meter, check_rule, check_training
 from binep.experiment.training import LayerChange, Meter, Scores
@@ -79,6 +79,7 @@ class Experiment:
             self.data = sources.load(config.dataset, place, own=own).to(self.device)
             self._build()
         self.epoch = self.batch = 0
+        self._started = config.start is None
         self.meter = Meter(self.network)
         self.guards = Guards()
         self._built = parts_of(self)
@@ -151,7 +152,15 @@ class Experiment:
             after_batch: called after each batch, when `state` is complete.
             warn: called with the text of each new warning; if None, they are given as
                 `TrainingWarning`.
+
+        Raises:
+            ConfigError: it is to start from a trained network, and has not been given it.
         """
+        if not self._started:
+            raise ConfigError(
+                f"start = {self.config.start}: must have been started from that network: train it "
+                "from its run folder, or with --from"
+            )
         with self.working():
             result = self._train_epoch(after_batch)
         for text in self.guards.look(self, result):
@@ -223,6 +232,7 @@ class Experiment:
         check_meter(meter, place, seen, self.network, self.config.dynamics.free_steps)
         check_rule(rule, self.flip)
         self.epoch, self.batch = epoch, batch
+        self._started = True
         network = {k: v for k, v in rest.items() if k.startswith("network.")}
         self.network.load_state_dict({k.removeprefix("network."): v for k, v in network.items()})
         if self.flip is not None:

@@ -18,6 +18,7 @@ from binep.experiment.states import check_fit, check_network
 from binep.runs.files import CHECKPOINT as CHECKPOINT
 from binep.runs.files import RunError
 from binep.runs.metrics import Row, checked_rows, ordered
+from binep.runs.settings import past
 from binep.runs.tensors import load_tensors, save_tensors
 
 
@@ -36,6 +37,11 @@ class Checkpoint:
     rows: list[Row]
     warned: list[str]
     data: dict[str, Any] | None = None
+
+    @property
+    def begun(self) -> int:
+        """Epochs that have ended or begun."""
+        return len(self.rows) + any(name.startswith("meter.") for name in self.state)
 
 
 def write_checkpoint(folder: Path, config: Config, checkpoint: Checkpoint) -> None:
@@ -59,7 +65,7 @@ def read_checkpoint(folder: Path, config: Config) -> Checkpoint:
 
     Args:
         folder: the run folder.
-        config: its configuration, which must be the checkpoint's.
+        config: its configuration, which must be the checkpoint's but for `GOES_ON`.
 
     Raises:
         RunError: the file is missing, damaged, or of another configuration.
@@ -72,10 +78,10 @@ def read_checkpoint(folder: Path, config: Config) -> Checkpoint:
         _check_about(about)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
-    # Compared as they are read, so that a setting newer than the checkpoint is no difference. Data
-    # may have moved: they are compared by their digest.
+    # Compared as they are read, so that a setting newer than the checkpoint is no difference. What
+    # a run may go on with may differ; data are compared by their digest.
     held = Config.from_toml(about["config"], str(path))
-    if held.replace(data_dir=None) != config.replace(data_dir=None):
+    if past(held) != past(config):
         raise RunError(f"{path}: of another configuration than {folder / 'config.toml'}")
     return Checkpoint(
         state, [ordered(row) for row in about["rows"]], about["warned"], about.get("data")

@@ -24,7 +24,7 @@ LOCK, SOFT_LOCK = ".lock", ".lock.soft"
 a file system has no locks."""
 _TEMPORARY = re.compile(
     r"\.(config\.toml|environment\.json|metrics\.csv|curves\.png"
-    r"|(model|best|checkpoint)\.safetensors)\.\d+\.tmp"
+    r"|(model|best|start|checkpoint)\.safetensors)\.\d+\.tmp"
 )
 """What `write` leaves in a run folder when it is killed."""
 _UNSUPPORTED = {

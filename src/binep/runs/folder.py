@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from binep.data.sources import Files, source_of
-from binep.experiment.config import Config
+from binep.experiment.config import Config, ConfigError, differing
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.training import Meter
 from binep.experiment.warnings import Guards
+from binep.runs import start
 from binep.runs.checkpoints import (
     CHECKPOINT,
     Checkpoint,
@@ -38,7 +41,7 @@ from binep.runs.files import (
     write,
 )
 from binep.runs.metrics import Row, checkpointed, row_of, table
-from binep.runs.settings import read_config
+from binep.runs.settings import continued, past, read_config
 
 
 def new_folder(name: str, seed: int, root: Path = Path("runs")) -> Path:
@@ -86,6 +89,7 @@ def train(
     warn: Callable[[str], None] = lambda text: None,
     guards: Guards | None = None,
     lock: Lock | None = None,
+    begun_from: Mapping[str, Tensor] | None = None,
 ) -> list[Row]:
     """Run an experiment to its last epoch and keep its folder up to date after each.
 
@@ -101,8 +105,8 @@ def train(
         stop: called after each batch; True saves a checkpoint and stops.
         warn: called with each warning; log.txt has them, too.
         guards: what was warned of before.
-        lock: of the folder, where `locked` holds it already, so that nobody trains there between
-            `resume` and this; None locks it here.
+        lock: of the folder, where it is held since before `resume`; None locks it here.
+        begun_from: what a new experiment starts from (`binep.runs.start`), to be kept.
 
     Returns:
         The rows of metrics.csv.
@@ -113,7 +117,7 @@ def train(
             trains there; the folder's checkpoint is not where the experiment is; or its parts are
             no longer those of its configuration.
     """
-    recorder = _Recorder(experiment, folder, list(rows), guards or Guards())
+    recorder = _Recorder(experiment, folder, list(rows), guards or Guards(), begun_from)
 
     def between_batches(meter: Meter) -> None:
         if after_batch is not None:
@@ -140,8 +144,14 @@ class _Recorder:
     """Writes the files of a run folder while its experiment trains."""
 
     def __init__(
-        self, experiment: Experiment, folder: Path, rows: list[Row], guards: Guards
+        self,
+        experiment: Experiment,
+        folder: Path,
+        rows: list[Row],
+        guards: Guards,
+        begun_from: Mapping[str, Tensor] | None = None,
     ) -> None:
+        self.start = begun_from
         self.experiment, self.folder = experiment, folder
         self._check_parts()
         self.rows, self.guards = rows, guards
@@ -161,6 +171,10 @@ class _Recorder:
         remove_leftovers(self.folder)
         if not (self.folder / "config.toml").exists():
             write(self.folder / "config.toml", config.to_toml().encode())
+            if self.start is not None:
+                start.write(self.folder, self.start)
+        elif experiment.epoch < config.epochs:
+            self._change_settings()
         self._mend_metrics()
         notes = [note] if note else []
         if experiment.epoch < config.epochs:
@@ -168,6 +182,22 @@ class _Recorder:
         for text in notes:
             self._log(f"warning: {text}")
         return notes
+
+    def _change_settings(self) -> None:
+        """Write the settings that the run goes on with, and log them, where they are others.
+
+        Raises:
+            RunError: they are another run's.
+        """
+        held, config = read_config(self.folder), self.experiment.config
+        if others := differing(past(held), past(config)):
+            raise RunError(
+                f"{self.folder}: holds a run of other settings: {', '.join(others)}: name a new "
+                "folder"
+            )
+        if changed := differing(held, config):
+            self._log(f"goes on with other settings: {', '.join(changed)}")
+            write(self.folder / "config.toml", config.to_toml().encode())
 
     def _record_environment(self) -> list[str]:
         """Log what training starts or goes on with, and add it to environment.json.
@@ -275,28 +305,40 @@ def _curves(rows: Sequence[Row]) -> bytes:
 
 
 def resume(
-    folder: Path, warn: Callable[[str], None] = lambda text: None
+    folder: Path, warn: Callable[[str], None] = lambda text: None, **changes: Any
 ) -> tuple[Experiment, list[Row], Guards]:
     """What `train` continues from: the experiment at its checkpoint, rows and guards.
 
     Args:
         folder: the run folder.
         warn: called where a checkpoint is too old to say what data it was trained on.
+        changes: settings of `binep.runs.settings.GOES_ON` to go on with; `train` writes them into
+            config.toml. With more epochs a run ends with the bits of one that was planned so long.
 
     Raises:
         RunError: the checkpoint is damaged, of another configuration, or gone.
         DataError: the data set is another than the one that the run has been trained on.
-        ConfigError: config.toml cannot be read.
+        ConfigError: config.toml cannot be read, a setting that cannot change, or fewer epochs than
+            have been trained.
     """
-    config = read_config(folder)
+    held = read_config(folder)
+    config = continued(held, **changes)
     if not (folder / CHECKPOINT).exists():
         if (folder / "metrics.csv").exists():
             raise RunError(
                 f"{folder}: holds a log, but no {CHECKPOINT} to go on from; "
                 f"binep train --config {folder} runs it again elsewhere"
             )
-        return _experiment(folder, config), [], Guards()  # killed before the first one was there
+        experiment = _experiment(folder, config)  # killed before the first one was there
+        if config.start is not None:
+            start.begin(experiment, start.read(folder, config), folder)
+        return experiment, [], Guards()
     checkpoint = read_checkpoint(folder, config)
+    if held.epochs != config.epochs < checkpoint.begun:
+        raise ConfigError(
+            f"epochs = {config.epochs}: must be at least {checkpoint.begun}, "
+            "which the run has begun"
+        )
     experiment = _restored(folder, config, checkpoint, warn)
     return experiment, checkpoint.rows, Guards(checkpoint.warned)
 

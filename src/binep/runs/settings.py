@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from binep.experiment.config import Config, did_you_mean
+from binep.experiment.config import Config, ConfigError, did_you_mean, differing
 from binep.runs.files import RunError
+
+GOES_ON = (
+    *("epochs", "device", "data_dir", "threads"),
+    *("checkpoint_minutes", "test_batch_size", "speed"),
+)
+"""Settings that may change when a run goes on: what it has trained stays what it was."""
 
 
 def read_config(folder: Path) -> Config:
@@ -23,6 +30,36 @@ def read_config(folder: Path) -> Config:
         hint = did_you_mean(folder.name, siblings)
         raise RunError(f"{folder}: not a run folder: there is none of this name{hint}")
     return Config.load(path)
+
+
+def past(config: Config) -> Config:
+    """A configuration with the settings that may change when a run goes on at their defaults."""
+    usual = Config()
+    return config.replace(**{name: getattr(usual, name) for name in GOES_ON})
+
+
+def continued(config: Config, **changes: Any) -> Config:
+    """The configuration that a run goes on with.
+
+    Args:
+        config: the run's.
+        changes: settings of `GOES_ON`.
+
+    Raises:
+        ConfigError: another setting, or another part of the test set than before.
+    """
+    new = config.replace(**changes)
+    if others := differing(past(new), past(config)):
+        raise ConfigError(
+            f"{', '.join(others)}: cannot change while a run goes on; "
+            f"{', '.join(GOES_ON)} can, and --from starts a new run from a trained network"
+        )
+    if config.max_batches is not None and new.test_batch_size != config.test_batch_size:
+        raise ConfigError(
+            f"test_batch_size = {new.test_batch_size}: must stay {config.test_batch_size}: "
+            f"the run tests on max_batches = {config.max_batches} of these"
+        )
+    return new
 
 
 def comparable(config: Config) -> Config:

@@ -29,7 +29,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about, sort_keys=True)
     # One key, since the library writes several in any order: equal tensors give equal bytes.
-    header = {"binep": _digest(kept, text) + text}
+    header = {"binep": digest(kept, text) + text}
     with _panics_are_errors(path, sum(tensor.nbytes for tensor in kept.values())):
         content = safetensors.torch.save(kept, header)
     write(path, content)
@@ -55,8 +55,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise RunError(f"{path}: holds a tensor called {name!a}, which is no name")
     if "binep" not in header:
         raise RunError(f"{path}: not written by binep: it has no digest")
-    digest, text = header["binep"][:64], header["binep"][64:]
-    if digest != _digest(tensors, text):
+    written, text = header["binep"][:64], header["binep"][64:]
+    if written != digest(tensors, text):
         raise RunError(f"{path}: damaged or changed: its digest does not fit its content")
     try:
         about = json.loads(text)
@@ -84,10 +84,11 @@ def _panics_are_errors(path: Path, size: int) -> Iterator[None]:
         raise MemoryError(f"{path} does not fit: {error}") from None
 
 
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+def digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 of tensors on the CPU and a text."""
+    found = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,50 @@
+"""`binep summary`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from binep.cli.options import Pluggable, Run, parse
+
+
+@dataclass(frozen=True)
+class Options(Pluggable):
+    """Say what a trained network consists of, and how often its weights were written.
+
+    A row for each layer:
+    - shape of a sample below and above
+    - binary weights, and numbers of floating point: biases, scaling factors, real weights
+    - memory at a bit per binary weight
+    - operations of W ⋆ s for a sample: additions where weights are binary
+
+    Of a run folder also the flips of a weight in the whole training, and in its last epoch, as the
+    mean over the layer: writes, of which a device endures only so many.
+    """
+
+    run: Run
+    """A run folder, or a packed file."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the tables."""
+    options = parse(Options, arguments, prog="binep summary")
+    from binep.core import summary
+    from binep.export import packed
+    from binep.runs.metrics import read_metrics
+
+    network = packed.read(options.run).network
+    print(summary.text(network))
+    if not options.run.is_dir():
+        return
+    rows = read_metrics(options.run / "metrics.csv")
+    writes = [["layer", "flips", "", "per weight", "last epoch"]]
+    for number, layer in enumerate(summary.layers(network), start=1):
+        flips = [row.get(f"layer{number}_flips") for row in rows]
+        counted = [count for count in flips if count is not None]
+        if layer.bits and counted:
+            means = [f"{count / layer.bits:.4g}" for count in (sum(counted), counted[-1])]
+            writes.append([str(number), f"{sum(counted):,.0f}", "", *means])
+    if len(writes) > 1:
+        print(f"writes in {len(rows)} epochs, mean over each layer's weights")
+        print("\n".join(summary.aligned(writes)))

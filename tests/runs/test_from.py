@@ -1,0 +1,135 @@
+"""A run that starts from a trained network, with other settings."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from test_resume import assert_same, config
+
+from binep.cli import main as cli
+from binep.experiment.config import Config, ConfigError, Learning
+from binep.experiment.experiment import Experiment
+from binep.runs import folder as runs
+from binep.runs.checkpoints import CHECKPOINT
+from binep.runs.tensors import load_tensors
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    runs.train(Experiment(config()), folder)
+    return folder
+
+
+@pytest.fixture
+def trained(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def binep(line: str) -> int:
+    return cli.main(line.split())
+
+
+def begun(flags: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """The state that a run starts with: its first checkpoint."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "train_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            runs_main(flags)
+    return load_tensors(Path("new") / CHECKPOINT)[0]
+
+
+def stop(*arguments: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
+def runs_main(flags: str) -> None:
+    from binep.cli import train
+
+    train.main([*flags.split(), "--run-dir", "new"])
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_it_starts_where_the_other_ended(
+    trained: Path, keep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = f"--from {trained} --seed 5 --beta 0.7" + " --keep-momentum" * keep
+    state = begun(flags, monkeypatch)
+    ended, _ = load_tensors(trained / CHECKPOINT)
+    fresh = Experiment(config(seed=5)).state()
+    for name, tensor in state.items():
+        kept = name.startswith(("network.", *(("momentum.", "decays") if keep else ())))
+        assert torch.equal(tensor, (ended if kept else fresh)[name]), name
+    assert any(not torch.equal(state[n], ended[n]) for n in state if "momentum" in n) != keep
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_its_folder_runs_it_again_and_goes_on_with_it(trained: Path, keep: bool) -> None:
+    flags = f"--from {trained} --beta 0.7 --epochs 2" + " --keep-momentum" * keep
+    assert binep(f"train {flags} --run-dir new") == 0
+    held = Config.load(Path("new/config.toml"))
+    assert held.learning.beta == 0.7
+    assert held.start is not None
+    assert binep("train --config new --run-dir again") == 0
+    assert_same(Path("again"), Path("new"))
+    for name in ("config.toml", "start.safetensors"):  # as if killed before the first checkpoint
+        Path("killed").mkdir(exist_ok=True)
+        shutil.copy(f"new/{name}", "killed")
+    assert binep("train --resume killed") == 0
+    assert_same(Path("killed"), Path("new"))
+    assert binep("evaluate new") == binep("inspect new") == 0
+
+
+def test_other_settings_are_a_presets_or_a_files(trained: Path) -> None:
+    Path("wide.toml").write_text(config(seed=8, epochs=1).to_toml())
+    assert binep(f"train --from {trained} --config wide.toml --run-dir new") == 0
+    assert Config.load(Path("new/config.toml")).seed == 8
+    assert binep(f"train --from {trained} --epochs 1") == 0
+    (folder,) = Path("runs").glob("*/*")
+    assert folder.parent.name == trained.name
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        ("--from nowhere", "nowhere: not a run folder"),
+        ("--from TRAINED --layers.1.size 9", "TRAINED: its network does not fit these settings: "),
+        ("quickstart --from TRAINED", "does not fit these settings: network.synapses.0"),
+        ("quickstart --keep-momentum", "--keep-momentum: goes with --from RUN alone"),
+        ("--resume TRAINED --keep-momentum", "--keep-momentum: goes with --from RUN alone"),
+        ("--from TRAINED --resume TRAINED", "--from TRAINED: is for a new run"),
+        ("--from begun", "begun: cannot be started from: it holds no model.safetensors"),
+        ("--from begun --keep-momentum", "it holds no checkpoint.safetensors"),
+        ("--from real --keep-momentum", "real: has no momenta to keep: its weights are real"),
+        ("--config orphan.toml", "holds no start.safetensors"),
+        ("--config wrong", "is not what the configuration starts from"),
+    ],
+)
+def test_bad_starts_are_refused_in_a_line(
+    trained: Path, flags: str, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("begun", "real", "wrong"):
+        Path(name).mkdir()
+    Path("begun/config.toml").write_text(config().to_toml())
+    real = config(learning=Learning(synapses="real"), epochs=1).effective()
+    if "real --keep" in flags:
+        runs.train(Experiment(real), Path("real"))
+    started = config(start="0" * 64).to_toml()
+    Path("orphan.toml").write_text(started)
+    Path("wrong/config.toml").write_text(started)
+    shutil.copy(trained / "model.safetensors", "wrong/start.safetensors")
+    flags, error = (text.replace("TRAINED", str(trained)) for text in (flags, error))
+    assert binep(f"train {flags} --run-dir new") == 2
+    said = capsys.readouterr().err
+    assert error in said
+    assert said.count("\n") == 1
+    assert not Path("new").exists()
+
+
+def test_in_python_it_does_not_train_without_its_start() -> None:
+    with pytest.raises(ConfigError, match="must have been started from that network"):
+        Experiment(config(start="0" * 64)).train_epoch()
