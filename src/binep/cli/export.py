@@ -16,26 +16,33 @@ class Options:
 
     run: Run
     """A run folder, or a packed file."""
-    format: Literal["packed", "npz", "c"] = "packed"
+    format: Literal["packed", "npz", "c", "onnx"] = "packed"
     """packed: .safetensors with a bit per binary weight, which `binep predict` and `binep.load`
     take, too. npz: the same as NumPy arrays, for programs without binep. c: a header of C99 that
-    holds and runs a network of dense layers, and a program beside it that classifies images."""
+    holds and runs a network of dense layers, and a program beside it that classifies images.
+    onnx: a graph from images to class scores, for onnxruntime and others."""
     output: Path | None = None
-    """The file; otherwise network.safetensors, network.npz or network.h beside the run's model."""
+    """The file; otherwise network.safetensors, network.npz, network.h or network.onnx
+    beside the run's model."""
 
 
-SUFFIXES = {"packed": ".safetensors", "npz": ".npz", "c": ".h"}
+SUFFIXES = {"packed": ".safetensors", "npz": ".npz", "c": ".h", "onnx": ".onnx"}
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write the file and print its name and size."""
     options = parse(Options, arguments, prog="binep export")
-    from binep.export import c_source, packed
+    from binep.export import c_source, onnx_graph, packed
 
     trained = packed.read(options.run)
     folder = options.run if options.run.is_dir() else options.run.parent
     path = options.output or folder / f"network{SUFFIXES[options.format]}"
-    save = {"packed": packed.save, "npz": packed.save_npz, "c": c_source.save}[options.format]
+    save = {
+        "packed": packed.save,
+        "npz": packed.save_npz,
+        "c": c_source.save,
+        "onnx": onnx_graph.save,
+    }[options.format]
     save(trained, path)
     written = [path, c_source.test_program(path)] if options.format == "c" else [path]
     for file in written:

@@ -21,7 +21,7 @@ _Array = np.ndarray[Any, Any]
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def save(trained: Trained, path: Path) -> None:
+def save(trained: Trained | Network, path: Path | str) -> None:
     """Write a header of C99 and, beside it, its test program: network.h and network_test.c.
 
     Args:
@@ -33,6 +33,8 @@ def save(trained: Trained, path: Path) -> None:
             written.
         ValueError: a part that is no class of binep.
     """
+    trained = Trained(trained) if isinstance(trained, Network) else trained
+    path = Path(path)
     description.described(trained.network)
     for number, synapse in enumerate(trained.network.synapses, start=1):
         if not isinstance(synapse, Dense):
