@@ -13,7 +13,7 @@ FLOORS = (
     ("analysis", "export"),
     ("runs",),
     ("experiment",),
-    ("data", "solvers"),
+    ("data", "ising", "solvers"),
     ("registry", "core"),
 )
 """From what is called to what calls nothing."""
@@ -24,6 +24,7 @@ WORDS = {
     "runs": "the run folder",
     "experiment": "configuration, training",
     "data": "data sets",
+    "ising": "Ising models (dimod)",
     "solvers": "faster steps (numba)",
     "registry": "kinds by name",
     "core": "the science (torch)",

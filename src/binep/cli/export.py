@@ -16,29 +16,41 @@ class Options(Pluggable):
 
     run: Run
     """A run folder, or a packed file."""
-    format: Literal["packed", "npz"] = "packed"
+    format: Literal["packed", "npz", "c", "onnx"] = "packed"
     """packed: .safetensors with a bit per binary weight, which `binep predict` and `binep.load`
-    take, too. npz: the same as NumPy arrays, for programs without binep."""
+    take, too. npz: the same as NumPy arrays, for programs without binep. c: a header of C99 that
+    holds and runs a network of dense layers, and a program beside it that classifies images.
+    onnx: a graph from images to class scores, for onnxruntime and others."""
     output: Path | None = None
-    """The file; otherwise network.safetensors or network.npz beside the run's model."""
+    """The file; otherwise network.safetensors, network.npz, network.h or network.onnx
+    beside the run's model."""
+
+
+SUFFIXES = {"packed": ".safetensors", "npz": ".npz", "c": ".h", "onnx": ".onnx"}
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write the file and print its name and size."""
     options = parse(Options, arguments, prog="binep export")
     from binep.experiment.settings import ConfigError
-    from binep.export import packed
+    from binep.export import c_source, onnx_graph, packed
     from binep.runs.files import RunError
 
     trained = packed.read(options.run)
-    suffix = {"packed": ".safetensors", "npz": ".npz"}[options.format]
     folder = options.run if options.run.is_dir() else options.run.parent
-    path = options.output or folder / f"network{suffix}"
-    write = {"packed": packed.save, "npz": packed.save_npz}[options.format]
+    path = options.output or folder / f"network{SUFFIXES[options.format]}"
+    save = {
+        "packed": packed.save,
+        "npz": packed.save_npz,
+        "c": c_source.save,
+        "onnx": onnx_graph.save,
+    }[options.format]
     try:
-        write(trained, path)
+        save(trained, path)
     except RunError:
         raise
     except ValueError as error:  # of a part of one's own
         raise ConfigError(f"{options.run}: {error}") from None
-    print(f"{path}  {path.stat().st_size:,} bytes")
+    written = [path, c_source.test_program(path)] if options.format == "c" else [path]
+    for file in written:
+        print(f"{file}  {file.stat().st_size:,} bytes")

@@ -1,0 +1,110 @@
+"""The C that is written compiles without a warning and computes what binep computes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import Twins, twins
+from torch import Tensor
+
+from binep.core.network import Network
+from binep.core.neurons import Binary, Real
+from binep.core.speed import SHORTCUTS, Speed
+from binep.core.synapses import Conv, Dense
+from binep.data.batches import prepared
+from binep.export import c_source, packed
+from binep.export.packed import Trained
+from binep.runs.files import RunError
+
+needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler, cc")
+
+
+def classified(trained: Trained, images: Tensor, folder: Path) -> tuple[Tensor, Tensor]:
+    """What the compiled test program prints: classes (batch,) and scores (batch, classes)."""
+    header, program = folder / "network.h", folder / "network"
+    c_source.save(trained, header)
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O2", "-ffp-contract=off"]
+    source = folder / "network_test.c"
+    subprocess.run(["cc", *flags, str(source), "-o", str(program)], check=True)
+    done = subprocess.run(
+        [program], input=images.numpy().tobytes(), capture_output=True, check=True
+    )
+    rows = [[float(word) for word in line.split()] for line in done.stdout.splitlines()]
+    found = torch.tensor(rows)
+    return found[:, 0].long(), found[:, 1:]
+
+
+@needs_cc
+@pytest.mark.parametrize("kind", ["real", "bits"])
+def test_digits_get_the_same_classes(
+    kind: str, digits: Tensor, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    trained = request.getfixturevalue(kind)
+    classes, scores = classified(trained, digits, tmp_path)
+    expected = trained.network(prepared(digits))
+    assert torch.equal(classes, expected.argmax(dim=1))
+    torch.testing.assert_close(scores, expected, atol=1e-6 if kind == "bits" else 1e-4, rtol=0)
+    assert len(classes.unique()) > 4
+
+
+@needs_cc
+@settings(max_examples=15)
+@given(t=twins(convolutional=False), steps=st.integers(1, 12), normalised=st.booleans())
+def test_any_dense_network_computes_the_same(
+    tmp_path_factory: pytest.TempPathFactory, t: Twins, steps: int, normalised: bool
+) -> None:
+    network = t.network.float()
+    network.speed = Speed(off=SHORTCUTS, precision="exact")
+    network.free_steps = steps
+    if isinstance(network.neurons[0], Binary):  # no state is within rounding of it
+        network.neurons = [Binary(0.4321, 0.7)] * len(network)
+    trained = Trained(network, (), (0.3,), (0.6,)) if normalised else Trained(network)
+    images = torch.randint(256, (3, *network.synapses[0].input_shape)).to(torch.uint8)
+    expected = network(prepared(images[:, None], trained.mean, trained.std)[:, 0])
+    _, scores = classified(trained, images, tmp_path_factory.mktemp("c"))
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
+
+
+@needs_cc
+def test_channels_are_normalised_each_by_its_own(tmp_path: Path) -> None:
+    network = Network([Dense((3, 4, 5), 4), Dense(4, 2)], Real(), free_steps=20)
+    trained = Trained(network, (), (0.1, 0.4, 0.5), (0.3, 0.6, 0.2))
+    images = torch.randint(256, (5, 3, 4, 5)).to(torch.uint8)
+    _, scores = classified(trained, images, tmp_path)
+    expected = network(prepared(images, trained.mean, trained.std))
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
+
+
+def test_a_convolution_is_refused_before_a_file_is_written(tmp_path: Path) -> None:
+    network = Network([Conv((1, 6, 6), 2), Dense((2, 3, 3), 3)], Real())
+    with pytest.raises(RunError, match="layer 1 is a convolution: --format c writes dense"):
+        c_source.save(Trained(network), tmp_path / "network.h")
+    assert not list(tmp_path.iterdir())
+
+
+def test_signs_lie_in_words_of_64_and_floats_come_back() -> None:
+    signs = np.where(np.arange(2 * 70).reshape(2, 70) % 3 == 0, 1, -1)
+    words = c_source._packed(signs)
+    assert len(words) == 4
+    for place, sign in np.ndenumerate(signs):
+        word = int(words[2 * place[0] + place[1] // 64])
+        assert (word >> place[1] % 64) & 1 == (sign > 0)
+    for value in np.float32([0.1, 1e-30, 3.4e38, -7, 2**-20 / 3]):
+        assert np.float32(c_source._float(value).removesuffix("f")) == value
+
+
+def test_the_command_names_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from binep.cli.main import main
+
+    packed.save(Network([Dense(4, 3)], Real()), tmp_path / "saved")
+    assert main(["export", str(tmp_path / "saved"), "--format", "c"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [Path(line.split("  ")[0]).name for line in said] == ["network.h", "network_test.c"]
+    assert '#include "network.h"' in (tmp_path / "network_test.c").read_text()

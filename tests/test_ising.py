@@ -1,0 +1,296 @@
+"""Ising models have the network's energy, and phases are taken by what minimises it."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from binep.core import solvers
+from binep.core.costs import CrossEntropy, SquaredError
+from binep.core.gradients import EquilibriumPropagation
+from binep.core.network import Network
+from binep.core.neurons import Binary, Real
+from binep.core.optim import BinaryFlip
+from binep.core.solvers import register
+from binep.core.speed import Speed
+from binep.core.synapses import Conv, Dense, Synapse
+from binep.experiment.config import Config
+from binep.experiment.experiment import Experiment
+from binep.experiment.training import train_epoch
+from binep.ising import AnnealingSolver, Energy
+
+dimod = pytest.importorskip("dimod", reason="pip install 'binep[ising]'")
+pytest.importorskip("dwave.samplers", reason="pip install 'binep[ising]'")
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[Network, Tensor]:
+    """Up to 12 neurons that fire bits, and one input."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    kind: Any = st.sampled_from(("binary", "real"))
+    options = {"generator": generator, "weights": draw(kind)}
+    layers: list[Synapse] = []
+    if draw(st.booleans()):  # the input may be max-pooled, what is above averaged
+        layers.append(Conv((1, 4, 4), 1, kernel=3, padding=1, pool=2, **options))
+        pool = draw(st.sampled_from((1, 2)))
+        above = Conv((1, 2, 2), 1, kernel=2 + (pool == 2), padding=1, pool=pool, **options)
+        if pool == 2:
+            above = Conv((1, 2, 2), 2, kernel=3, padding=1, pool=2, pooling="average", **options)
+            layers.append(above)
+    else:
+        layers.append(Dense(5, draw(st.integers(1, 5)), **options))
+        for _ in range(draw(st.integers(0, 1))):
+            layers.append(Dense(layers[-1].output_shape, draw(st.integers(1, 4)), **options))
+    layers.append(Dense(layers[-1].output_shape, 2, **options))
+    thresholds = st.sampled_from((0.1, 0.5, 1.0))
+    network = Network(layers, [Binary(draw(thresholds), filter=1.0) for _ in layers]).double()
+    x = torch.rand(1, *layers[0].input_shape, generator=generator, dtype=torch.float64)
+    return network, x
+
+
+def every_state(network: Network) -> Iterator[list[Tensor]]:
+    shapes = [torch.Size((1, *synapse.output_shape)) for synapse in network.synapses]
+    for values in itertools.product((0.0, 1.0), repeat=sum(s.numel() for s in shapes)):
+        flat = torch.tensor(values, dtype=torch.float64).split([s.numel() for s in shapes])
+        yield [part.view(shape) for part, shape in zip(flat, shapes, strict=True)]
+
+
+@torch.no_grad()
+def energy_of(network: Network, x: Tensor, bits: list[Tensor]) -> float:
+    """E by its equation, from the synapses' own products."""
+    total, below = 0.0, x
+    for synapse, neurons, above in zip(network.synapses, network.neurons, bits, strict=True):
+        assert isinstance(neurons, Binary)
+        drive = synapse.biased(synapse.up(below)[0])
+        total -= float((above * (drive - neurons.threshold)).sum())
+        below = above
+    return total
+
+
+@given(networks())
+def test_the_energy_is_that_of_the_equation_in_bits_and_spins(pair: tuple[Network, Tensor]) -> None:
+    network, x = pair
+    energy = Energy(network)
+    bqm = energy.clamp(x)
+    assert list(bqm.variables) == energy.variables
+    for bits in itertools.islice(every_state(network), 0, None, 7):
+        expected = energy_of(network, x, bits)
+        sample = energy.bits(bits)
+        assert bqm.energy(sample) == pytest.approx(expected, abs=1e-9)
+        spins = {variable: 2 * bit - 1 for variable, bit in sample.items()}
+        assert bqm.spin.energy(spins) == pytest.approx(expected, abs=1e-9)
+
+
+@given(networks())
+def test_the_least_of_the_model_is_the_least_of_all_states(pair: tuple[Network, Tensor]) -> None:
+    """And there every neuron fires just if its drive is at the threshold or above."""
+    network, x = pair
+    energy = Energy(network)
+    least = min(energy_of(network, x, bits) for bits in every_state(network))
+    found = dimod.ExactSolver().sample(energy.clamp(x)).first
+    assert found.energy == pytest.approx(least, abs=1e-9)
+    states = energy.states(found.sample)
+    after = network.step(network.clamp(x), states)
+    for neurons, state, new in zip(network.neurons, states, after, strict=True):
+        assert torch.equal(neurons.fire(state), neurons.fire(new))
+
+
+def test_signs_and_factors_are_those_of_the_page() -> None:
+    """And only linear terms are of the input."""
+    network = Network([Dense(4, 3), Dense(3, 2)], [Binary(0.4), Binary(0.7)])
+    energy = Energy(network)
+    x = torch.rand(2, 4)
+    w, b = network.synapses[1].weight.detach(), network.synapses[1].bias.detach()
+    bqm = energy.clamp(x[:1])
+    before = dict(bqm.quadratic)
+    assert bqm.quadratic[(1, 2), (2, 1)] == pytest.approx(-float(w[1, 2]))
+    assert bqm.linear[2, 1] == pytest.approx(0.7 - float(b[1]))
+    drive = network.clamp(x[:1]).drive.detach()
+    assert bqm.linear[1, 0] == pytest.approx(0.4 - float(drive[0, 0]))
+    assert bqm.spin.quadratic[(1, 2), (2, 1)] == pytest.approx(-float(w[1, 2]) / 4)
+    field = (0.7 - float(b[1])) / 2 - float(w[1].sum()) / 4
+    assert bqm.spin.linear[2, 1] == pytest.approx(field)
+    assert energy.clamp(x[1:]) is bqm
+    assert dict(bqm.quadratic) == before
+    assert bqm.linear[1, 0] == pytest.approx(0.4 - float(network.clamp(x[1:]).drive.detach()[0, 0]))
+
+
+def test_what_has_no_such_energy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="layer 2 has Real neurons"):
+        Energy(Network([Dense(4, 3), Dense(3, 2)], [Binary(), Real()]))
+    conv = [Conv((1, 8, 8), 2), Conv((2, 4, 4), 2, pooling="max"), Dense((2, 2, 2), 2)]
+    with pytest.raises(ValueError, match="layer 2 is max-pooled"):
+        Energy(Network(conv, Binary()))
+    network = Network([Dense(4, 2)], Binary())
+    with pytest.raises(ValueError, match="x holds 3 samples"):
+        Energy(network).clamp(torch.rand(3, 4))
+    for module in ("dimod", "dwave.samplers"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"pip install 'binep\[ising\]'"):
+        Energy(network)
+    with pytest.raises(ImportError, match=r"pip install 'binep\[ising\]'"):
+        AnnealingSolver(network)
+
+
+@pytest.fixture
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is not for the tests after it."""
+    solvers.registered()
+    monkeypatch.setattr(solvers, "_REGISTERED", list(solvers._REGISTERED))
+
+
+ISING = Speed(off=("events",))
+
+
+@pytest.mark.usefixtures("_registered")
+@pytest.mark.parametrize("hold", [False, True])
+def test_phases_end_at_the_least_energy(hold: bool) -> None:
+    """With a sampler that finds it; of E + β·C, or with a nudge that is held."""
+    kind = register(AnnealingSolver.using(dimod.ExactSolver()))
+    torch.manual_seed(1)
+    network = Network([Dense(4, 5), Dense(5, 3)], Binary(0.2, hold_nudge=hold)).double()
+    network.speed = ISING
+    x, target = torch.rand(3, 4).double(), torch.eye(3).double()
+    free = network.relax(x, 5)
+    assert free.by is kind
+    beta = 0.7
+    nudged = network.relax(x, 5, start=free, target=target, beta=beta)
+
+    def cost(i: int, bits: Tensor) -> float:
+        if hold:
+            return -float((bits * (target[i] - free.output[i])).sum())
+        return float((bits - target[i]).square().sum()) / 2
+
+    for i in range(3):
+        for end, strength in ((free, 0.0), (nudged, beta)):
+
+            def total(states: list[Tensor], i: int = i, strength: float = strength) -> float:
+                return energy_of(network, x[i : i + 1], states) + strength * cost(i, states[-1])
+
+            least = min(map(total, every_state(network)))
+            assert total([state[i : i + 1] for state in end.states]) == pytest.approx(least)
+    assert not torch.equal(free.output, nudged.output)
+    with torch.no_grad():
+        network.synapses[1].values.neg_()
+    assert not torch.equal(network.relax(x, 5).states[0], free.states[0])
+
+
+class Recorder:
+    """A sampler that answers with what it starts from."""
+
+    parameters = ("initial_states", "num_sweeps", "power")
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def sample(self, bqm: Any, **options: Any) -> Any:
+        self.calls.append(options)
+        return dimod.SampleSet.from_samples_bqm(options["initial_states"], bqm)
+
+
+@pytest.mark.usefixtures("_registered")
+def test_a_nudged_phase_starts_from_the_free_phases_bits() -> None:
+    sampler = Recorder()
+    register(AnnealingSolver.using(sampler, nudged={"power": 2}, power=1))
+    network = Network([Dense(4, 5), Dense(5, 2)], Binary(0.5), speed=ISING)
+    x = torch.rand(2, 4)
+    free = network.relax(x, 30)
+    assert all(state.eq(1).all() for state in free.states)  # where neurons start
+    assert free.moved.tolist() == [0, 0]
+    free.states[0][1, 3] = 0.2
+    network.relax(x, 10, start=free, target=torch.eye(2), beta=1.0)
+    assert [call["num_sweeps"] for call in sampler.calls] == [30, 30, 10, 10]
+    assert [call["power"] for call in sampler.calls] == [1, 1, 2, 2]
+    assert "seed" not in sampler.calls[0]
+    last = sampler.calls[-1]["initial_states"]
+    assert [name for name, bit in last.items() if bit == 0] == [(1, 3)]
+
+
+@pytest.mark.usefixtures("_registered")
+def test_simulated_annealing_finds_low_energies_and_repeats_itself() -> None:
+    register(AnnealingSolver)
+    torch.manual_seed(0)
+    network = Network([Dense(6, 8), Dense(8, 3)], Binary(), speed=ISING)
+    x = torch.rand(4, 6)
+    ends = []
+    for _ in range(2):
+        network._solvers.clear()  # a new solver
+        ends.append(network.relax(x, 200))
+    for a, b in zip(ends[0].states, ends[1].states, strict=True):
+        assert torch.equal(a, b)
+    energy = Energy(network)
+    for i in range(4):
+        bqm = energy.clamp(x[i : i + 1])
+        found = bqm.energy(energy.bits([state[i : i + 1] for state in ends[0].states]))
+        every = np.sort(dimod.ExactSolver().sample(bqm).record.energy)
+        assert found <= every[len(every) // 100]
+
+
+@pytest.mark.usefixtures("_registered")
+def test_equilibrium_propagation_learns_with_it() -> None:
+    register(AnnealingSolver)
+    torch.manual_seed(0)
+    cost = SquaredError(3, 3)
+    network = Network([Dense(12, 32), Dense(32, 9)], Binary(0.1), cost, speed=ISING)
+    labels = torch.arange(30) % 3
+    x = torch.rand(30, 12) * 0.2
+    x[range(30), labels] += 1
+    estimator = EquilibriumPropagation(network, beta=-1.0, free_steps=30, nudged_steps=10)
+    optimizers = [
+        BinaryFlip([s.values for s in network.synapses], gamma=0.1, threshold=3e-2),
+        torch.optim.SGD([s.bias for s in network.synapses], lr=0.1),
+    ]
+    first, *_, last = (
+        train_epoch(network, estimator, optimizers, [(x, labels)]).error for _ in range(12)
+    )
+    assert last < first / 2
+
+
+@pytest.mark.usefixtures("_registered")
+def test_it_is_chosen_by_switching_off_what_comes_before_it() -> None:
+    register(AnnealingSolver)
+    text = """
+dataset = "mnist5k"
+max_batches = 1
+batch_size = 4
+test_batch_size = 4
+[dynamics]
+activation = "heaviside"
+free_steps = 5
+nudged_steps = 5
+[speed]
+off = ["events"]
+[layers.1]
+size = 6
+[layers.2]
+size = 10
+"""
+    experiment = Experiment(Config.from_toml(text, "ising.toml"))
+    experiment.train_epoch()
+    assert experiment.network.relax(torch.rand(1, 1, 28, 28), 5).by is AnnealingSolver
+    experiment.network.speed = Speed(off=("events", "annealing"))
+    assert experiment.network.relax(torch.rand(1, 1, 28, 28), 5).by is solvers.Plain
+    readout = CrossEntropy(Dense(10, 2))
+    other = Network([Dense(4, 10)], Binary(), readout, speed=ISING)
+    free = other.relax(torch.rand(1, 4), 5)
+    nudged = other.relax(torch.rand(1, 4), 5, start=free, target=torch.eye(2)[:1], beta=1.0)
+    assert free.by is AnnealingSolver
+    assert nudged.by is solvers.Plain  # its nudge is not quadratic
+
+
+def test_matrices_of_convolutions_are_sparse() -> None:
+    first = Conv((1, 4, 4), 2, kernel=3, padding=1, pool=1)
+    conv = Conv((2, 4, 4), 3, kernel=3, padding=1, pool=1)
+    network = Network([first, conv, Dense((3, 4, 4), 2)], Binary())
+    counts = np.array([v[0][0] + v[1][0] for v in Energy(network).bqm.quadratic])
+    assert (counts == 3).sum() < 32 * 48 / 2
+    assert (counts == 5).sum() == 48 * 2
