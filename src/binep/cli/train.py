@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from binep.cli.options import parse
+from binep.data.sources import Source
 from binep.experiment.config import Config, ConfigError, Layer, preset, preset_names
 
 PROG = "binep train"
@@ -58,7 +59,21 @@ def main(arguments: Sequence[str]) -> None:
     from binep.runs.tensorboard import Board
 
     board = Board() if options.tensorboard else None
-    run_training(options.experiment, name, options.run_dir, board)
+    config, source = _on_its_data(options.experiment, start)
+    run_training(config, name, options.run_dir, board, source)
+
+
+def _on_its_data(config: Config, start: Config) -> tuple[Config, Source | None]:
+    """Settings with a last layer that fits the data set's classes, where that was not the start's.
+
+    One that was resized, too, is left for the check of all settings.
+    """
+    last = list(config.layers)[-1:]
+    resized = any(config.layers[n].size != start.layers[n].size for n in last if n in start.layers)
+    if config.dataset == start.dataset or resized or [*start.layers][-1:] != last:
+        return config, None
+    source = config.source()
+    return config.fitted(source), source
 
 
 def _resumed(words: Sequence[str]) -> Path | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from binep.cli.output import warn
 from binep.cli.progress import Reporter
+from binep.data.sources import Source
 from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.warnings import Guards
@@ -25,13 +26,19 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 def run_training(
-    config: Config, name: str, run_dir: Path | None, board: Board | None = None
+    config: Config,
+    name: str,
+    run_dir: Path | None,
+    board: Board | None = None,
+    source: Source | None = None,
 ) -> None:
     """Train, showing progress, and leave a run folder."""
-    experiment = Experiment(config)
+    experiment = Experiment(config, source)
     folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
     with files.locked(folder) as lock:
-        _train(experiment, lock, [], Guards(), f"{config.summary()}: training", board)
+        _train(
+            experiment, lock, [], Guards(), f"{config.summary(experiment.source)}: training", board
+        )
 
 
 def resume_training(folder: Path, board: Board | None = None) -> None:
@@ -42,7 +49,7 @@ def resume_training(folder: Path, board: Board | None = None) -> None:
         place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
         if experiment.epoch == experiment.config.epochs:
             place = "has ended; nothing left to do"
-        what = f"{experiment.config.summary()}: {place}"
+        what = f"{experiment.config.summary(experiment.source)}: {place}"
         if experiment.epoch < experiment.config.epochs:
             print(f"{folder}: now {described(environment(experiment))}")
         _train(experiment, lock, rows, guards, what, board)

@@ -68,7 +68,7 @@ class Dataset:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What tells it from other data, as JSON can hold it: a digest, sizes, names of classes.
+        """What it is, as JSON can hold it: a digest, sizes, names of classes, shape, mean and std.
 
         The SHA-256 is of the images and labels as they are stored, which takes 0.06 s for MNIST.
         """
@@ -83,6 +83,9 @@ class Dataset:
             "train": len(self.train),
             "test": len(self.test),
             "classes": list(self.classes),
+            "shape": list(self.train.images.shape[1:]),
+            "mean": self.mean and list(self.mean),
+            "std": self.std and list(self.std),
         }
 
     def to(self, device: torch.device | str) -> Dataset:

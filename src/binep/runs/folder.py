@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from binep.data.sources import Files, source_of
+from binep.data.sources import SOURCES, Files
 from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.training import Meter
@@ -268,13 +268,16 @@ def _curves(rows: Sequence[Row]) -> bytes:
 
 
 def resume(
-    folder: Path, warn: Callable[[str], None] = lambda text: None
+    folder: Path,
+    warn: Callable[[str], None] = lambda text: None,
+    data: Sequence[Any] | None = None,
 ) -> tuple[Experiment, list[Row], Guards]:
     """What `train` continues from: the experiment at its checkpoint, rows and guards.
 
     Args:
         folder: the run folder.
         warn: called where a checkpoint is too old to say what data it was trained on.
+        data: the arrays, of a run that got them from Python; see `Experiment`.
 
     Raises:
         RunError: the checkpoint is damaged, of another configuration, or gone.
@@ -288,16 +291,24 @@ def resume(
                 f"{folder}: holds a log, but no {CHECKPOINT} to go on from; "
                 f"binep train --config {folder} runs it again elsewhere"
             )
-        return _experiment(folder, config), [], Guards()  # killed before the first one was there
+        return (
+            _experiment(folder, config, data),
+            [],
+            Guards(),
+        )  # killed before the first one was there
     checkpoint = read_checkpoint(folder, config)
-    experiment = _restored(folder, config, checkpoint, warn)
+    experiment = _restored(folder, config, checkpoint, warn, data)
     return experiment, checkpoint.rows, Guards(checkpoint.warned)
 
 
 def _restored(
-    folder: Path, config: Config, checkpoint: Checkpoint, warn: Callable[[str], None]
+    folder: Path,
+    config: Config,
+    checkpoint: Checkpoint,
+    warn: Callable[[str], None],
+    data: Sequence[Any] | None,
 ) -> Experiment:
-    experiment = _experiment(folder, config)
+    experiment = _experiment(folder, config, data)
     if note := same_data(folder / CHECKPOINT, checkpoint.data, experiment.data):
         warn(note)
     try:
@@ -311,29 +322,34 @@ def _restored(
     return experiment
 
 
-def _experiment(folder: Path, config: Config) -> Experiment:
+def _experiment(folder: Path, config: Config, data: Sequence[Any] | None) -> Experiment:
     """The experiment of a run folder, whose data are not looked for in a folder beside others.
 
     Older versions kept a data folder as it was called where the run was started.
     """
     place = config.data_dir
-    files = isinstance(source_of(config.dataset, config.options.get(config.dataset)), Files)
+    files = config.dataset in SOURCES and isinstance(config.source(), Files)
     if files and place is not None and not place.expanduser().is_absolute() and not place.is_dir():
         raise RunError(
             f"{folder / 'config.toml'}: data_dir = {place}: there is no such folder in "
             f"{Path.cwd()}: go to where the run was started, or give its path with --data-dir"
         )
-    return Experiment(config)
+    return Experiment(config, data)
 
 
 def load(
-    folder: Path, *, warn: Callable[[str], None] = lambda text: None, **overrides: Any
+    folder: Path,
+    *,
+    warn: Callable[[str], None] = lambda text: None,
+    data: Sequence[Any] | None = None,
+    **overrides: Any,
 ) -> Experiment:
     """The experiment of a run folder with its trained network.
 
     Args:
         folder: the run folder.
         warn: called where it is too old to say what data it was trained on.
+        data: the arrays, of a run that got them from Python; see `Experiment`.
         overrides: settings of `Config` to replace, such as device.
 
     Raises:
@@ -344,7 +360,7 @@ def load(
     config = read_config(folder)
     if not (folder / "model.safetensors").exists():
         raise RunError(f"{folder}: no epoch has ended yet: it holds no model.safetensors")
-    experiment = _experiment(folder, config.replace(**overrides))
+    experiment = _experiment(folder, config.replace(**overrides), data)
     held = load_network(experiment.network, folder / "model.safetensors")
     other = "dataset" in overrides  # another was asked for
     if not other and (note := same_data(folder / "model.safetensors", held, experiment.data)):
@@ -353,13 +369,18 @@ def load(
 
 
 def load_checkpoint(
-    folder: Path, *, warn: Callable[[str], None] = lambda text: None, **overrides: Any
+    folder: Path,
+    *,
+    warn: Callable[[str], None] = lambda text: None,
+    data: Sequence[Any] | None = None,
+    **overrides: Any,
 ) -> Experiment:
     """The experiment of a run folder at its checkpoint, also of one that still trains.
 
     Args:
         folder: the run folder.
         warn: called where it is too old to say what data it was trained on.
+        data: the arrays, of a run that got them from Python; see `Experiment`.
         overrides: settings of `Config` to replace, such as device.
 
     Raises:
@@ -369,4 +390,4 @@ def load_checkpoint(
     """
     config = read_config(folder)
     checkpoint = read_checkpoint(folder, config)
-    return _restored(folder, config.replace(**overrides), checkpoint, warn)
+    return _restored(folder, config.replace(**overrides), checkpoint, warn, data)
