@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from binep.data.errors import DataError
+
 PAD = 4
 """Pixels that a CIFAR-10 image is padded by on every side before it is cropped."""
 
@@ -54,6 +56,8 @@ class Split:
 class Dataset:
     """A training and a test split, with their classes and their preparation.
 
+    `valid` holds the samples that are kept from training, to choose settings by, if there are any.
+
     `classes` names the labels in order. `mean` and `std` are per channel, in units of x/255, or
     None for images that are not normalised. `augmented` says whether training flips and crops.
     """
@@ -65,6 +69,7 @@ class Dataset:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     augmented: bool
+    valid: Split | None = None
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -73,7 +78,7 @@ class Dataset:
         The SHA-256 is of the images and labels as they are stored, which takes 0.06 s for MNIST.
         """
         digest = hashlib.sha256()
-        for split in (self.train, self.test):
+        for split in (self.train, self.test, *([self.valid] if self.valid else [])):
             for part in (split.images, split.labels):
                 stored = part.detach().cpu().contiguous()
                 digest.update(f"{stored.dtype} {tuple(stored.shape)} ".encode())
@@ -82,6 +87,7 @@ class Dataset:
             "sha256": digest.hexdigest(),
             "train": len(self.train),
             "test": len(self.test),
+            "valid": len(self.valid) if self.valid else 0,
             "classes": list(self.classes),
             "shape": list(self.train.images.shape[1:]),
             "mean": self.mean and list(self.mean),
@@ -90,7 +96,32 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """A copy on `device`."""
-        return replace(self, train=self.train.to(device), test=self.test.to(device))
+        valid = self.valid and self.valid.to(device)
+        return replace(self, train=self.train.to(device), test=self.test.to(device), valid=valid)
+
+    def held_out(self, share: float, seed: int) -> Dataset:
+        """A copy with so large a share of each class in `valid`, and no longer in `train`.
+
+        Of each class at least one sample, which the seed chooses; all others stay in their order.
+
+        Raises:
+            DataError: a class would have no sample left to train on.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        labels = self.train.labels
+        kept = torch.ones(len(labels), dtype=torch.bool)
+        for number, name in enumerate(self.classes):
+            members = (labels == number).nonzero()[:, 0]
+            count = max(1, round(share * len(members)))
+            if 0 < len(members) <= count:
+                raise DataError(
+                    f"validation = {share:g}: leaves no sample of the class {name} to train on, "
+                    f"of which there are {len(members)}"
+                )
+            kept[members[torch.randperm(len(members), generator=generator)[:count]]] = False
+        images = self.train.images
+        train, valid = Split(images[kept], labels[kept]), Split(images[~kept], labels[~kept])
+        return replace(self, train=train, valid=valid)
 
     def prepare(self, images: Tensor) -> Tensor:
         """A network's input from images (b, C, H, W); see `prepared`."""

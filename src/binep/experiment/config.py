@@ -31,6 +31,7 @@ from binep.experiment.settings import (
     Count,
     Divisor,
     NamesOrPaths,
+    Part,
     Portion,
     Rate,
     Seed,
@@ -124,6 +125,8 @@ class Config:
     """A name, of which mnist5k needs no download; or the path of data of your own."""
     data_dir: Path | None = None
     """Folder of the data sets; otherwise $BINEP_DATA, otherwise a cache folder."""
+    validation: Part = 0.0
+    """Share of each class's training samples that is not trained on, to choose settings by."""
     epochs: Count = 10
     """Passes over the training set."""
     batch_size: Count = 64

@@ -42,12 +42,14 @@ class EpochResult:
         train: scores on the training batches, each before its update.
         test: scores on the test set after the epoch.
         layers: per layer; None where weights are real.
+        valid: scores on the validation set after the epoch; None without one.
     """
 
     epoch: int
     train: Scores
     test: Scores
     layers: list[LayerChange | None]
+    valid: Scores | None = None
 
 
 class Experiment:
@@ -86,6 +88,8 @@ class Experiment:
         self.device = torch.device(config.device)
         with self.working():
             held = sources.load(config.dataset, config.data_dir, source=source)
+            if config.validation:
+                held = held.held_out(config.validation, config.seed)
             self.data = held.to(self.device)
             self.source = Facts(source.shape, source.classes, held.mean, held.std, held.augmented)
             self._build()
@@ -191,7 +195,7 @@ class Experiment:
         )
         self.epoch, self.batch = self.epoch + 1, 0
         layers = training.layer_changes(self.network, self.flip, self.batches_per_epoch)
-        return EpochResult(self.epoch, train, self.evaluate(), layers)
+        return EpochResult(self.epoch, train, self.evaluate(), layers, self.validate())
 
     def _decay_scale_lr(self) -> None:
         """Divide the rates of the scaling factors once every so many epochs."""
@@ -251,6 +255,14 @@ class Experiment:
         """Scores on the test set."""
         with self.working():
             return training.evaluate(self.network, self._test_batches(), **self._free_phase())
+
+    def validate(self) -> Scores | None:
+        """Scores on the validation set; None without one."""
+        if self.data.valid is None:
+            return None
+        with self.working():
+            drawn = self._batches(self.data.valid, self.config.test_batch_size, None)
+            return training.evaluate(self.network, drawn, **self._free_phase())
 
     def class_scores(self) -> tuple[Tensor, Tensor]:
         """A score per class for each image of the test set, and the labels, in their order."""

@@ -46,6 +46,7 @@ Threads = Annotated[int, Must("from 1 to 1024", lambda n: 1 <= n <= 1024)]
 Seed = Annotated[int, Must("a whole number from 0 to 2^63 − 1", lambda n: 0 <= n < 2**63)]
 Portion = Annotated[float, Must("from 0 to 1", lambda x: 0 <= x <= 1)]
 Share = Annotated[float, Must("above 0 and at most 1", lambda x: 0 < x <= 1)]
+Part = Annotated[float, Must("from 0 to below 1", lambda x: 0 <= x < 1)]
 Rate = Annotated[float, Must("a finite number from 0", lambda x: 0 <= x < math.inf)]
 Divisor = Annotated[float, Must("a finite number from 1", lambda x: 1 <= x < math.inf)]
 Strength = Annotated[

@@ -131,6 +131,8 @@ def _check_identity(about: dict[str, Any]) -> None:
     kinds = {"sha256": str, "train": int, "test": int, "classes": list}
     if not isinstance(data, dict) or any(type(data.get(k)) is not kinds[k] for k in kinds):
         raise ValueError("data is no digest of a data set with its sizes")
+    if type(data.get("valid", 0)) is not int:
+        raise ValueError("data has a valid that is no number of samples")
     shape = data.get("shape", [])
     if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
         raise ValueError("data has a shape that is no list of sizes")
@@ -192,7 +194,8 @@ def same_data(path: Path, held: Mapping[str, Any] | None, data: Dataset) -> str:
 def summary_of(identity: Mapping[str, Any], names: bool = False) -> str:
     """Sizes and digest of a data set in words, and names of its classes if they are asked for."""
     classes = f", classes {', '.join(map(ascii, identity['classes']))}" if names else ""
-    sizes = f"{identity['train']} + {identity['test']} images"
+    held = f" + {identity['valid']}" if identity.get("valid") else ""
+    sizes = f"{identity['train']}{held} + {identity['test']} images"
     return f"{sizes}{classes}, SHA-256 {ascii(identity['sha256'])[1:17]}"
 
 

@@ -249,7 +249,8 @@ class _Recorder:
         write(self.folder / "metrics.csv", table(self.rows).encode())
         network, data = self.experiment.network, self.experiment.data.identity
         save_network(network, self.folder / "model.safetensors", data)
-        if result.test.error <= min(row["test_error"] or 0 for row in self.rows):
+        judged = "test_error" if result.valid is None else "valid_error"
+        if self.rows[-1][judged] == min(row[judged] or 0 for row in self.rows):
             save_network(network, self.folder / "best.safetensors", data)
         write(self.folder / "curves.png", _curves(self.rows))
         self.save()
