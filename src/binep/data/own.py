@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from binep.data.batches import Split
-from binep.data.errors import DataError
+from binep.data.errors import DataError, reason_of
+from binep.data.folders import Array, Arrays, read_folder
 from binep.data.regular import open_regular
 from binep.data.source import Source
 
-Array = np.ndarray[Any, Any]
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -51,7 +51,8 @@ def read_own(path: Path) -> Own:
     reader = _FILES.get("folder" if path.is_dir() else path.suffix.lower())
     if reader is None:
         raise DataError(f"{path}: must be a folder, or a file that ends in {', '.join(_SUFFIXES)}")
-    return reader(path)
+    arrays, names = reader(path)
+    return from_arrays(arrays, str(path), names)
 
 
 def from_arrays(data: Sequence[Any], place: str = "data", names: Sequence[str] = ()) -> Own:
@@ -164,7 +165,7 @@ def _numbered(
     return known, (numbers[0], numbers[1])
 
 
-def _read_npz(path: Path) -> Own:
+def _read_npz(path: Path) -> Arrays:
     try:
         with open_regular(path) as file:
             held = np.load(file, allow_pickle=False)
@@ -184,14 +185,8 @@ def _read_npz(path: Path) -> Own:
         raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
     if not isinstance(names, list):
         raise DataError(f"{path}: classes must be a list of names")
-    return from_arrays(arrays, str(path), names)
+    return arrays, names
 
 
-def reason_of(error: Exception) -> str:
-    """What an error says, in a line."""
-    lines = (getattr(error, "strerror", None) or str(error)).splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-_FILES: dict[str, Callable[[Path], Own]] = {".npz": _read_npz}
+_FILES: dict[str, Callable[[Path], Arrays]] = {"folder": read_folder, ".npz": _read_npz}
 _SUFFIXES = [suffix for suffix in _FILES if suffix.startswith(".")]
