@@ -127,6 +127,9 @@ class Config:
     """Folder of the data sets; otherwise $BINEP_DATA, otherwise a cache folder."""
     validation: Part = 0.0
     """Share of each class's training samples that is not trained on, to choose settings by."""
+    standardize: bool = False
+    """Give every channel, or feature, mean 0 and deviation 1, measured over the training set and
+    not as it is otherwise done for CIFAR."""
     epochs: Count = 10
     """Passes over the training set."""
     batch_size: Count = 64

@@ -90,6 +90,8 @@ class Experiment:
             held = sources.load(config.dataset, config.data_dir, source=source)
             if config.validation:
                 held = held.held_out(config.validation, config.seed)
+            if config.standardize:
+                held = held.standardized()
             self.data = held.to(self.device)
             self.source = Facts(source.shape, source.classes, held.mean, held.std, held.augmented)
             self._build()

@@ -160,7 +160,7 @@ class _Recorder:
             self._mend_metrics()
         notes = [self.note] if self.note else []
         if experiment.epoch < config.epochs:
-            notes += self._record_environment()
+            notes += [*self._record_environment(), *self.guards.before(experiment)]
         for text in notes:
             self._log(f"warning: {text}")
         return notes
