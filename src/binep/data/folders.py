@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from binep.data import tables
 from binep.data.errors import DataError, reason_of
 from binep.data.pictures import COLOURED, GREY, opened, pixels
 from binep.data.readers import read_idx
@@ -33,9 +34,12 @@ def read_folder(path: Path) -> Arrays:
         raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
     if any("-idx" in name for name in names):
         return _read_idx_files(path, names)
+    for suffix in tables.SUFFIXES:
+        if f"train{suffix}" in names and f"test{suffix}" in names:
+            return tables.read_two_tables(path / f"train{suffix}", path / f"test{suffix}")
     raise DataError(
         f"{path}: must hold train/CLASS/PICTURE and test/CLASS/PICTURE, or IDX files such as "
-        "train-images-idx3-ubyte"
+        "train-images-idx3-ubyte, or train.csv and test.csv"
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from binep.data import tables
 from binep.data.batches import Split
 from binep.data.errors import DataError, reason_of
 from binep.data.folders import Array, Arrays, read_folder
@@ -188,5 +189,9 @@ def _read_npz(path: Path) -> Arrays:
     return arrays, names
 
 
-_FILES: dict[str, Callable[[Path], Arrays]] = {"folder": read_folder, ".npz": _read_npz}
+_FILES: dict[str, Callable[[Path], Arrays]] = {
+    "folder": read_folder,
+    ".npz": _read_npz,
+    **dict.fromkeys(tables.SUFFIXES, tables.read_table),
+}
 _SUFFIXES = [suffix for suffix in _FILES if suffix.startswith(".")]
