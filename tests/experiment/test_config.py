@@ -55,6 +55,11 @@ RANGES: dict[str, tuple[Values, Values, str]] = {
     "threads": (st.none() | COUNT[0], COUNT[1] | st.integers(1025), "from 1 to 1024"),
     "checkpoint_minutes": RATE,
     "warn_flip_rate": (st.floats(0, 1), outside(0, 1), "from 0 to 1"),
+    "validation": (
+        st.floats(0, 1, exclude_max=True),
+        st.floats(min_value=1) | st.sampled_from((-0.1, math.nan)),
+        "from 0 to below 1",
+    ),
     "seed": (
         st.integers(0, 2**63 - 1),
         st.integers(max_value=-1) | st.integers(min_value=2**63),

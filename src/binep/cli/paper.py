@@ -7,6 +7,7 @@ own settings. docs/from-the-paper.md maps every flag.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -157,13 +158,13 @@ def parse(arguments: Sequence[str]) -> tuple[Config, Path | None]:
 
 def _layers(flags: argparse.Namespace) -> dict[str, Layer]:
     """The layers from the input to the output, each with its values of the flags' lists."""
-    (channels, height, width), _ = input_shape_of(flags.dataset)
+    shape, _ = input_shape_of(flags.dataset)
     if flags.archi == "conv":
         if flags.convList is None or len(flags.convList) < 2:
             raise ConfigError("--convList: must name a convolution and the image's channels")
-        if flags.convList[-1] != channels:
+        if flags.convList[-1] != shape[0]:
             raise ConfigError(
-                f"--convList {_join(flags.convList)}: must end in {channels}, the channels of "
+                f"--convList {_join(flags.convList)}: must end in {shape[0]}, the channels of "
                 f"{flags.dataset}"
             )
         convolutions, classifier = flags.convList[-2::-1], flags.layersList
@@ -172,7 +173,7 @@ def _layers(flags: argparse.Namespace) -> dict[str, Layer]:
             flags, "classi_threshold", len(classifier), "conv_threshold", len(convolutions)
         )
     else:
-        inputs = channels * height * width
+        inputs = math.prod(shape)
         if flags.layersList[0] != inputs or len(flags.layersList) < 2:
             raise ConfigError(
                 f"--layersList {_join(flags.layersList)}: must run from {inputs}, the pixels of "

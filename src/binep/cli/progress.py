@@ -70,7 +70,9 @@ class Reporter:
         flips = join([change.flips for change in result.layers if change])
         line = (
             f"epoch {result.epoch}/{self.experiment.config.epochs}"
-            f"  train error {result.train.error:.2f} %  test error {errors(result.test)}"
+            f"  train error {result.train.error:.2f} %"
+            + (f"  valid error {result.valid.error:.2f} %" if result.valid else "")
+            + f"  test error {errors(result.test)}"
             + (f"  flips {flips}" if flips else "")
             + f"  settles in {join(result.train.settle_steps)} steps"
             f"  {result.train.samples / result.train.seconds:.0f} samples/s"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from binep.cli.options import Pluggable, parse
-from binep.data.sources import SOURCES
+from binep.data.sources import SOURCES, Source
 from binep.experiment import plugins
 from binep.experiment.config import Config, ConfigError, Layer, preset, preset_names
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
@@ -75,13 +75,27 @@ def main(arguments: Sequence[str]) -> None:
         resume_training(options.resume, board, **_changes(start, options.experiment))
         return
     begun = _begun_from(options)
-    config = options.experiment.replace(plugins=plugins.loaded())
+    config, source = _on_its_data(options.experiment, start)
+    config = config.replace(plugins=plugins.loaded())
     if options.seeds is None:
-        run_training(config, name, options.run_dir, board, begun)
+        run_training(config, name, options.run_dir, board, begun, source)
         return
     from binep.cli.seeds import run_seeds
 
     run_seeds(config, options.seeds, name, options.run_dir, begun, options.tensorboard)
+
+
+def _on_its_data(config: Config, start: Config) -> tuple[Config, Source | None]:
+    """Settings with a last layer that fits the data set's classes, where that was not the start's.
+
+    One that was resized, too, is left for the check of all settings.
+    """
+    last = list(config.layers)[-1:]
+    resized = any(config.layers[n].size != start.layers[n].size for n in last if n in start.layers)
+    if config.dataset == start.dataset or resized or [*start.layers][-1:] != last:
+        return config, None
+    source = config.source()
+    return config.fitted(source), source
 
 
 def _begun_from(options: Options) -> tuple[Path, dict[str, Tensor]] | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from binep.cli.output import warn
 from binep.cli.progress import Reporter
+from binep.data.sources import Source
 from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.warnings import Guards
@@ -33,6 +34,7 @@ def run_training(
     run_dir: Path | None,
     board: Board | None = None,
     begun_from: tuple[Path, Mapping[str, Tensor]] | None = None,
+    source: Source | None = None,
 ) -> None:
     """Train, showing progress, and leave a run folder.
 
@@ -42,17 +44,18 @@ def run_training(
         run_dir: the folder.
         board: shows the metrics in TensorBoard.
         begun_from: the run and the tensors of a trained network to start from.
+        source: the data set, where it has been read already.
     """
     tensors = None
     if begun_from is not None:
         where, tensors = begun_from
         config = config.replace(start=start.identity(tensors))
-    experiment = Experiment(config)
+    experiment = Experiment(config, source)
     if tensors is not None:
         start.begin(experiment, tensors, where)
     folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
     with files.locked(folder) as lock:
-        what = f"{config.summary()}: training"
+        what = f"{config.summary(experiment.source)}: training"
         _train(experiment, lock, [], Guards(), what, board, tensors)
 
 
@@ -64,7 +67,7 @@ def resume_training(folder: Path, board: Board | None = None, **changes: Any) ->
         place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
         if experiment.epoch == experiment.config.epochs:
             place = "has ended; nothing left to do without more --epochs"
-        what = f"{experiment.config.summary()}: {place}"
+        what = f"{experiment.config.summary(experiment.source)}: {place}"
         if experiment.epoch < experiment.config.epochs:
             print(f"{folder}: now {described(environment(experiment))}")
         _train(experiment, lock, rows, guards, what, board)

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from binep.data.errors import DataError
+
+LIGHT = 0.5
+"""Images from 0 to 1 of a larger mean are dark on light."""
 
 PAD = 4
 """Pixels that a CIFAR-10 image is padded by on every side before it is cropped."""
@@ -54,6 +60,8 @@ class Split:
 class Dataset:
     """A training and a test split, with their classes and their preparation.
 
+    `valid` holds the samples that are kept from training, to choose settings by, if there are any.
+
     `classes` names the labels in order. `mean` and `std` are per channel, in units of x/255, or
     None for images that are not normalised. `augmented` says whether training flips and crops.
     """
@@ -65,15 +73,16 @@ class Dataset:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     augmented: bool
+    valid: Split | None = None
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What tells it from other data, as JSON can hold it: a digest, sizes, names of classes.
+        """What it is, as JSON can hold it: a digest, sizes, names of classes, shape, mean and std.
 
         The SHA-256 is of the images and labels as they are stored, which takes 0.06 s for MNIST.
         """
         digest = hashlib.sha256()
-        for split in (self.train, self.test):
+        for split in (self.train, self.test, *([self.valid] if self.valid else [])):
             for part in (split.images, split.labels):
                 stored = part.detach().cpu().contiguous()
                 digest.update(f"{stored.dtype} {tuple(stored.shape)} ".encode())
@@ -82,31 +91,105 @@ class Dataset:
             "sha256": digest.hexdigest(),
             "train": len(self.train),
             "test": len(self.test),
+            "valid": len(self.valid) if self.valid else 0,
             "classes": list(self.classes),
+            "shape": list(self.train.images.shape[1:]),
+            "mean": self.mean and list(self.mean),
+            "std": self.std and list(self.std),
         }
 
     def to(self, device: torch.device | str) -> Dataset:
         """A copy on `device`."""
-        return replace(self, train=self.train.to(device), test=self.test.to(device))
+        valid = self.valid and self.valid.to(device)
+        return replace(self, train=self.train.to(device), test=self.test.to(device), valid=valid)
+
+    @functools.cached_property
+    def dark_on_light(self) -> float | None:
+        """The mean of training images from 0 to 1 that are light, which do not train well as such.
+
+        None of darker images, and of what is no image or is normalised.
+        """
+        images = self.train.images
+        if self.mean is not None or images.dim() != 4:
+            return None
+        if images.dtype == torch.uint8:
+            mean = int(images.sum()) / (255 * images.numel())
+        elif images.min() >= 0 and images.max() <= 1:
+            mean = float(images.mean(dtype=torch.float64))
+        else:
+            return None
+        return mean if mean > LIGHT else None
+
+    def standardized(self) -> Dataset:
+        """A copy with the mean and the standard deviation of each channel of its training set.
+
+        The deviation of a channel that never changes is taken as 1.
+        """
+        images = self.train.images
+        shape = (len(images), images.shape[1], -1)
+        sums, squares = (torch.zeros(shape[1], dtype=torch.float64) for _ in range(2))
+        count = len(images) * math.prod(images.shape[2:])
+        for some in torch.split(images, 1000):
+            x = prepared(some).cpu().double().view(len(some), *shape[1:])
+            sums += x.sum(dim=(0, 2))
+        mean = sums / count
+        for some in torch.split(images, 1000):
+            x = prepared(some).cpu().double().view(len(some), *shape[1:])
+            squares += (x - mean[:, None]).square().sum(dim=(0, 2))
+        std = (squares / count).sqrt()
+        std[std < 1e-12] = 1
+        return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+    def held_out(self, share: float, seed: int) -> Dataset:
+        """A copy with so large a share of each class in `valid`, and no longer in `train`.
+
+        Of each class at least one sample, which the seed chooses; all others stay in their order.
+
+        Raises:
+            DataError: a class would have no sample left to train on.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        labels = self.train.labels
+        kept = torch.ones(len(labels), dtype=torch.bool)
+        for number, name in enumerate(self.classes):
+            members = (labels == number).nonzero()[:, 0]
+            count = max(1, round(share * len(members)))
+            if 0 < len(members) <= count:
+                raise DataError(
+                    f"validation = {share:g}: leaves no sample of the class {name} to train on, "
+                    f"of which there are {len(members)}"
+                )
+            kept[members[torch.randperm(len(members), generator=generator)[:count]]] = False
+        images = self.train.images
+        train, valid = Split(images[kept], labels[kept]), Split(images[~kept], labels[~kept])
+        return replace(self, train=train, valid=valid)
 
     def prepare(self, images: Tensor) -> Tensor:
         """A network's input from images (b, C, H, W); see `prepared`."""
         return prepared(images, self.mean, self.std)
 
 
+FEW = 8
+"""Channels that are normalised one by one."""
+
+
 def prepared(
     images: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> Tensor:
-    """A network's input, float32, from images (b, C, H, W).
+    """A network's input, float32, from images (b, C, H, W) or features (b, C).
 
     x/255 of uint8, x itself of float32; then (x − mean)/std of each channel, if given.
     """
     x = images.to(torch.float32, copy=True)
     if images.dtype == torch.uint8:
         x /= 255
+    if mean is not None and std is not None and len(mean) > FEW:
+        scales = (torch.tensor(scale, device=x.device) for scale in (mean, std))
+        middle, deviation = (scale.view(-1, *[1] * (x.dim() - 2)) for scale in scales)
+        return x.sub_(middle).div_(deviation)
     # Scalars channel by channel: a tensor of them would be copied from the host per batch.
-    for channel, (middle, deviation) in enumerate(zip(mean or (), std or (), strict=True)):
-        x[:, channel].sub_(middle).div_(deviation)
+    for channel, scale in enumerate(zip(mean or (), std or (), strict=True)):
+        x[:, channel].sub_(scale[0]).div_(scale[1])
     return x
 
 

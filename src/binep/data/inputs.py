@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from binep.data.errors import DataError
+from binep.data.errors import DataError, reason_of
+from binep.data.pictures import opened, pixels
 
 _Array = np.ndarray[Any, Any]
 
@@ -64,8 +64,7 @@ def _array(path: Path) -> _Array:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise DataError(f"{path}: cannot be read: {reason}") from error
+        raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
 
 
 def _picture(path: Path, shape: tuple[int, ...]) -> _Array:
@@ -73,18 +72,10 @@ def _picture(path: Path, shape: tuple[int, ...]) -> _Array:
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise DataError(f"{path}: pictures are for networks of 1 or 3 channels, not {shape}")
     channels, height, width = shape
-    try:
-        with Image.open(path) as picture:
-            if picture.size != (width, height):
-                found = " × ".join(map(str, picture.size))
-                raise DataError(
-                    f"{path}: a picture of {found} pixels (width × height): must be "
-                    f"{width} × {height}"
-                )
-            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as a picture: {reason}") from error
-    return pixels.reshape(1, height, width, channels).transpose(0, 3, 1, 2)
+    with opened(path) as picture:
+        if picture.size != (width, height):
+            found = " × ".join(map(str, picture.size))
+            raise DataError(
+                f"{path}: a picture of {found} pixels (width × height): must be {width} × {height}"
+            )
+        return pixels(picture, channels)[None]

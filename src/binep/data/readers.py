@@ -98,9 +98,17 @@ def _read_whole(path: Path) -> bytes:
     return raw
 
 
-def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """The uint8 items of an IDX file, each of `shape`: (N, *shape), N at least 1."""
-    sizes = len(shape) + 1
+def read_idx(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
+    """The uint8 items of an IDX file, (N, *shape), N at least 1.
+
+    Args:
+        path: the file, zipped if its name ends in .gz.
+        shape: of an item; None for any.
+
+    Raises:
+        DataError: the file cannot be read, is damaged, or holds something else.
+    """
+    sizes = (_read(path, 4)[3:] or b"\0")[0] if shape is None else len(shape) + 1
     magic = bytes((0, 0, 8, sizes))  # 8: unsigned bytes
     header = 4 + 4 * sizes
     raw = _read(path, header)
@@ -110,8 +118,9 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
             f"{sizes} dimensions starts with {magic.hex()} and its sizes"
         )
     found = struct.unpack(f">{sizes}I", raw[4:header])
-    if found[0] < 1 or found[1:] != shape:
-        raise DataError(f"{path} holds items of sizes {found}; they must be {('N >= 1', *shape)}")
+    if not found or min(found) < 1 or found[1:] != (found[1:] if shape is None else shape):
+        right = ("N >= 1", *(shape or ()))
+        raise DataError(f"{path} holds items of sizes {found}; they must be {right}")
     promised = math.prod(found)
     if promised > _LARGEST:
         raise DataError(f"{path} promises {promised} bytes of items; at most {_LARGEST} are read")
@@ -123,8 +132,8 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def _read_idx_split(image_path: Path, label_path: Path) -> Split:
-    images = _read_idx(image_path, (28, 28))
-    labels = _read_idx(label_path, ())
+    images = read_idx(image_path, (28, 28))
+    labels = read_idx(label_path, ())
     if len(images) != len(labels):
         raise DataError(
             f"{label_path} holds {len(labels)} labels; {image_path} holds {len(images)} images"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,42 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from binep.data.errors import DataError as DataError
+from binep.data.source import Facts as Facts
+from binep.data.source import Source as Source
 from binep.registry import Kind, Registry
 
 if TYPE_CHECKING:
     from binep.data.batches import Dataset, Split
 
 T = TypeVar("T", bound=type[Any])
-
-
-class Source(ABC):
-    """A data set, described before any of its files is read.
-
-    Attributes:
-        shape: (channels, height, width) of an image.
-        classes: names of the labels, in order.
-        mean: per channel, in units of x/255; None for images that are not normalised.
-        std: per channel, in units of x/255; None for images that are not normalised.
-        augmented: whether training flips and crops.
-    """
-
-    shape: tuple[int, int, int]
-    classes: tuple[str, ...]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    augmented: bool = False
-
-    @abstractmethod
-    def read(self, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
-        """Training and test split, on the CPU.
-
-        Args:
-            data_dir: where the user keeps data sets; None for the usual place.
-            download: whether missing files may be fetched.
-
-        Raises:
-            DataError: a file is missing or damaged.
-        """
 
 
 SOURCES = Registry("dataset")
@@ -61,7 +33,7 @@ def data_set(name: str) -> Callable[[T], T]:
 class Files(Source):
     """A data set in files that are published at an address."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: tuple[str, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -144,30 +116,60 @@ for _name, _source in _PUBLISHED.items():
     SOURCES.add(Kind(_name, partial(partial, replace, _source, name=_name)))
 
 
-def source_of(name: str, own: Any = None) -> Source:
-    """The data set of a name, with its own settings; reads no file.
+GIVEN = "arrays"
+"""The data set of an experiment that got its arrays from Python."""
+
+
+def is_path(name: str) -> bool:
+    """Whether a data set is one's own, in a file or folder, and not one of `SOURCES`."""
+    if name in SOURCES or name == GIVEN:
+        return False
+    return any(letter in name for letter in {os.sep, "/", "."}) or os.path.exists(name)
+
+
+def source_of(name: str, own: Any = None, data_dir: Path | None = None) -> Source:
+    """The data set of a name, of which no file is read; or of a path, which is read.
 
     Args:
-        name: one of `SOURCES`.
+        name: one of `SOURCES`, or a path; see `binep.data.own`.
         own: its table [options.NAME], if it has one; its defaults if None.
+        data_dir: where a path leads nowhere, a file or folder of this name is looked for here.
 
     Raises:
-        DataError: `name` is unknown.
+        DataError: `name` is unknown, or its data cannot be read.
     """
-    if name not in SOURCES:
-        raise DataError(f"data set {name!r} is unknown; give one of {', '.join(SOURCES)}")
-    source: Source = SOURCES[name].build(own=own)
-    return source
+    if name in SOURCES:
+        source: Source = SOURCES[name].build(own=own)
+        return source
+    if name == GIVEN:
+        raise DataError(
+            f"dataset = {GIVEN}: its arrays were given in Python: give them again, as data = "
+            "(x, y, x_test, y_test)"
+        )
+    if not is_path(name):
+        raise DataError(
+            f"data set {name!r} is unknown; give one of {', '.join(SOURCES)}, or a path"
+        )
+    from binep.data.own import read_own
+
+    path = Path(name).expanduser()
+    moved = data_dir and data_dir.expanduser() / path.name
+    return read_own(moved if moved and moved.exists() and not path.exists() else path)
 
 
-def input_shape_of(name: str, own: Any = None) -> tuple[tuple[int, int, int], int]:
-    """Shape (C, H, W) of an image and number of classes of a data set; see `source_of`."""
+def input_shape_of(name: str, own: Any = None) -> tuple[tuple[int, ...], int]:
+    """Shape of a sample and number of classes of a data set; see `source_of`."""
     source = source_of(name, own)
     return source.shape, len(source.classes)
 
 
 def load(
-    name: str, data_dir: Path | None = None, *, download: bool = True, own: Any = None
+    name: str,
+    data_dir: Path | None = None,
+    *,
+    download: bool = True,
+    own: Any = None,
+    source: Source | None = None,
 ) -> Dataset:
     """Read a data set, onto the CPU.
 
@@ -181,10 +183,11 @@ def load(
     Any number of images is accepted, so that a small set of one's own can stand in.
 
     Args:
-        name: one of `SOURCES`.
+        name: one of `SOURCES`, or a path.
         data_dir: the data folder.
         download: whether to fetch files that are missing, checked against their published sums.
         own: see `source_of`.
+        source: what `source_of` gave before; asked for if None.
 
     Raises:
         DataError: the name is unknown, a file is missing or damaged, or a split is not what its
@@ -192,7 +195,7 @@ def load(
     """
     from binep.data.batches import Dataset
 
-    source = source_of(name, own)
+    source = source_of(name, own, data_dir) if source is None else source
     train, test = source.read(data_dir, download)
     for part, split in (("training", train), ("test", test)):
         problem = split.problem(source.shape, len(source.classes))

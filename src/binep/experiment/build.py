@@ -15,7 +15,7 @@ from binep.core.network import Network
 from binep.core.neurons import Neurons
 from binep.core.optim import SCALE_FLOOR, GradientDescent
 from binep.core.synapses import Synapse
-from binep.data.sources import input_shape_of
+from binep.data.sources import Source
 from binep.experiment import memory
 from binep.experiment.config import Config, ConfigError, Layer
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
@@ -29,7 +29,12 @@ def generators(seed: int, count: int) -> list[torch.Generator]:
 
 
 def initial_network(
-    config: Config, generator: torch.Generator | None = None, *, samples: int = 0, tested: int = 0
+    config: Config,
+    generator: torch.Generator | None = None,
+    *,
+    samples: int = 0,
+    tested: int = 0,
+    source: Source | None = None,
 ) -> Network:
     """The network that a checked configuration starts from, on the CPU.
 
@@ -38,13 +43,15 @@ def initial_network(
         generator: of the initial weights; that of the configuration's seed if None.
         samples: of a batch that it is to learn from; 0 for the network alone.
         tested: samples of a batch that it is to be tested on.
+        source: its data set; if None, the configuration is asked.
 
     Raises:
         MemoryError: what it needs at least is more than there is.
     """
-    memory.check(config, samples, tested)
-    shape, classes = input_shape_of(config.dataset, config.options.get(config.dataset))
-    return build_network(config, shape, classes, generator or generators(config.seed, 3)[0])
+    source = config.source() if source is None else source
+    memory.check(config, samples, tested, source)
+    generator = generator or generators(config.seed, 3)[0]
+    return build_network(config, source.shape, len(source.classes), generator)
 
 
 def _make(registry: Registry, name: str, config: Config, *arguments: Any, **offered: Any) -> Any:

@@ -7,19 +7,19 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from binep.data.sources import input_shape_of
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
 from binep.experiment.settings import WHOLE, problems, shown
 
 if TYPE_CHECKING:
+    from binep.data.sources import Source
     from binep.experiment.config import Config
 
 
-def all_problems(config: Config) -> list[str]:
+def all_problems(config: Config, source: Source | None = None) -> list[str]:
     """A line for each; what fits and what does something only where every value is in its range."""
     return (
         [*_values(config)]
-        or [*_misfits(config)]
+        or [*_misfits(config, source)]
         or [setting.line(config) for setting in idle(config)]
     )
 
@@ -53,15 +53,15 @@ def _device_problem(name: str) -> Iterator[str]:
 # What does not fit -------------------------------------------------------------------------------
 
 
-def _misfits(config: Config) -> Iterator[str]:
+def _misfits(config: Config, source: Source | None) -> Iterator[str]:
     yield from _estimator_misfits(config)
     numbers = list(config.layers)
     if not numbers or numbers != [str(i + 1) for i in range(len(numbers))]:
         yield f"layers = {numbers}: must be numbered 1, 2, ... from the input to the output"
         return
-    shape, classes = input_shape_of(config.dataset, config.options.get(config.dataset))
-    current: tuple[int, ...] = shape
-    below = current
+    source = config.source() if source is None else source
+    classes = len(source.classes)
+    current = below = source.shape
     for number, layer in config.layers.items():
         try:
             current = layer.output_shape(current)

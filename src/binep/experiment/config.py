@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import math
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ import tyro
 
 from binep.core.speed import FORMER, Speed
 from binep.data.regular import open_regular
-from binep.data.sources import SOURCES, input_shape_of
+from binep.data.sources import SOURCES, Source, is_path, source_of
 from binep.experiment import checks, plugins, toml
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
 from binep.experiment.layers import ConvLayer, DenseLayer, Layer
@@ -28,6 +30,8 @@ from binep.experiment.settings import (
     ConfigError,
     Count,
     Divisor,
+    NamesOrPaths,
+    Part,
     Portion,
     Rate,
     Seed,
@@ -117,10 +121,15 @@ class Config:
 
     title: str = ""
     """A name for it; `binep presets` shows what it is."""
-    dataset: Annotated[str, Choices(SOURCES)] = "mnist5k"
-    """mnist5k needs no download."""
+    dataset: Annotated[str, NamesOrPaths(SOURCES)] = "mnist5k"
+    """A name, of which mnist5k needs no download; or the path of data of your own."""
     data_dir: Path | None = None
     """Folder of the data sets; otherwise $BINEP_DATA, otherwise a cache folder."""
+    validation: Part = 0.0
+    """Share of each class's training samples that is not trained on, to choose settings by."""
+    standardize: bool = False
+    """Give every channel, or feature, mean 0 and deviation 1, measured over the training set and
+    not as it is otherwise done for CIFAR."""
     epochs: Count = 10
     """Passes over the training set."""
     batch_size: Count = 64
@@ -156,7 +165,13 @@ class Config:
     """Settings of kinds of one's own, by the kind's name; see `binep.experiment.kinds`."""
 
     def __post_init__(self) -> None:
-        """Give each layer the table of its kind, and each kind of one's own its settings."""
+        """Give each layer the table of its kind, and each kind of one's own its settings.
+
+        A data set's path becomes absolute.
+        """
+        if isinstance(self.dataset, str) and is_path(self.dataset):
+            path = os.path.abspath(os.path.expanduser(self.dataset))
+            object.__setattr__(self, "dataset", path)
         layers = {number: layer.as_kind() for number, layer in self.layers.items()}
         object.__setattr__(self, "layers", layers)
         options = {name: self._settings_of(name, table) for name, table in self.options.items()}
@@ -189,12 +204,34 @@ class Config:
         """A copy with some settings replaced."""
         return dataclasses.replace(self, **settings)
 
-    def summary(self) -> str:
-        """What it is, in a line, such as "mnist, 784-4096-10, real activations, EP, fixed α"."""
-        (channels, height, width), _ = input_shape_of(self.dataset, self.options.get(self.dataset))
+    def source(self) -> Source:
+        """Its data set, described; data of one's own are read for this.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        return source_of(self.dataset, self.options.get(self.dataset), self.data_dir)
+
+    def fitted(self, source: Source) -> Config:
+        """A copy whose last layer has the neurons that the classes of a data set need."""
+        if not self.layers:
+            return self
+        (*_, (last, layer)) = self.layers.items()
+        size = len(source.classes) * self.learning.output_copies
+        return self.replace(layers={**self.layers, last: dataclasses.replace(layer, size=size)})
+
+    def summary(self, source: Source | None = None) -> str:
+        """What it is, in a line, such as "mnist, 784-4096-10, real activations, EP, fixed α".
+
+        The inputs of data of one's own are counted only where their `source` is given.
+        """
+        name = Path(self.dataset).name if is_path(self.dataset) else self.dataset
         layers = list(self.layers.values())
-        conv = bool(layers) and isinstance(layers[0], ConvLayer)
-        sizes = [channels if conv else channels * height * width, *(layer.size for layer in layers)]
+        sizes: list[object] = [layer.size for layer in layers]
+        source = self.source() if source is None and self.dataset in SOURCES else source
+        if source is not None:
+            conv = bool(layers) and isinstance(layers[0], ConvLayer)
+            sizes.insert(0, source.shape[0] if conv else math.prod(source.shape))
         activation = self.dynamics.activation
         words = {"hard-sigmoid": "real", "heaviside": "binary"}
         if self.learning.synapses == "real":
@@ -203,18 +240,22 @@ class Config:
             learnt = any(layer.scale_lr > 0 for layer in layers)
             synapses = f"{'learnt' if learnt else 'fixed'} α"
         return (
-            f"{self.dataset}, {'-'.join(map(str, sizes))}, "
+            f"{name}, {'-'.join(map(str, sizes))}, "
             f"{words.get(activation, activation)} activations, "
             f"{self.learning.estimator.upper()}, {synapses}"
         )
 
-    def check(self) -> None:
+    def check(self, source: Source | None = None) -> None:
         """Look at every setting.
+
+        Args:
+            source: its data set; if None, `source` is asked for it.
 
         Raises:
             ConfigError: one line for each setting that cannot be.
+            DataError: data of one's own that cannot be read.
         """
-        problems = checks.all_problems(self)
+        problems = checks.all_problems(self, source)
         if problems:
             raise ConfigError("\n".join(problems))
 

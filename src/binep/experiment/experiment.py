@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 from binep.core.network import Network
 from binep.data import sources
 from binep.data.batches import Split, batches
+from binep.data.own import from_arrays
+from binep.data.sources import GIVEN, SOURCES, Facts, Source
 from binep.experiment import training
 from binep.experiment.build import (
     build_estimator,
@@ -40,12 +42,14 @@ class EpochResult:
         train: scores on the training batches, each before its update.
         test: scores on the test set after the epoch.
         layers: per layer; None where weights are real.
+        valid: scores on the validation set after the epoch; None without one.
     """
 
     epoch: int
     train: Scores
     test: Scores
     layers: list[LayerChange | None]
+    valid: Scores | None = None
 
 
 class Experiment:
@@ -57,8 +61,14 @@ class Experiment:
 
     Args:
         config: what to run.
+        data: data of one's own in the place of the configuration's: x_train (N, *shape), y_train
+            (N,), x_test (M, *shape) and y_test (M,), as arrays, tensors or lists. x is uint8, which
+            becomes x/255, or floating point; labels are names, or whole numbers from 0 or from 1. A
+            last layer that fits the configuration's data set is made to fit these classes. Or what
+            `Config.source` gave, so as not to read it again.
 
     Attributes:
+        source: what is known of the data set without its samples.
         guards: what has been warned of.
 
     Raises:
@@ -67,16 +77,24 @@ class Experiment:
         MemoryError: the network is too large.
     """
 
-    def __init__(self, config: Config) -> None:
-        config.check()
+    def __init__(self, config: Config, data: Sequence[Any] | Source | None = None) -> None:
+        if data is not None and not isinstance(data, Source):
+            config, data = _given(config, from_arrays(data))
+        source = config.source() if data is None else data
+        config.check(source)
         place = config.data_dir
         if place is not None:  # kept as what it is from everywhere; errors say what was given
             config = config.replace(data_dir=Path(os.path.abspath(place.expanduser())))
         self._config = config
         self.device = torch.device(config.device)
         with self.working():
-            own = config.options.get(config.dataset)
-            self.data = sources.load(config.dataset, place, own=own).to(self.device)
+            held = sources.load(config.dataset, place, source=source)
+            if config.validation:
+                held = held.held_out(config.validation, config.seed)
+            if config.standardize:
+                held = held.standardized()
+            self.data = held.to(self.device)
+            self.source = Facts(source.shape, source.classes, held.mean, held.std, held.augmented)
             self._build()
         self.epoch = self.batch = 0
         self._started = config.start is None
@@ -102,7 +120,8 @@ class Experiment:
         self._epoch_order = self.order.get_state()
         train = min(len(self.data.train), config.batch_size)
         test = min(len(self.data.test), config.test_batch_size)
-        network = initial_network(config, init, samples=train, tested=test)
+        source = self.source
+        network = initial_network(config, init, samples=train, tested=test, source=source)
         self.network: Network = network.to(self.device)
         self.estimator = build_estimator(config, self.network, self.nudge)
         self.flip, self.descent = build_optimizers(config, self.network, init)
@@ -188,7 +207,7 @@ class Experiment:
         )
         self.epoch, self.batch = self.epoch + 1, 0
         layers = training.layer_changes(self.network, self.flip, self.batches_per_epoch)
-        return EpochResult(self.epoch, train, self.evaluate(), layers)
+        return EpochResult(self.epoch, train, self.evaluate(), layers, self.validate())
 
     def _decay_scale_lr(self) -> None:
         """Divide the rates of the scaling factors once every so many epochs."""
@@ -250,6 +269,14 @@ class Experiment:
         with self.working():
             return training.evaluate(self.network, self._test_batches(), **self._free_phase())
 
+    def validate(self) -> Scores | None:
+        """Scores on the validation set; None without one."""
+        if self.data.valid is None:
+            return None
+        with self.working():
+            drawn = self._batches(self.data.valid, self.config.test_batch_size, None)
+            return training.evaluate(self.network, drawn, **self._free_phase())
+
     def class_scores(self) -> tuple[Tensor, Tensor]:
         """A score per class for each image of the test set, and the labels, in their order."""
         with self.working():
@@ -262,6 +289,16 @@ class Experiment:
     def _free_phase(self) -> dict[str, Any]:
         dynamics = self.config.dynamics
         return {"free_steps": dynamics.free_steps, "tolerance": dynamics.settle_tol}
+
+
+def _given(config: Config, source: Source) -> tuple[Config, Source]:
+    """A configuration on data from Python, to which a last layer that fitted its own is fitted."""
+    if config.dataset in SOURCES:
+        fits = config.layers == config.fitted(config.source()).layers
+        config = config.fitted(source) if fits else config
+        others = {name: table for name, table in config.options.items() if name != config.dataset}
+        config = config.replace(options=others, dataset=GIVEN)
+    return config.replace(dataset=GIVEN), source
 
 
 @contextlib.contextmanager

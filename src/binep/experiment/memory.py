@@ -6,26 +6,27 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from binep.data.sources import input_shape_of
+from binep.data.sources import Source
 from binep.experiment.config import Config
 from binep.experiment.kinds import ESTIMATORS
 
 _FLOAT = 4  # bytes
 
 
-def check(config: Config, samples: int = 0, tested: int = 0) -> None:
+def check(config: Config, samples: int = 0, tested: int = 0, source: Source | None = None) -> None:
     """Refuse a network that cannot be held, before anything of it is made.
 
     Args:
         config: checked.
         samples: of a training batch; 0 for the network alone.
         tested: samples of a test batch.
+        source: its data set; if None, the configuration is asked.
 
     Raises:
         MemoryError: it names what the network needs at least, and what there is.
     """
     sizes = "-".join(str(layer.size) for layer in config.layers.values())
-    require(needed(config, samples, tested), f"layers of sizes {sizes}")
+    require(needed(config, samples, tested, source), f"layers of sizes {sizes}")
 
 
 def require(size: int, what: str) -> None:
@@ -46,15 +47,14 @@ def require(size: int, what: str) -> None:
         )
 
 
-def needed(config: Config, samples: int = 0, tested: int = 0) -> int:
+def needed(config: Config, samples: int = 0, tested: int = 0, source: Source | None = None) -> int:
     """Bytes that a network takes at least while it trains; on a GPU, those of its start on the CPU.
 
     A weight has its value and, where samples come, its gradient; a binary one also a momentum and
     a copy in a byte. A sample has in each layer its drive and its states, while it trains those of
     both phases, and with backpropagation through time those of each step.
     """
-    shape, _ = input_shape_of(config.dataset, config.options.get(config.dataset))
-    current: tuple[int, ...] = shape
+    current = (config.source() if source is None else source).shape
     weights = states = 0
     for layer in config.layers.values():
         weights, states = weights + layer.weights(current), states + layer.states(current)

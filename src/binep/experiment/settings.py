@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.constructors import PrimitiveConstructorSpec
 
+from binep.data.sources import GIVEN, is_path
+
 
 class ConfigError(ValueError):
     """A setting that cannot be: the message names it, its value and what would be right."""
@@ -44,6 +46,7 @@ Threads = Annotated[int, Must("from 1 to 1024", lambda n: 1 <= n <= 1024)]
 Seed = Annotated[int, Must("a whole number from 0 to 2^63 − 1", lambda n: 0 <= n < 2**63)]
 Portion = Annotated[float, Must("from 0 to 1", lambda x: 0 <= x <= 1)]
 Share = Annotated[float, Must("above 0 and at most 1", lambda x: 0 < x <= 1)]
+Part = Annotated[float, Must("from 0 to below 1", lambda x: 0 <= x < 1)]
 Rate = Annotated[float, Must("a finite number from 0", lambda x: 0 <= x < math.inf)]
 Divisor = Annotated[float, Must("a finite number from 1", lambda x: 1 <= x < math.inf)]
 Strength = Annotated[
@@ -76,6 +79,15 @@ class Choices(PrimitiveConstructorSpec[str]):
         """The names, for help."""
         return f"{{{','.join(self.known)}}}"
 
+    def fits(self, value: str) -> bool:
+        """Whether it is one of the names."""
+        return value in self.known
+
+    @property
+    def right(self) -> str:
+        """What a value must be."""
+        return f"one of {', '.join(self.known)}"
+
     def instance_from_str(self, words: list[str]) -> str:
         """The word."""
         return words[0]
@@ -87,6 +99,26 @@ class Choices(PrimitiveConstructorSpec[str]):
     def str_from_instance(self, value: str) -> list[str]:
         """The word."""
         return [value]
+
+
+class NamesOrPaths(Choices):
+    """A flag that takes one of the names of data sets, or a path."""
+
+    choices = None  # type: ignore[assignment]
+
+    @property
+    def metavar(self) -> str:
+        """The names, for help."""
+        return f"{{{','.join(self.known)}}}|PATH"
+
+    def fits(self, value: str) -> bool:
+        """Whether it is a name, or a path."""
+        return value in self.known or value == GIVEN or is_path(value)
+
+    @property
+    def right(self) -> str:
+        """What a value must be."""
+        return f"{super().right}, or the path of data of your own"
 
 
 def hints_of(table: Any) -> dict[str, Any]:
@@ -123,9 +155,10 @@ def wrong_type(hint: Any, value: Any) -> str:
     kind, extra, optional = parts(hint)
     if value is None and optional:
         return ""
-    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
-    known = next((list(names.known) for names in extra if isinstance(names, Choices)), choices)
-    if known is not None:
+    if names := next((names for names in extra if isinstance(names, Choices)), None):
+        return "" if isinstance(value, str) and names.fits(value) else names.right
+    if typing.get_origin(kind) is Literal:
+        known = typing.get_args(kind)
         fits = isinstance(value, str) and value in known
         return "" if fits else f"one of {', '.join(known)}"
     if kind is float and type(value) is int:

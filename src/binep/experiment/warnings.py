@@ -34,8 +34,22 @@ class Guards:
 
     def look(self, experiment: Experiment, result: EpochResult) -> list[str]:
         """Texts of the warnings that an epoch is the first to give cause for."""
+        return [*self.before(experiment), *self._new(self._all(experiment, result))]
+
+    def before(self, experiment: Experiment) -> list[str]:
+        """Texts of the warnings that the data give cause for."""
+        mean = experiment.data.dark_on_light
+        if mean is None:
+            return []
+        text = (
+            f"the images are light, {mean:.2f} in the mean of 0 for black and 1 for white: dark on "
+            "light does not train well as it is: --standardize, or invert them"
+        )
+        return self._new([("light", text)])
+
+    def _new(self, found: Iterable[tuple[str, str]]) -> list[str]:
         new = []
-        for kind, text in self._all(experiment, result):
+        for kind, text in found:
             if kind not in self.known:
                 self.known.append(kind)
                 new.append(text)

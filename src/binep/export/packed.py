@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from binep.core.network import Network
-from binep.data.sources import Source, source_of
 from binep.experiment.build import initial_network
 from binep.export import description
-from binep.runs.checkpoints import load_network
+from binep.runs.checkpoints import held_source, load_network
 from binep.runs.files import RunError, write
 from binep.runs.settings import read_config
 from binep.runs.tensors import load_tensors, save_tensors
@@ -105,10 +104,10 @@ def read(path: Path) -> Trained:
 
 
 def _from_run(folder: Path) -> Trained:
-    config = read_config(folder)
-    network = initial_network(config)
-    load_network(network, folder / "model.safetensors")
-    source: Source = source_of(config.dataset, config.options.get(config.dataset))
+    config, file = read_config(folder), folder / "model.safetensors"
+    source = held_source(file) or config.source()
+    network = initial_network(config, source=source)
+    load_network(network, file)
     return Trained(network, source.classes, source.mean, source.std)
 
 

@@ -12,8 +12,10 @@ from torch import Tensor
 from binep.core.network import Network
 from binep.data.batches import Dataset
 from binep.data.errors import DataError
+from binep.data.sources import Facts, Source
 from binep.experiment.config import Config
 from binep.experiment.experiment import stored
+from binep.experiment.settings import REAL
 from binep.experiment.states import check_fit, check_network
 from binep.runs.files import CHECKPOINT as CHECKPOINT
 from binep.runs.files import RunError
@@ -135,6 +137,41 @@ def _check_identity(about: dict[str, Any]) -> None:
     kinds = {"sha256": str, "train": int, "test": int, "classes": list}
     if not isinstance(data, dict) or any(type(data.get(k)) is not kinds[k] for k in kinds):
         raise ValueError("data is no digest of a data set with its sizes")
+    if type(data.get("valid", 0)) is not int:
+        raise ValueError("data has a valid that is no number of samples")
+    shape = data.get("shape", [])
+    if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
+        raise ValueError("data has a shape that is no list of sizes")
+    for name in ("mean", "std"):
+        scale = data.get(name)
+        if scale is not None and (
+            not isinstance(scale, list)
+            or len(scale) != shape[0]
+            or any(type(x) not in (int, float) or not -REAL <= x <= REAL for x in scale)
+        ):
+            raise ValueError(f"data has a {name} that is no list of numbers, one for a channel")
+
+
+def held_source(path: Path) -> Source | None:
+    """What a file says of the data that its network was trained on; None of an older version.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    _, about = load_tensors(path)
+    try:
+        _check_identity(about)
+    except ValueError as error:
+        raise RunError(f"{path}: {error}") from None
+    data = about.get("data") or {}
+    if not data.get("shape"):
+        return None
+    mean, std = (data[name] and tuple(data[name]) for name in ("mean", "std"))
+    return Facts(tuple(data["shape"]), tuple(map(str, data["classes"])), mean, std)
+
+
+COMPARED = ("sha256", "train", "test", "classes")
+"""What of a data set's identity tells it from another one."""
 
 
 def same_data(path: Path, held: Mapping[str, Any] | None, data: Dataset) -> str:
@@ -151,7 +188,7 @@ def same_data(path: Path, held: Mapping[str, Any] | None, data: Dataset) -> str:
     here = data.identity
     if held is None:
         return f"{path}: does not say on which data it was trained: not compared with {data.name}"
-    if held == here:
+    if all(held.get(name) == here.get(name) for name in COMPARED):
         return ""
     names = held["classes"] != here["classes"]
     raise DataError(
@@ -163,7 +200,8 @@ def same_data(path: Path, held: Mapping[str, Any] | None, data: Dataset) -> str:
 def summary_of(identity: Mapping[str, Any], names: bool = False) -> str:
     """Sizes and digest of a data set in words, and names of its classes if they are asked for."""
     classes = f", classes {', '.join(map(ascii, identity['classes']))}" if names else ""
-    sizes = f"{identity['train']} + {identity['test']} images"
+    held = f" + {identity['valid']}" if identity.get("valid") else ""
+    sizes = f"{identity['train']}{held} + {identity['test']} images"
     return f"{sizes}{classes}, SHA-256 {ascii(identity['sha256'])[1:17]}"
 
 

@@ -46,7 +46,9 @@ def panels(columns: Collection[str]) -> list[Panel]:
     layers = [c.removesuffix("_flips") for c in columns if c.endswith("_flips")]
 
     def both(quantity: str) -> dict[str, str]:
-        return {part: f"{part}_{quantity}" for part in ("train", "test")}
+        parts = ("train", "test", "valid")
+        named = {part: f"{part}_{quantity}" for part in parts}
+        return {part: name for part, name in named.items() if name in columns}
 
     def per_layer(quantity: str) -> dict[str, str]:
         return {layer.replace("layer", "layer "): f"{layer}_{quantity}" for layer in layers}

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from binep.data.sources import Files, source_of
+from binep.data.sources import SOURCES, Files
 from binep.experiment.config import Config, ConfigError, differing
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.training import Meter
@@ -178,7 +178,7 @@ class _Recorder:
         self._mend_metrics()
         notes = [note] if note else []
         if experiment.epoch < config.epochs:
-            notes += self._record_environment()
+            notes += [*self._record_environment(), *self.guards.before(experiment)]
         for text in notes:
             self._log(f"warning: {text}")
         return notes
@@ -286,7 +286,8 @@ class _Recorder:
         write(self.folder / "metrics.csv", table(self.rows).encode())
         network, data = self.experiment.network, self.experiment.data.identity
         save_network(network, self.folder / "model.safetensors", data)
-        if result.test.error <= min(row["test_error"] or 0 for row in self.rows):
+        judged = "test_error" if result.valid is None else "valid_error"
+        if self.rows[-1][judged] == min(row[judged] or 0 for row in self.rows):
             save_network(network, self.folder / "best.safetensors", data)
         write(self.folder / "curves.png", _curves(self.rows))
         self.save()
@@ -305,13 +306,17 @@ def _curves(rows: Sequence[Row]) -> bytes:
 
 
 def resume(
-    folder: Path, warn: Callable[[str], None] = lambda text: None, **changes: Any
+    folder: Path,
+    warn: Callable[[str], None] = lambda text: None,
+    data: Sequence[Any] | None = None,
+    **changes: Any,
 ) -> tuple[Experiment, list[Row], Guards]:
     """What `train` continues from: the experiment at its checkpoint, rows and guards.
 
     Args:
         folder: the run folder.
         warn: called where a checkpoint is too old to say what data it was trained on.
+        data: the arrays, of a run that got them from Python; see `Experiment`.
         changes: settings of `binep.runs.settings.GOES_ON` to go on with; `train` writes them into
             config.toml. With more epochs a run ends with the bits of one that was planned so long.
 
@@ -329,7 +334,7 @@ def resume(
                 f"{folder}: holds a log, but no {CHECKPOINT} to go on from; "
                 f"binep train --config {folder} runs it again elsewhere"
             )
-        experiment = _experiment(folder, config)  # killed before the first one was there
+        experiment = _experiment(folder, config, data)  # killed before the first one was there
         if config.start is not None:
             start.begin(experiment, start.read(folder, config), folder)
         return experiment, [], Guards()
@@ -339,14 +344,18 @@ def resume(
             f"epochs = {config.epochs}: must be at least {checkpoint.begun}, "
             "which the run has begun"
         )
-    experiment = _restored(folder, config, checkpoint, warn)
+    experiment = _restored(folder, config, checkpoint, warn, data)
     return experiment, checkpoint.rows, Guards(checkpoint.warned)
 
 
 def _restored(
-    folder: Path, config: Config, checkpoint: Checkpoint, warn: Callable[[str], None]
+    folder: Path,
+    config: Config,
+    checkpoint: Checkpoint,
+    warn: Callable[[str], None],
+    data: Sequence[Any] | None,
 ) -> Experiment:
-    experiment = _experiment(folder, config)
+    experiment = _experiment(folder, config, data)
     if note := same_data(folder / CHECKPOINT, checkpoint.data, experiment.data):
         warn(note)
     try:
@@ -360,29 +369,34 @@ def _restored(
     return experiment
 
 
-def _experiment(folder: Path, config: Config) -> Experiment:
+def _experiment(folder: Path, config: Config, data: Sequence[Any] | None) -> Experiment:
     """The experiment of a run folder, whose data are not looked for in a folder beside others.
 
     Older versions kept a data folder as it was called where the run was started.
     """
     place = config.data_dir
-    files = isinstance(source_of(config.dataset, config.options.get(config.dataset)), Files)
+    files = config.dataset in SOURCES and isinstance(config.source(), Files)
     if files and place is not None and not place.expanduser().is_absolute() and not place.is_dir():
         raise RunError(
             f"{folder / 'config.toml'}: data_dir = {place}: there is no such folder in "
             f"{Path.cwd()}: go to where the run was started, or give its path with --data-dir"
         )
-    return Experiment(config)
+    return Experiment(config, data)
 
 
 def load(
-    folder: Path, *, warn: Callable[[str], None] = lambda text: None, **overrides: Any
+    folder: Path,
+    *,
+    warn: Callable[[str], None] = lambda text: None,
+    data: Sequence[Any] | None = None,
+    **overrides: Any,
 ) -> Experiment:
     """The experiment of a run folder with its trained network.
 
     Args:
         folder: the run folder.
         warn: called where it is too old to say what data it was trained on.
+        data: the arrays, of a run that got them from Python; see `Experiment`.
         overrides: settings of `Config` to replace, such as device.
 
     Raises:
@@ -393,7 +407,7 @@ def load(
     config = read_config(folder)
     if not (folder / "model.safetensors").exists():
         raise RunError(f"{folder}: no epoch has ended yet: it holds no model.safetensors")
-    experiment = _experiment(folder, config.replace(**overrides))
+    experiment = _experiment(folder, config.replace(**overrides), data)
     held = load_network(experiment.network, folder / "model.safetensors")
     other = "dataset" in overrides  # another was asked for
     if not other and (note := same_data(folder / "model.safetensors", held, experiment.data)):
@@ -402,13 +416,18 @@ def load(
 
 
 def load_checkpoint(
-    folder: Path, *, warn: Callable[[str], None] = lambda text: None, **overrides: Any
+    folder: Path,
+    *,
+    warn: Callable[[str], None] = lambda text: None,
+    data: Sequence[Any] | None = None,
+    **overrides: Any,
 ) -> Experiment:
     """The experiment of a run folder at its checkpoint, also of one that still trains.
 
     Args:
         folder: the run folder.
         warn: called where it is too old to say what data it was trained on.
+        data: the arrays, of a run that got them from Python; see `Experiment`.
         overrides: settings of `Config` to replace, such as device.
 
     Raises:
@@ -418,4 +437,4 @@ def load_checkpoint(
     """
     config = read_config(folder)
     checkpoint = read_checkpoint(folder, config)
-    return _restored(folder, config.replace(**overrides), checkpoint, warn)
+    return _restored(folder, config.replace(**overrides), checkpoint, warn, data)

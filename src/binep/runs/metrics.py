@@ -35,6 +35,8 @@ def row_of(result: EpochResult) -> Row:
         "train_seconds": train.seconds,
         "test_seconds": test.seconds,
     }
+    if result.valid is not None:
+        row |= {"valid_error": result.valid.error, "valid_loss": result.valid.loss}
     for i, change in enumerate(result.layers):
         settles = i < len(train.settle_steps)  # a readout has no states
         row |= {
@@ -47,6 +49,8 @@ def row_of(result: EpochResult) -> Row:
     for name in train.errors:
         if name != "error":
             row |= {f"train_{name}": train.errors[name], f"test_{name}": test.errors[name]}
+            if result.valid is not None:
+                row[f"valid_{name}"] = result.valid.errors[name]
     return row
 
 
@@ -88,7 +92,7 @@ def _wrong_cell(name: Any, value: Any) -> str:
         return ""
     if type(value) not in (int, float) or sys.float_info.max < abs(value) != math.inf:
         return "a number"
-    if re.fullmatch(r"(train|test)_error(_\w+)?", name) and not 0 <= value <= 100:
+    if re.fullmatch(r"(train|test|valid)_error(_\w+)?", name) and not 0 <= value <= 100:
         return "from 0 to 100"
     if name.endswith(("_seconds", "_flips", "_flip_rate", "_settle_steps")) and not (
         0 <= value < math.inf
@@ -101,8 +105,9 @@ def ordered(row: Row) -> Row:
     """A row with its columns in the order of `row_of`, which JSON files do not keep."""
 
     def place(name: str) -> tuple[int, int, str]:
-        if name in COLUMNS:
-            return 0, COLUMNS.index(name), ""
+        first = (*COLUMNS, "valid_error", "valid_loss")
+        if name in first:
+            return 0, first.index(name), ""
         if found := re.fullmatch(r"layer(\d+)_(\w+)", name):
             kinds = ("flips", "flip_rate", "settle_steps", "residual", "alpha")
             kind = kinds.index(found[2]) if found[2] in kinds else len(kinds)
@@ -110,7 +115,8 @@ def ordered(row: Row) -> Row:
         part, _, error = name.partition("_")
         further = ("error_single", "error_bits", "error_bits_single")
         kind = further.index(error) if error in further else len(further)
-        return 2, 2 * kind + (part == "test"), name
+        splits = ("train", "test", "valid")
+        return 2, 3 * kind + (splits.index(part) if part in splits else 0), name
 
     return {name: row[name] for name in sorted(row, key=place)}
 

@@ -1,0 +1,87 @@
+"""Features with a label column in CSV or Parquet files, read by pandas; as arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from binep.data.errors import DataError, reason_of
+from binep.data.regular import open_regular
+
+SUFFIXES = (".csv", ".parquet")
+LABEL = "label"
+SPLIT = "split"
+
+
+def read_table(path: Path) -> tuple[list[Any], list[str]]:
+    """The data in one file, whose column "split" says train or test of each row.
+
+    Raises:
+        DataError: it cannot be read, or holds something else.
+    """
+    table = _table(path)
+    if SPLIT not in table:
+        raise DataError(
+            f"{path}: has no column {SPLIT} of train or test for each row: add one, or give a "
+            f"folder with train{path.suffix} and test{path.suffix}"
+        )
+    parts = table[SPLIT].astype(str)
+    if odd := sorted({*parts} - {"train", "test"}):
+        raise DataError(f"{path}: the column {SPLIT} holds {odd[0]}: must be train or test")
+    rest = table.drop(columns=SPLIT)
+    return [*_arrays(rest[parts == "train"], path), *_arrays(rest[parts == "test"], path)], []
+
+
+def read_two_tables(train: Path, test: Path) -> tuple[list[Any], list[str]]:
+    """The data in two files with the same columns.
+
+    Raises:
+        DataError: one cannot be read, or holds something else.
+    """
+    learnt, tested = _table(train), _table(test)
+    if {*learnt} != {*tested}:
+        odd = sorted(map(str, {*learnt} ^ {*tested}))
+        raise DataError(f"{test}: must have the columns of {train}: {', '.join(odd)} differ")
+    return [*_arrays(learnt, train), *_arrays(tested[list(learnt)], test)], []
+
+
+def _table(path: Path) -> Any:
+    """A data frame with rows and a column of labels."""
+    try:
+        import pandas
+
+        with open_regular(path) as file:
+            read = pandas.read_csv if path.suffix.lower() == ".csv" else pandas.read_parquet
+            table = read(file)
+    except ImportError as error:
+        raise DataError(
+            f"{path}: is read by pandas, Parquet also by pyarrow: pip install 'binep[tables]'"
+        ) from error
+    except (OSError, ValueError, EOFError, OverflowError) as error:
+        raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
+    if LABEL not in table:
+        held = ", ".join(map(str, table.columns[:20]))
+        raise DataError(f"{path}: has no column {LABEL}: must have one beside {held}")
+    if table.shape[1] < 2 or not len(table):
+        raise DataError(f"{path}: must have rows, and columns of features beside {LABEL}")
+    return table
+
+
+def _arrays(table: Any, path: Path) -> tuple[Any, Any]:
+    """Features (N, columns), float64, and labels (N,)."""
+    empty = table.isna()
+    if empty.to_numpy().any():
+        row, column = np.argwhere(empty.to_numpy())[0]
+        place = f"the column {table.columns[column]}, row {table.index[row] + 1}"
+        raise DataError(f"{path}: {place} is empty: must be a number, or left out with its row")
+    features = table.drop(columns=LABEL)
+    for name, column in features.items():
+        if column.dtype.kind not in "biuf":
+            raise DataError(
+                f"{path}: the column {name} holds {str(column.iloc[0])[:40]!r}: must be numbers"
+            )
+    labels = table[LABEL].to_numpy()
+    labels = labels if labels.dtype.kind in "iu" else labels.astype(str)
+    return features.to_numpy(np.float64), labels
