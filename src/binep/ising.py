@@ -55,7 +55,7 @@ class Energy:
         ]
         starts = np.cumsum([0, *sizes])
         self._layers = [slice(*ends) for ends in pairwise(starts)]
-        self._rest = np.concatenate([*map(_bias, network.synapses, network.neurons)])
+        self._linear = self._rest = np.concatenate([*map(_bias, network.synapses, network.neurons)])
         pairs: list[tuple[Any, Any, Any]] = []
         for synapse, low, high in zip(network.synapses[1:], starts, starts[1:], strict=False):
             weights = _matrix(synapse)
@@ -63,6 +63,9 @@ class Energy:
             pairs.append((above + high, below + low, -weights[above, below]))
         none: Any = np.zeros(0)
         rows = [np.concatenate(part) for part in zip((none,) * 3, *pairs, strict=True)]
+        self._couplings = np.abs(rows[2])
+        ends = np.concatenate(rows[:2]).astype(int)
+        self._pull = np.bincount(ends, np.tile(self._couplings, 2), len(self.variables))
         couplings = rows[0].astype(int), rows[1].astype(int), rows[2]
         self.bqm = dimod.BinaryQuadraticModel.from_numpy_vectors(
             self._rest, couplings, 0.0, "BINARY", variable_order=self.variables
@@ -85,7 +88,19 @@ class Energy:
             linear[self._layers[-1]] -= _numbers(nudge)
         for variable, value in zip(self.variables, linear.tolist(), strict=True):
             self.bqm.set_linear(variable, value)
+        self._linear = linear
         return self.bqm
+
+    def beta_range(self) -> tuple[float, float]:
+        """1/temperature where annealing of `bqm` may begin and end.
+
+        At first the dearest of all flips is taken in half of all cases; at last one that costs a
+        tenth of the mean coupling (or linear term, where there is none) is in one of a hundred.
+        """
+        dearest = (np.abs(self._linear) + self._pull).max()
+        mean = np.mean(self._couplings if self._couplings.any() else np.abs(self._linear))
+        least = np.finfo(np.float32).tiny
+        return float(np.log(2) / max(dearest, least)), float(np.log(100) / max(mean / 10, least))
 
     def bits(self, states: list[Tensor]) -> dict[Variable, int]:
         """A value of each variable, from what the neurons fire at the states of one sample."""
@@ -161,7 +176,7 @@ class AnnealingSolver(Solver):
         for i, drive in enumerate(clamped.drive):
             start = [state[i : i + 1] for state in phase.states]
             bqm = energy._set(drive, _nudge(phase, i))
-            found = self._sampler.sample(bqm, **self._options(phase, energy.bits(start)))
+            found = self._sampler.sample(bqm, **self._options(phase, energy, start))
             ends.append(energy.states(found.first.sample))
         states = [torch.cat(layer) for layer in zip(*ends, strict=True)]
         pairs = zip(self.network.neurons, phase.states, states, strict=True)
@@ -169,20 +184,18 @@ class AnnealingSolver(Solver):
         residual = phase.x.new_zeros(len(states))
         return phase.ended(self, clamped, states, moved, residual)
 
-    def _options(self, phase: Phase, start: dict[Variable, int]) -> dict[str, Any]:
-        """What the sampler is called with: of what it gets, that which it knows."""
-        offered = {
-            "initial_states": start,
+    def _options(self, phase: Phase, energy: Energy, start: list[Tensor]) -> dict[str, Any]:
+        """What the sampler is called with: of what is offered, that which it knows."""
+        offered: dict[str, Any] = {
+            "initial_states": energy.bits(start),
             "num_sweeps": phase.steps,
             "seed": int(self._seeds.integers(2**31)),
         }
+        if self.sampler is None:
+            cold = not phase.is_free and self.nudged is None
+            offered["beta_range"] = (_COLD, _COLD) if cold else energy.beta_range()
         options = {k: v for k, v in offered.items() if k in self._sampler.parameters}
-        options |= self.options
-        if phase.is_free:
-            return options
-        if self.nudged is None and self.sampler is None:
-            return options | {"beta_range": (_COLD, _COLD)}
-        return options | (self.nudged or {})
+        return options | self.options | ({} if phase.is_free else self.nudged or {})
 
 
 _COLD = 1e9
