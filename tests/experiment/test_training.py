@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from networks import Twins, array, twins
 from torch.optim import SGD
 
+from binep.core.costs import SquaredError
 from binep.core.gradients import EquilibriumPropagation
 from binep.core.network import Network
 from binep.core.neurons import Binary, Real
 from binep.core.optim import SCALE_FLOOR, BinaryFlip, GradientDescent
 from binep.core.synapses import Dense
+from binep.experiment import kinds
+from binep.experiment.config import Config, ConfigError, Layer, Learning
 from binep.experiment.training import Meter, evaluate, layer_changes, train_epoch
 
 # Odd enough that no momentum, made of few bits, ties with the threshold.
@@ -140,3 +143,34 @@ def test_no_batches_are_an_error() -> None:
     with pytest.raises(ValueError, match="no batches"):
         evaluate(network, [], free_steps=3)
     assert Meter(network).samples == 0
+
+
+class Numbers(SquaredError):  # noqa: N818
+    """Of a regression: y is any number."""
+
+    classifies = False
+
+    def labels(self, labels: object, batch: int | None = None) -> torch.Tensor:
+        return torch.as_tensor(labels)
+
+    def target(self, labels: torch.Tensor) -> torch.Tensor:
+        return labels
+
+
+def test_a_regression_reports_its_loss_and_no_error() -> None:
+    network = Network([Dense(3, 2)], Real(), Numbers(2)).double()
+    x, y = torch.rand(5, 3).double(), torch.rand(5, 2).double()
+    scores = evaluate(network, [(x[:3], y[:3]), (x[3:], y[3:])], free_steps=20)
+    output = network.relax(x, 20).output
+    assert scores.loss == pytest.approx(float((output - y).square().sum()) / 2 / 5)
+    assert scores.errors == {}
+    assert np.isnan(scores.error)
+    assert scores.samples == 5
+
+
+def test_a_configuration_takes_costs_of_classes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds.COSTS, "_kinds", dict(kinds.COSTS._kinds))
+    kinds.cost("numbers")(Numbers)
+    config = Config(layers={"1": Layer(10)}, learning=Learning(cost="numbers"))
+    with pytest.raises(ConfigError, match="cost = numbers: must be of classes"):
+        config.check()

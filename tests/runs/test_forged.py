@@ -345,6 +345,7 @@ ODD = """-1 0 1 3 1e20 1e300 nan inf -inf true None 99999999999999999999 x.toml 
 WORDS = """train plot report inspect evaluate check gradients presets reproduce --help --version
     --seed --threads --epochs --batch-size --max-batches --layers.1.size --layers.2.gamma --beta
     --off --precision --device --data-dir --config --run-dir --resume --index --neurons --output
+    --from --keep-momentum --seeds --plugin summary predict export compare help
     --format --betas --steps --samples --free-steps --layers.9.size --initial-state"""
 SPOKEN = st.sampled_from(WORDS.split()) | st.sampled_from(ODD.split()) | st.text(max_size=9)
 

@@ -82,6 +82,7 @@ def test_its_folder_runs_it_again_and_goes_on_with_it(trained: Path, keep: bool)
     assert binep("train --resume killed") == 0
     assert_same(Path("killed"), Path("new"))
     assert binep("evaluate new") == binep("inspect new") == 0
+    assert runs.load(Path("new")).train_epoch().epoch == 1
 
 
 def test_other_settings_are_a_presets_or_a_files(trained: Path) -> None:

@@ -74,8 +74,7 @@ def _warn_of_repeated(arguments: Sequence[str]) -> None:
 
 def _load_plugins(arguments: Sequence[str]) -> None:
     """Run the modules of --plugin, so that what they add can be named by all other words."""
-    following = [*arguments[1:], ""]
-    for word, after in zip(arguments, following, strict=True):
+    for word, after in zip(arguments, [*arguments[1:], ""], strict=False):
         path = after if word == "--plugin" else word.removeprefix("--plugin=")
         if path != word and path:
             from binep.experiment import plugins

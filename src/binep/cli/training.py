@@ -118,7 +118,8 @@ def _train(
         except runs.Stopped:
             stopped = f"stopped in epoch {experiment.epoch + 1} after batch {experiment.batch}"
     if stopped:
-        print(f"{stopped}; go on with: binep train --resume {shlex.quote(str(folder))}")
+        parts = "".join(f" --plugin {shlex.quote(name)}" for name in experiment.config.plugins)
+        print(f"{stopped}; go on with: binep train --resume {shlex.quote(str(folder))}{parts}")
         raise SystemExit(128 + asked[0])
     print(f"test error {rows[-1]['test_error']:.2f} % after epoch {len(rows)}; see {folder}")
 

@@ -24,10 +24,13 @@ class Cost(nn.Module, ABC):
     Attributes:
         classes: number of classes.
         copies: output neurons per class that can be read apart.
+        classifies: whether it is of classes. Of another, as of a regression, the loss is reported
+            and no error in percent; its `labels` are what its `target` takes.
     """
 
     classes: int
     copies: int = 1
+    classifies: bool = True
 
     def labels(self, labels: Labels, batch: int | None = None) -> Tensor:
         """Class labels, checked, as int64.

@@ -82,6 +82,8 @@ def _misfits(config: Config, source: Source | None) -> Iterator[str]:
             f"layers.{last}.size = {current[0]}: must be {classes * copies}, "
             f"the {classes} classes of {config.dataset} times output_copies = {copies}"
         )
+    if not COSTS[cost].fact("classifies", True):
+        yield f"cost = {cost}: must be of classes, as a configuration's data sets have"
     if copies != 1 and "copies" not in COSTS[cost].takes:
         yield f"output_copies = {copies}: must be 1 with {cost}"
     if len(numbers) < 2 and "readout" in COSTS[cost].takes:

@@ -70,6 +70,7 @@ class Experiment:
     Attributes:
         source: what is known of the data set without its samples.
         guards: what has been warned of.
+        started: whether it holds the network that it is to start from.
 
     Raises:
         ConfigError: a setting that cannot be.
@@ -97,7 +98,7 @@ class Experiment:
             self.source = Facts(source.shape, source.classes, held.mean, held.std, held.augmented)
             self._build()
         self.epoch = self.batch = 0
-        self._started = config.start is None
+        self.started = config.start is None
         self.meter = Meter(self.network)
         self.guards = Guards()
         self._built = parts_of(self)
@@ -175,7 +176,7 @@ class Experiment:
         Raises:
             ConfigError: it is to start from a trained network, and has not been given it.
         """
-        if not self._started:
+        if not self.started:
             raise ConfigError(
                 f"start = {self.config.start}: must have been started from that network: train it "
                 "from its run folder, or with --from"
@@ -251,7 +252,7 @@ class Experiment:
         check_meter(meter, place, seen, self.network, self.config.dynamics.free_steps)
         check_rule(rule, self.flip)
         self.epoch, self.batch = epoch, batch
-        self._started = True
+        self.started = True
         network = {k: v for k, v in rest.items() if k.startswith("network.")}
         self.network.load_state_dict({k.removeprefix("network."): v for k, v in network.items()})
         if self.flip is not None:

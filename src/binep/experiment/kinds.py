@@ -43,7 +43,7 @@ NEURONS = Registry(
     ("initial", "threshold", "filter", "hold_nudge", "nudge", "clip_nudged"),
     facts=("differentiable", "settle_exactly"),
 )
-COSTS = Registry("cost", ("classes", "copies", "readout"))
+COSTS = Registry("cost", ("classes", "copies", "readout"), facts=("classifies",))
 ESTIMATORS = Registry(
     "estimator",
     ("beta", "free_steps", "nudged_steps", "nudging", "tolerance", "row_sparse", "generator"),
@@ -69,8 +69,10 @@ NEURONS.add_path(
     ("initial", "threshold", "filter", "hold_nudge"),
     settle_exactly=True,
 )
-COSTS.add_path("squared-error", "binep.core.costs:SquaredError", ("classes", "copies"))
-COSTS.add_path("cross-entropy", "binep.core.costs:CrossEntropy", ("readout",))
+COSTS.add_path(
+    "squared-error", "binep.core.costs:SquaredError", ("classes", "copies"), classifies=True
+)
+COSTS.add_path("cross-entropy", "binep.core.costs:CrossEntropy", ("readout",), classifies=True)
 ESTIMATORS.add_path(
     "ep",
     "binep.core.gradients:EquilibriumPropagation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class Scores:
 
     Attributes:
         errors: per readout of `READOUTS`, the share of samples misread, in percent. Readouts
-            that cannot differ from "error" are left out.
+            that cannot differ from "error" are left out, and all with a cost that is not of
+            classes.
         loss: mean cost per sample.
         settle_steps: per layer, the free phase's mean number of steps until it settled.
         residual: per layer, the largest max|Δs| in the last step of a free phase.
@@ -51,8 +53,11 @@ class Scores:
 
     @property
     def error(self) -> float:
-        """Share of samples misread, in percent, read from the mean of each class's states."""
-        return self.errors["error"]
+        """Share of samples misread, in percent, read from the mean of each class's states.
+
+        NaN with a cost that is not of classes: its loss says how well it does.
+        """
+        return self.errors.get("error", math.nan)
 
 
 class Meter:
@@ -121,6 +126,8 @@ class Meter:
 
 def readouts_of(network: Network) -> Iterator[str]:
     """Names in `READOUTS` of the errors that can differ for a network."""
+    if not network.cost.classifies:
+        return
     binary = not network.neurons[-1].differentiable
     for name, (readout, bits) in READOUTS.items():
         if (network.cost.copies > 1 or readout == "averaged") and (binary or not bits):

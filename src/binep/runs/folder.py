@@ -409,6 +409,7 @@ def load(
         raise RunError(f"{folder}: no epoch has ended yet: it holds no model.safetensors")
     experiment = _experiment(folder, config.replace(**overrides), data)
     held = load_network(experiment.network, folder / "model.safetensors")
+    experiment.started = True
     other = "dataset" in overrides  # another was asked for
     if not other and (note := same_data(folder / "model.safetensors", held, experiment.data)):
         warn(note)
