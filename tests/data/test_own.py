@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from binep.data.errors import DataError
 from binep.data.own import NAMES, Own, from_arrays
-from binep.data.sources import GIVEN, is_path, load, source_of
+from binep.data.sources import GIVEN, Files, is_path, load, source_of
 
 Array = np.ndarray[Any, Any]
 
@@ -128,6 +128,23 @@ def test_what_is_no_data_set_is_refused_by_name(changed: dict[str, Any], said: s
 def test_what_are_not_four_arrays_is_refused(data: Any) -> None:
     with pytest.raises(DataError):
         from_arrays(data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "whole"),
+    [
+        ({}, True),
+        ({"train": 54_000, "valid": 6_000, "sha256": "another"}, True),
+        ({"train": 20}, False),
+        ({"test": 20}, False),
+        ({"sha256": "another"}, False),
+    ],
+)
+def test_only_a_whole_true_data_set_is_one(changes: dict[str, Any], whole: bool) -> None:
+    source = source_of("mnist")
+    assert isinstance(source, Files)
+    identity = {"train": 60_000, "test": 10_000, "sha256": source.sha256}
+    assert source.is_whole({**identity, **changes}) == whole
 
 
 # ---- .npz

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,15 @@ class Files(Source):
     md5: tuple[str, ...] = ()  # of each file at the address, or of the archive
     largest: int = 0  # bytes of the largest of them, rounded up
     hint: str = ""  # another way to get the files
+    counts: tuple[int, int] = (0, 0)  # samples to train and to test on, of the whole set
+    sha256: str = ""  # of the whole set, as in `Dataset.identity`, where it is known
+
+    def is_whole(self, identity: Mapping[str, Any]) -> bool:
+        """Whether what a run recorded of its data (`Dataset.identity`) is this whole data set."""
+        held = identity.get("valid", 0)
+        sizes = (identity["train"] + held, identity["test"])
+        true = held or not self.sha256 or identity["sha256"] == self.sha256
+        return sizes == self.counts and bool(true)
 
     def read(self, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
         """Both splits, from `data_dir`, $BINEP_DATA or the user's cache."""
@@ -88,7 +97,8 @@ _PUBLISHED = {
             "f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
             "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c",
         ),
-        largest=12_000_000,
+        largest=12_000_000, counts=(60_000, 10_000),
+        sha256="ce15d6c7e779c9a3eeda0b3bccaee300ad2809e58d09b4ffaf32b161c0beb7a6",
     ),
     "fashion-mnist": Files(
         (1, 28, 28), _CLOTHES, folder="FashionMNIST/raw", files=_IDX_FILES,
@@ -97,7 +107,7 @@ _PUBLISHED = {
             "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
             "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310",
         ),
-        largest=30_000_000,
+        largest=30_000_000, counts=(60_000, 10_000),
         also=(Path("/usr/share/datasets/fashion-mnist"),),
         hint=", or install Debian's package dataset-fashion-mnist",
     ),
@@ -105,7 +115,7 @@ _PUBLISHED = {
         (3, 32, 32), _OBJECTS, layout="cifar", folder="cifar-10-batches-bin",
         files=(*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"),
         url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        md5=("c32a1d4ab5d03f1284b67883e8d87530",), largest=180_000_000,
+        md5=("c32a1d4ab5d03f1284b67883e8d87530",), largest=180_000_000, counts=(50_000, 10_000),
         mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), augmented=True,
     ),
 }
