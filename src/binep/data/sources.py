@@ -43,6 +43,7 @@ class Files(Source):
     folder: str = ""  # below the data folder
     also: tuple[Path, ...] = ()  # further folders to look in
     files: tuple[str, ...] = ()  # as read; each may carry .gz
+    pickles: str = ""  # another folder, of the same files as Python pickled them
     label_bytes: int = 1  # before the pixels of a record of layout cifar
     url: str = ""  # of each file, called NAME, or of one archive of them all
     mirrors: tuple[str, ...] = ()  # further addresses like it
@@ -130,6 +131,7 @@ _PUBLISHED = {
     ),
     "cifar10": Files(
         (3, 32, 32), _OBJECTS, layout="cifar", folder="cifar-10-batches-bin",
+        pickles="cifar-10-batches-py",
         files=(*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"),
         url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         mirrors=(
@@ -226,7 +228,8 @@ def load(
 
         mnist           MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]
         fashion-mnist   FashionMNIST/raw, as mnist; or where Debian's package installs it
-        cifar10         cifar-10-batches-bin/{data_batch_1..5,test_batch}.bin
+        cifar10         cifar-10-batches-bin/{data_batch_1..5,test_batch}.bin, or
+                        cifar-10-batches-py/{data_batch_1..5,test_batch}
         kmnist          KMNIST/raw, as mnist
         cifar100        cifar-100-binary/{train,test}.bin
 
