@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 
 def write_mnist(folder: Path, train: int = 20, test: int = 10) -> Path:
@@ -31,3 +32,18 @@ def write_cifar10(folder: Path, count: int = 4) -> Path:
         records[:, 0] %= 10
         (batches / f"{name}.bin").write_bytes(records.tobytes())
     return folder
+
+
+def write_own() -> None:
+    """What docs/your-data.md speaks of, in the working directory."""
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 256, (60, 12, 20), np.uint8), np.arange(60) % 3
+    np.savez("shapes.npz", x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:])
+    np.save("new.npy", x[:2])
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = Path("pictures", part, name)
+            folder.mkdir(parents=True)
+            Image.fromarray(x[0]).save(folder / "1.png")
+        Path("flowers").mkdir(exist_ok=True)
+        Path("flowers", f"{part}.csv").write_text("length,width,label\n1,2,lily\n3,1,rose\n")

@@ -189,6 +189,7 @@ def test_what_a_page_says_to_run_runs(
     pixels = np.zeros((3, 28, 28), np.uint8)  # of one's own
     Image.fromarray(pixels[0]).save("digit.png")
     np.savez("more.npz", x=pixels)
+    samples.write_own()
     monkeypatch.syspath_prepend(tmp_path)
     torch.manual_seed(0)
     reader = Reader(yours)

@@ -22,6 +22,7 @@ from samples import write_mnist
 
 from binep.analysis import readings, report
 from binep.cli import main as cli
+from binep.data.sources import Files
 from binep.experiment.config import Config, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
 from binep.runs import curves as plots
@@ -297,7 +298,7 @@ def test_without_the_data_set_the_weights_are_still_shown(tmp_path: Path) -> Non
         layers=layers,
     )
     (tmp_path / "run").mkdir()
-    runs.train(Experiment(bits.replace(data_dir=data)), tmp_path / "run")
+    runs.train(Experiment(bits.replace(data_dir=data, validation=0.1)), tmp_path / "run")
     page = written([tmp_path / "run"], tmp_path / "page.html")
     row = read_metrics(tmp_path / "run" / "metrics.csv")[-1]
     for label, column in report.READOUTS.items():
@@ -324,6 +325,11 @@ def test_a_row_stands_beside_its_claim_and_its_reference(
         assert cli.main([*command, "--output", str(root)]) == 0
         if name == "mnist-fc1-ep-alpha":
             found = [root / name / f"seed{seed}" for seed in (0, 1)]
+            page = written(found, tmp_path / "page.html")  # of 20 images in the place of MNIST's
+            assert dict(page.tables[1][1:])["measured"] == (
+                f"not compared: {found[0]} was trained on other data than mnist, 20 + 10 samples"
+            )
+            monkeypatch.setattr(Files, "is_whole", lambda source, identity: True)
             page = written(found, tmp_path / "page.html")
             assert dict(page.tables[1][1:])["full-precision reference mnist-fc1-100-reference"] == (
                 "not run"

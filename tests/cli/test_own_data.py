@@ -17,6 +17,7 @@ from binep.experiment.config import Config, ConfigError, Layer
 from binep.experiment.experiment import Experiment
 from binep.export import packed
 from binep.runs import folder as runs
+from binep.runs.curves import rendered
 
 QUICK = [
     "--epochs",
@@ -164,3 +165,17 @@ def test_features_have_no_rows_and_columns(place: Path) -> None:
     experiment = Experiment(SMALL, (x, y, x[:4], y[:4]))
     assert experiment.network.synapses[0].input_shape == (5,)
     assert experiment.train_epoch().test.samples == 4
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 6, 6), (2, 1, 3, 4)])
+def test_samples_that_are_no_images_are_inspected_and_reported(
+    shape: tuple[int, ...], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("binep.runs.curves.rendered", rendered)
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    x = 9 * rng.standard_normal((40, *shape))
+    np.savez("other.npz", x_train=x, y_train=y, x_test=x[::-1], y_test=y)
+    assert main(["train", "quickstart", "--dataset", "other.npz", *QUICK]) == 0
+    assert main(["inspect", "run"]) == 0
+    assert main(["report", "run"]) == 0

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import fuzzing
+import pooch
 import pytest
 import samples
 
 from binep.data import downloads, readers
 from binep.data.errors import DataError
-from binep.data.sources import Files, load, source_of
+from binep.data.sources import SOURCES, Files, load, source_of
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -175,3 +176,23 @@ def test_every_published_file_has_a_size(name: str) -> None:
     files = source_of(name)
     assert isinstance(files, Files)
     assert files.largest > 10**7
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_second_address_is_asked_where_the_first_fails(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And if that fails, too, the error is the first one's."""
+    asked: list[str] = []
+
+    def refuse(url: str, *arguments: object, **options: object) -> str:
+        asked.append(url)
+        raise ConnectionError(f"refusal {len(asked)}")
+
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+    with pytest.raises(DataError, match="refusal 1"):
+        load(name, tmp_path)
+    source = SOURCES[name].build()
+    wanted = [address.replace("NAME", source.files[0]) for address in (source.url, *source.mirrors)]
+    assert asked == wanted
+    assert len(asked) == 2

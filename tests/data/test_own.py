@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import samples
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from binep.data.errors import DataError
 from binep.data.own import NAMES, Own, from_arrays
-from binep.data.sources import GIVEN, is_path, load, source_of
+from binep.data.sources import GIVEN, Files, is_path, load, source_of
 
 Array = np.ndarray[Any, Any]
 
@@ -130,6 +131,23 @@ def test_what_are_not_four_arrays_is_refused(data: Any) -> None:
         from_arrays(data)
 
 
+@pytest.mark.parametrize(
+    ("changes", "whole"),
+    [
+        ({}, True),
+        ({"train": 54_000, "valid": 6_000, "sha256": "another"}, True),
+        ({"train": 20}, False),
+        ({"test": 20}, False),
+        ({"sha256": "another"}, False),
+    ],
+)
+def test_only_a_whole_true_data_set_is_one(changes: dict[str, Any], whole: bool) -> None:
+    source = source_of("mnist")
+    assert isinstance(source, Files)
+    identity = {"train": 60_000, "test": 10_000, "sha256": source.sha256}
+    assert source.is_whole({**identity, **changes}) == whole
+
+
 # ---- .npz
 
 
@@ -217,3 +235,31 @@ def test_what_a_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     paths = ("folder", "a.npz", "some/where", "./mnist")
     assert [is_path(name) for name in paths] == [True] * len(paths)
     assert not any(map(is_path, ("mnist", "mnist5k", "nosuch", GIVEN)))
+
+
+# ---- further sets by name
+
+
+def test_kmnist_lies_as_mnist_does(tmp_path: Path) -> None:
+    samples.write_mnist(tmp_path)
+    (tmp_path / "MNIST").rename(tmp_path / "KMNIST")
+    found = load("kmnist", tmp_path, download=False)
+    assert (len(found.train), len(found.test)) == (20, 10)
+    assert found.classes[:2] == ("o", "ki")
+
+
+def test_cifar100_has_the_fine_label_behind_the_coarse_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "cifar-100-binary").mkdir()
+    records = rng.integers(0, 256, (5, 3074), np.uint8)
+    records[:, 0], records[:, 1] = 19, (99, 0, 50, 7, 98)
+    for name in ("train", "test"):
+        (tmp_path / "cifar-100-binary" / f"{name}.bin").write_bytes(records.tobytes())
+    found = load("cifar100", tmp_path, download=False)
+    assert found.train.labels.tolist() == [99, 0, 50, 7, 98]
+    assert np.array_equal(found.test.images, records[:, 2:].reshape(-1, 3, 32, 32))
+    assert [found.classes[i] for i in (0, 50, 99)] == ["apple", "mouse", "worm"]
+    records[2, 1] = 100
+    (tmp_path / "cifar-100-binary" / "test.bin").write_bytes(records.tobytes())
+    with pytest.raises(DataError, match=r"test.bin holds label 100; labels must be 0\.\.99"):
+        load("cifar100", tmp_path, download=False)

@@ -94,7 +94,7 @@ def phases(
         axes.set_ylabel(f"layer {layer}\nstate $s$")
         axes.set_ylim(min(-0.05, states.min()), max(1.05, states.max()))
     below = figure.add_subplot(rows[-1])
-    _picture(below, image[0] if len(image) == 1 else image.transpose(1, 2, 0), cmap="gray_r")
+    _picture(below, _drawable(image), cmap="gray_r")
     below.legend(handles=lines, loc="center left", bbox_to_anchor=(1.05, 0.5))
 
     columns = halves[1].subgridspec(3, 1)
@@ -264,6 +264,12 @@ def _colour(layer: int) -> str:
 def _layers(found: Phases) -> list[tuple[str, str]]:
     """Name and line style of each layer."""
     return [(f"layer {i + 1}", _DASHES[i % 4]) for i in range(len(found.states))]
+
+
+def _drawable(image: Array) -> Array:
+    """A sample as an image: features are a row of pixels, odd numbers of channels side by side."""
+    image = image if image.ndim == 3 else image.reshape(1, 1, -1)
+    return image.transpose(1, 2, 0) if len(image) == 3 else np.concatenate([*image], axis=1)
 
 
 def _picture(axes: Axes, image: Array, **colours: Any) -> AxesImage:

@@ -199,8 +199,15 @@ def weight_images(layer: Synapse, count: int) -> np.ndarray[Any, np.dtype[np.uin
     return levels.round().to(torch.uint8).numpy()
 
 
-def _png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
-    """A data URI of an image (C, H, W): three channels are colours, others stand side by side."""
+def _png(image: np.ndarray[Any, Any]) -> str:
+    """A data URI of an image (C, H, W): three channels are colours, others stand side by side.
+
+    Features are a row of pixels; floating point is drawn from its least to its largest value.
+    """
+    image = image if image.ndim == 3 else image.reshape(1, 1, -1)
+    if image.dtype != np.uint8:
+        span = max(float(image.max() - image.min()), 1e-30)
+        image = (255 * ((image - image.min()) / span)).round().astype(np.uint8)
     if len(image) != 3:
         image = np.repeat(np.concatenate(image, axis=1)[None], 3, axis=0)
     content = io.BytesIO()

@@ -25,14 +25,17 @@ from binep.analysis.measurements import (
 )
 from binep.analysis.readings import Report, confusion
 from binep.analysis.tables import reference_of
+from binep.data.sources import Files
 from binep.experiment.config import Config, ConvLayer, Layer, preset
 from binep.experiment.kinds import NEURONS
+from binep.runs import headers
 
 READOUTS = {
     "test_error": "test error (%)",
     "test_error_single": "single (%)",
     "test_error_bits": "bits (%)",
     "test_error_bits_single": "bits, single (%)",
+    "valid_error": "validation error (%)",
     "train_error": "train error (%)",
 }
 """Columns of metrics.csv in the table of results."""
@@ -117,6 +120,9 @@ def _claims(report: Report) -> _Claims | None:
     if row is None:
         return None
     found = report.longest
+    if other := _other_data(report):
+        rows = [["the paper's claim", row.claim], ["measured", f"not compared: {other}"]]
+        return _Claims(rows, "", None)
     root = found[0].folder.resolve().parent.parent
     epochs = epochs_of(found, preset(row.preset))
     reference = reference_of(root, row, found)
@@ -127,6 +133,17 @@ def _claims(report: Report) -> _Claims | None:
     if reference:
         rows.append([f"full-precision reference {row.reference or ''}".strip(), reference])
     return _Claims(rows, _difference(root, row, found), _first_epochs(report, row))
+
+
+def _other_data(report: Report) -> str:
+    """What a run was trained on, in words, where it recorded that and it was not all of the set."""
+    for run in report.runs:
+        held = headers.about(run.folder / "model.safetensors").get("data")
+        source = run.config.source()
+        if isinstance(held, dict) and isinstance(source, Files) and not source.is_whole(held):
+            sizes = f"{held['train']} + {held['test']} samples"
+            return f"{run.folder} was trained on other data than {run.config.dataset}, {sizes}"
+    return ""
 
 
 def _difference(root: Path, row: claims.Row, found: Sequence[Measured]) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from binep.data.errors import DataError
 
-LIGHT = 0.5
+LIGHT = 0.6
 """Images from 0 to 1 of a larger mean are dark on light."""
 
 PAD = 4

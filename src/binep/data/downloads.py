@@ -9,7 +9,7 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -41,16 +41,17 @@ def fetch(source: Files, root: Path, missing: list[str]) -> None:
         DataError: an archive that lacks a file.
     """
     folder = root / source.folder
+    addresses = (source.url, *source.mirrors)
     with _made(root), _scratch(root) as scratch:
         if "NAME" not in source.url:
-            archive = _download(source.url, source.md5[0], scratch, source.largest)
+            archive = _first(addresses, source.md5[0], scratch, source.largest)
             folder.mkdir(parents=True, exist_ok=True)
             _unpack(archive, folder, missing, scratch)
             return
         for file, md5 in zip(source.files, source.md5, strict=True):
             if file in missing:
-                url = source.url.replace("NAME", file)
-                found = _download(url, md5, scratch, source.largest)
+                urls = [address.replace("NAME", file) for address in addresses]
+                found = _first(urls, md5, scratch, source.largest)
                 folder.mkdir(parents=True, exist_ok=True)
                 found.replace(folder / found.name)
 
@@ -78,6 +79,17 @@ def _scratch(root: Path) -> Iterator[Path]:
                 shutil.rmtree(old)
     with tempfile.TemporaryDirectory(prefix=_BEGUN, dir=root) as name:
         yield Path(name)
+
+
+def _first(urls: Sequence[str], md5: str, folder: Path, largest: int) -> Path:
+    """Fetch a file from the first address that gives it; if none does, the first one's error."""
+    errors: list[Exception] = []
+    for url in urls:
+        try:
+            return _download(url, md5, folder, largest)
+        except (OSError, ValueError) as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _download(url: str, md5: str, folder: Path, largest: int) -> Path:

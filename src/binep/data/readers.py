@@ -23,6 +23,7 @@ from torch import Tensor
 from binep.data.batches import Split
 from binep.data.downloads import fetch
 from binep.data.errors import DataError
+from binep.data.pickles import read_batch
 from binep.data.regular import open_regular
 
 if TYPE_CHECKING:
@@ -34,10 +35,35 @@ _LARGEST = 2**32 - 1  # bytes of any file, unzipped: 5 million digits
 def read_files(source: Files, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
     """Both splits of a published data set; see `binep.data.sources.load`."""
     root = data_dir or os.environ.get("BINEP_DATA") or pooch.os_cache("binep")
-    paths = _locate(source, Path(os.path.expanduser(root)), download)
+    root = Path(os.path.expanduser(root))
+    if pickles := _pickles(source, root):
+        return _read_pickles(pickles[:-1], source), _read_pickles(pickles[-1:], source)
+    paths = _locate(source, root, download)
     if source.layout == "cifar":
-        return _read_cifar(paths[:-1]), _read_cifar(paths[-1:])
+        return _read_cifar(paths[:-1], source), _read_cifar(paths[-1:], source)
     return _read_idx_split(*paths[:2]), _read_idx_split(*paths[2:])
+
+
+def _pickles(source: Files, root: Path) -> list[Path]:
+    """Paths of the pickled batches of a data set, where they are and its other files are not."""
+    if not source.pickles or _existing(root / source.folder / source.files[0]):
+        return []
+    paths = [root / source.pickles / file.removesuffix(".bin") for file in source.files]
+    return paths if all(map(os.path.exists, paths)) else []
+
+
+def _read_pickles(paths: list[Path], source: Files) -> Split:
+    images, labels = [], []
+    for path in paths:
+        try:
+            pixels, numbers = read_batch(_read_whole(path))
+        except ValueError as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path} cannot be read: {_reason(error)}") from error
+        images.append(torch.tensor(pixels).view(-1, *source.shape))
+        labels.append(_checked(torch.tensor(numbers), path, len(source.classes)))
+    return Split(torch.cat(images), torch.cat(labels))
 
 
 def _locate(source: Files, root: Path, download: bool) -> list[Path]:
@@ -141,17 +167,18 @@ def _read_idx_split(image_path: Path, label_path: Path) -> Split:
     return Split(images[:, None], _checked(labels, label_path))
 
 
-def _read_cifar(paths: list[Path]) -> Split:
-    """Records of one label byte and 3072 pixel bytes, from all of `paths` in turn."""
-    size = 1 + 3 * 32 * 32
+def _read_cifar(paths: list[Path], source: Files) -> Split:
+    """Records of label bytes, the last of which counts, and 3072 pixel bytes, of all files."""
+    before = source.label_bytes
+    size = before + 3 * 32 * 32
     images, labels = [], []
     for path in paths:
         raw = _read_whole(path)
         if not raw or len(raw) % size:
             raise DataError(f"{path} holds {len(raw)} bytes; it must hold records of {size}")
         records = torch.tensor(np.frombuffer(raw, np.uint8)).view(-1, size)
-        images.append(records[:, 1:].reshape(-1, 3, 32, 32))
-        labels.append(_checked(records[:, 0], path))
+        images.append(records[:, before:].reshape(-1, 3, 32, 32))
+        labels.append(_checked(records[:, before - 1], path, len(source.classes)))
     return Split(torch.cat(images), torch.cat(labels))
 
 
@@ -181,8 +208,9 @@ def read_mnist5k() -> tuple[Split, Split]:
     )
 
 
-def _checked(labels: Tensor, path: Path) -> Tensor:
-    """Labels as int64, all of them 0..9."""
-    if labels.max() > 9:
-        raise DataError(f"{path} holds label {int(labels.max())}; labels must be 0..9")
+def _checked(labels: Tensor, path: Path, classes: int = 10) -> Tensor:
+    """Labels as int64, all of them below so many classes."""
+    if labels.max() >= classes:
+        most = classes - 1
+        raise DataError(f"{path} holds label {int(labels.max())}; labels must be 0..{most}")
     return labels.long()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,10 +43,22 @@ class Files(Source):
     folder: str = ""  # below the data folder
     also: tuple[Path, ...] = ()  # further folders to look in
     files: tuple[str, ...] = ()  # as read; each may carry .gz
+    pickles: str = ""  # another folder, of the same files as Python pickled them
+    label_bytes: int = 1  # before the pixels of a record of layout cifar
     url: str = ""  # of each file, called NAME, or of one archive of them all
+    mirrors: tuple[str, ...] = ()  # further addresses like it
     md5: tuple[str, ...] = ()  # of each file at the address, or of the archive
     largest: int = 0  # bytes of the largest of them, rounded up
     hint: str = ""  # another way to get the files
+    counts: tuple[int, int] = (0, 0)  # samples to train and to test on, of the whole set
+    sha256: str = ""  # of the whole set, as in `Dataset.identity`, where it is known
+
+    def is_whole(self, identity: Mapping[str, Any]) -> bool:
+        """Whether what a run recorded of its data (`Dataset.identity`) is this whole data set."""
+        held = identity.get("valid", 0)
+        sizes = (identity["train"] + held, identity["test"])
+        true = held or not self.sha256 or identity["sha256"] == self.sha256
+        return sizes == self.counts and bool(true)
 
     def read(self, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
         """Both splits, from `data_dir`, $BINEP_DATA or the user's cache."""
@@ -76,6 +88,17 @@ _CLOTHES = (
 _OBJECTS = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )
+_FINE = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus "
+    "butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch "
+    "crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house "
+    "kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle "
+    "mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree "
+    "plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark "
+    "shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table "
+    "tank telephone television tiger tractor train trout tulip turtle wardrobe whale "
+    "willow_tree wolf woman worm"
+)
 _IDX_FILES = (
     "train-images-idx3-ubyte", "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
@@ -84,29 +107,56 @@ _PUBLISHED = {
     "mnist": Files(
         (1, 28, 28), Mnist5k.classes, folder="MNIST/raw", files=_IDX_FILES,
         url="https://ossci-datasets.s3.amazonaws.com/mnist/NAME.gz",
+        mirrors=("https://storage.googleapis.com/cvdf-datasets/mnist/NAME.gz",),
         md5=(
             "f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
             "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c",
         ),
-        largest=12_000_000,
+        largest=12_000_000, counts=(60_000, 10_000),
+        sha256="ce15d6c7e779c9a3eeda0b3bccaee300ad2809e58d09b4ffaf32b161c0beb7a6",
     ),
     "fashion-mnist": Files(
         (1, 28, 28), _CLOTHES, folder="FashionMNIST/raw", files=_IDX_FILES,
         url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/NAME.gz",
+        mirrors=(
+            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/NAME.gz",
+        ),
         md5=(
             "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
             "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310",
         ),
-        largest=30_000_000,
+        largest=30_000_000, counts=(60_000, 10_000),
         also=(Path("/usr/share/datasets/fashion-mnist"),),
         hint=", or install Debian's package dataset-fashion-mnist",
     ),
     "cifar10": Files(
         (3, 32, 32), _OBJECTS, layout="cifar", folder="cifar-10-batches-bin",
+        pickles="cifar-10-batches-py",
         files=(*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"),
         url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        md5=("c32a1d4ab5d03f1284b67883e8d87530",), largest=180_000_000,
+        mirrors=(
+            "https://storage.googleapis.com/s4tf-hosted-binaries/datasets/CIFAR10/"
+            "cifar-10-binary.tar.gz",
+        ),
+        md5=("c32a1d4ab5d03f1284b67883e8d87530",), largest=180_000_000, counts=(50_000, 10_000),
         mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), augmented=True,
+    ),
+    "kmnist": Files(
+        (1, 28, 28), ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+        folder="KMNIST/raw", files=_IDX_FILES,
+        url="http://codh.rois.ac.jp/kmnist/dataset/kmnist/NAME.gz",
+        md5=(
+            "bdb82020997e1d708af4cf47b453dcf7", "e144d726b3acfaa3e44228e80efcd344",
+            "5c965bf0a639b31b8f53240b1b52f4d7", "7320c461ea6c1c855c0b718fb2a4b134",
+        ),
+        largest=20_000_000, counts=(60_000, 10_000),
+    ),
+    "cifar100": Files(
+        (3, 32, 32), tuple(_FINE.split()), layout="cifar", folder="cifar-100-binary",
+        files=("train.bin", "test.bin"), label_bytes=2,
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        md5=("03b5dce01913d631647c71ecec9e9cb8",), largest=180_000_000, counts=(50_000, 10_000),
+        mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762), augmented=True,
     ),
 }
 # fmt: on
@@ -178,7 +228,10 @@ def load(
 
         mnist           MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]
         fashion-mnist   FashionMNIST/raw, as mnist; or where Debian's package installs it
-        cifar10         cifar-10-batches-bin/{data_batch_1..5,test_batch}.bin
+        cifar10         cifar-10-batches-bin/{data_batch_1..5,test_batch}.bin, or
+                        cifar-10-batches-py/{data_batch_1..5,test_batch}
+        kmnist          KMNIST/raw, as mnist
+        cifar100        cifar-100-binary/{train,test}.bin
 
     Any number of images is accepted, so that a small set of one's own can stand in.
 
