@@ -89,7 +89,8 @@ def test_type_checkers_see_the_names_where_they_are() -> None:
         for alias in node.names
     }
     assert seen == binep._HOME
-    assert sorted(seen) == binep.__all__
+    optional = {"Classifier"}  # whose library need not be there
+    assert sorted(seen.keys() - optional) == binep.__all__
 
 
 def test_solvers_are_there_before_any_name(tmp_path: Path) -> None:
