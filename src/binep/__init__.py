@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # these names again, for type checkers and editors
     from binep.core.phases import Equilibrium
     from binep.core.speed import Speed
     from binep.core.synapses import Conv, Dense, Synapse
-    from binep.experiment.classifier import Classifier
+    from binep.experiment.classifier import Classifier as Classifier
     from binep.experiment.config import Config, Dynamics, Learning, preset
     from binep.experiment.experiment import Experiment
     from binep.experiment.layers import ConvLayer, DenseLayer, Layer
@@ -31,7 +31,6 @@ __all__ = [
     "BackpropThroughTime",
     "Binary",
     "BinaryFlip",
-    "Classifier",
     "Config",
     "Conv",
     "ConvLayer",
@@ -69,7 +68,7 @@ _MODULES = {
     "core.optim": ("BinaryFlip", "GradientDescent"),
     "core.speed": ("Speed",),
     "core.synapses": ("Conv", "Dense", "Synapse"),
-    "experiment.classifier": ("Classifier",),
+    "experiment.classifier": ("Classifier",),  # not in __all__: scikit-learn need not be there
     "experiment.config": ("Config", "Dynamics", "Learning", "preset"),
     "experiment.experiment": ("Experiment",),
     "experiment.layers": ("ConvLayer", "DenseLayer", "Layer"),
@@ -94,4 +93,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted({*globals(), *_HOME, "__version__"})

@@ -212,7 +212,7 @@ def test_the_preset_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, line: st
         layers=start.layers | {"1": dataclasses.replace(start.layers["1"], size=512)},
     )
     assert cli.main(shlex.split(line)) == 0
-    assert given == [(wanted, "quickstart", None, None)]
+    assert given == [(wanted, "quickstart", None, None, None)]
 
 
 # ---- evaluate, plot, presets, help

@@ -89,4 +89,5 @@ def test_type_checkers_see_the_names_where_they_are() -> None:
         for alias in node.names
     }
     assert seen == binep._HOME
-    assert sorted(seen) == binep.__all__
+    optional = {"Classifier"}  # whose library need not be there
+    assert sorted(seen.keys() - optional) == binep.__all__
