@@ -212,7 +212,7 @@ def test_the_preset_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, line: st
         layers=start.layers | {"1": dataclasses.replace(start.layers["1"], size=512)},
     )
     assert cli.main(shlex.split(line)) == 0
-    assert given == [(wanted, "quickstart", None, None, None)]
+    assert given == [(wanted, "quickstart", None, None, None, None)]
 
 
 # ---- evaluate, plot, presets, help
@@ -268,7 +268,9 @@ def test_help_says_what_there_is(binep: Command) -> None:
         assert (said.code, said.err) == (0, "")
         assert flags | {"--config", "--run-dir"} <= set(re.findall(r"--[\w.-]+", said.out))
     for command in ("", *cli.COMMANDS):
-        assert max(map(len, binep(f"{command} --help").out.splitlines())) <= 80
+        usage, *lines = binep(f"{command} --help").out.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert len(usage) <= 100  # which a terminal breaks
     for command, flag in (("evaluate", "--device"), ("plot", "--output"), ("presets", "--help")):
         said = binep(f"{command} --help")
         assert (said.code, said.err) == (0, "")
