@@ -10,16 +10,14 @@ from binep.cli.options import Pluggable, Run, parse
 
 @dataclass(frozen=True)
 class Options(Pluggable):
-    """Say what a trained network consists of, and how often its weights were written.
+    """Say what a trained network consists of, and how often weights flipped.
 
     A row for each layer:
     - shape of a sample below and above
-    - binary weights, and numbers of floating point: biases, scaling factors, real weights
+    - binary weights, and numbers of floating point (biases, real weights)
     - memory at a bit per binary weight
     - operations of W ⋆ s for a sample: additions where weights are binary
-
-    Of a run folder also the flips of a weight in the whole training, and in its last epoch, as the
-    mean over the layer: writes, of which a device endures only so many.
+    - of a run folder flips per weight, in all and in the last epoch
     """
 
     run: Run
