@@ -146,6 +146,8 @@ def configs(draw: st.DrawFn) -> Config:
             precision=st.sampled_from(("exact", "split", "fast")),
         ),
         "options": st.just({}),
+        "start": st.none(),  # the last two are of files that lie elsewhere
+        "plugins": st.just({}),
         "layers": st.just({str(i): x for i, x in enumerate([*layers, draw(output)], 1)}),
     }
     config: Config = draw(some(Config, "", **known))

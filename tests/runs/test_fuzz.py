@@ -46,8 +46,6 @@ def test_a_configuration_trains_or_is_refused(
         max_batches=2,
         threads=1 if config.threads is not None and config.threads > 0 else config.threads,
         deterministic=False,
-        start=None,  # which no command line takes
-        plugins={},
     )
     with fuzzing.time_limit(300):  # the first of a kind also compiles its loops
         try:
