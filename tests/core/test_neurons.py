@@ -98,3 +98,8 @@ def test_the_ends_of_the_ranges_are_allowed() -> None:
     assert Real(initial=0).initial == 0
     assert Real(initial=1, nudge="inside").nudge == "inside"
     assert Binary(threshold=1, filter=1, initial=0).filter == 1
+
+
+def test_defaults_are_those_of_the_paper_s_dense_networks() -> None:
+    assert Real() == Real(initial=0.0, nudge="outside", clip_nudged=True)
+    assert Binary() == Binary(threshold=0.5, filter=0.5, initial=1.0, hold_nudge=False)
