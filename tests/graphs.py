@@ -53,3 +53,13 @@ def exact() -> Iterator[None]:
         yield
     finally:
         cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic = before
+
+
+def without_waiting(act: Callable[[], object]) -> None:
+    """Call, and fail where the host waits for the device."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        act()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

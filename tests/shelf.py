@@ -121,3 +121,10 @@ def same_gradients(
     assert one.keys() == other.keys()
     for name, gradient in one.items():
         torch.testing.assert_close(gradient, other[name], rtol=1e-4, atol=tolerance)
+
+
+def refused(attempt: Callable[[], object], kind: type[Exception], words: str) -> None:
+    """With one line, of one kind, from every door."""
+    with pytest.raises(kind, match=words) as caught:
+        attempt()
+    assert "\n" not in str(caught.value)

@@ -80,6 +80,16 @@ def test_they_are_sorted_by_the_validation_error_where_there_is_one(tmp_path: Pa
     assert [g.settings["learning.beta"] for g in by_test] == [0.2, 0.1]
 
 
+def test_a_validation_error_of_0_is_one(tmp_path: Path) -> None:
+    folders = [
+        run_folder(tmp_path / str(beta), with_beta(beta), test, valid=valid)
+        for beta, valid, test in ((0.1, 0, 9), (0.2, 4, 1))
+    ]
+    found = comparison.groups(folders)
+    assert comparison.judged_by(found) == "valid_error"
+    assert [g.settings["learning.beta"] for g in found] == [0.1, 0.2]
+
+
 def test_a_setting_of_some_runs_alone_is_empty_in_the_others(tmp_path: Path) -> None:
     one, two = preset("quickstart"), preset("quickstart")
     layers = {**two.layers, "3": two.layers["2"]}

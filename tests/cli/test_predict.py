@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,8 @@ def arrays(folder: Path) -> None:
     Image.new("RGB", (12, 20)).save(folder / "turned.png")
     (folder / "text.png").write_text("no picture")
     (folder / "text.npz").write_text("no array")
+    for name in ("fifo.npy", "fifo.npz"):
+        os.mkfifo(folder / name)
 
 
 BAD = {
@@ -112,6 +115,8 @@ BAD = {
     "turned.png": "12 × 20 pixels (width × height): must be 20 × 12",
     "text.png": "cannot be read as a picture: ",
     "text.npz": "cannot be read: ",
+    "fifo.npy": "cannot be read: a FIFO, not a file",
+    "fifo.npz": "cannot be read: a FIFO, not a file",
 }
 
 

@@ -25,6 +25,7 @@ from shelf import (
     gradients,
     network,
     on_each,
+    refused,
     same,
     same_gradients,
 )
@@ -43,12 +44,6 @@ from binep.experiment.experiment import Experiment
 from binep.experiment.training import evaluate, train_epoch
 
 PLAIN = Speed(off=SHORTCUTS)
-
-
-def refused(attempt: Callable[[], object], kind: type[Exception], words: str) -> None:
-    with pytest.raises(kind, match=words) as caught:
-        attempt()
-    assert "\n" not in str(caught.value)
 
 
 # Shapes

@@ -24,6 +24,7 @@ from shelf import (
     gradients,
     network,
     on_each,
+    refused,
     same,
     same_gradients,
     train,
@@ -56,13 +57,6 @@ def ways(net: Network, x: Any) -> dict[str, Callable[[], object]]:
     for i, estimator in enumerate(estimators(net)):
         found[f"estimator {i}"] = lambda e=estimator: e(x, target)
     return found
-
-
-def refused(attempt: Callable[[], object], kind: type[Exception], words: str) -> None:
-    """With one line, of one kind, from every door."""
-    with pytest.raises(kind, match=words) as caught:
-        attempt()
-    assert "\n" not in str(caught.value)
 
 
 # Shapes

@@ -266,16 +266,6 @@ def _exact() -> Iterator[None]:
         yield
 
 
-def without_waiting(act: Callable[[], object]) -> None:
-    """Call, and fail where the host waits for the device."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        act()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.gpu
 @graphs.needs_gpu
 @pytest.mark.usefixtures("_exact")
@@ -298,7 +288,7 @@ def test_no_step_makes_the_host_wait(name: str) -> None:
                 loop.advance()
 
         with torch.no_grad():
-            without_waiting(act)
+            graphs.without_waiting(act)
 
 
 @pytest.mark.gpu

@@ -47,7 +47,7 @@ def groups(folders: Sequence[Path], by: str | None = None, each: bool = False) -
 
     Args:
         folders: run folders.
-        by: the column of metrics.csv to sort by; if None valid_error, or else test_error.
+        by: the column of metrics.csv to sort by; `judged_by` if None.
         each: whether every run is a group of its own, and its seed a setting.
 
     Raises:
@@ -67,7 +67,7 @@ def groups(folders: Sequence[Path], by: str | None = None, each: bool = False) -
         )
         for chosen in together.values()
     ]
-    by = by or ("valid_error" if all(row.get("valid_error") for row in last) else "test_error")
+    by = by or judged_by(found)
     for folder, row in zip(folders, last, strict=True):
         if row.get(by) is None:
             hint = did_you_mean(by, row)
@@ -105,7 +105,16 @@ def table(found: Sequence[Group], columns: Sequence[str]) -> tuple[list[str], li
 def results(found: Sequence[Group]) -> list[str]:
     """The columns of metrics.csv that say how a run ended, as far as all runs have them."""
     wanted = ("epoch", "train_error", "valid_error", "test_error")
-    return [name for name in wanted if all(group.values(name) for group in found)]
+    return [
+        name
+        for name in wanted
+        if all(len(group.values(name)) == len(group.last) for group in found)
+    ]
+
+
+def judged_by(found: Sequence[Group]) -> str:
+    """The result that says which settings are best: on the validation set, if all runs had one."""
+    return "valid_error" if "valid_error" in results(found) else "test_error"
 
 
 def _text(value: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from binep.cli.options import Pluggable, Runs, parse
+from binep.cli.options import Pluggable, Runs, figure_kind, parse
 from binep.cli.output import print_table
 from binep.experiment.config import ConfigError
 
@@ -36,14 +36,12 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="binep compare")
     if not options.runs:
         raise ConfigError("compare what? Name two run folders or more")
-    kind = options.output.suffix.removeprefix(".")
-    if kind not in ("png", "pdf", "svg"):
-        raise ConfigError(f"--output {options.output}: must end in .png, .pdf or .svg")
+    kind = figure_kind(options.output)
     from binep.analysis import comparison
 
     found = comparison.groups(options.runs, options.by, options.each)
     columns = comparison.results(found)
-    by = options.by or ("valid_error" if "valid_error" in columns else "test_error")
+    by = options.by or comparison.judged_by(found)
     head, rows = comparison.table(found, list(dict.fromkeys([*columns, by])))
     drawn = comparison.figure(found, options.plot, by) if options.plot is not None else None
     if options.format == "text":

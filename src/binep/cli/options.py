@@ -125,6 +125,18 @@ def _wide() -> Iterator[None]:
             os.environ["COLUMNS"] = before
 
 
+def figure_kind(path: Path) -> str:
+    """What a figure's file is to hold, by its name: png, pdf or svg.
+
+    Raises:
+        ConfigError: it ends in something else.
+    """
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("png", "pdf", "svg"):
+        raise ConfigError(f"--output {path}: must end in .png, .pdf or .svg")
+    return kind
+
+
 def given(options: object, *names: str) -> dict[str, Any]:
     """Those of the options that were given, by name; one that was not is None."""
     values = {name: getattr(options, name) for name in names}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from binep.cli.options import Pluggable, Runs, parse
+from binep.cli.options import Pluggable, Runs, figure_kind, parse
 from binep.experiment.config import ConfigError
 
 
@@ -23,9 +23,7 @@ class Options(Pluggable):
 def main(arguments: Sequence[str]) -> None:
     """Draw the metrics of runs of one setting."""
     options = parse(Options, arguments, prog="binep plot")
-    kind = options.output.suffix.removeprefix(".")
-    if kind not in ("png", "pdf", "svg"):
-        raise ConfigError(f"--output {options.output}: must end in .png, .pdf or .svg")
+    kind = figure_kind(options.output)
     if not options.runs:
         raise ConfigError("plot what? Name one run folder or more")
     from binep.runs import curves, files, metrics

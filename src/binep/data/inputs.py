@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binep.data.errors import DataError, reason_of
+from binep.data.arrays import opened as opened_arrays
+from binep.data.errors import DataError
 from binep.data.pictures import opened, pixels
 
 _Array = np.ndarray[Any, Any]
@@ -49,9 +49,8 @@ def read_inputs(path: Path, shape: Sequence[int]) -> Tensor:
 
 
 def _array(path: Path) -> _Array:
-    try:
-        found = np.load(path, allow_pickle=False)
-        if path.suffix == ".npy":
+    with opened_arrays(path) as found:
+        if not hasattr(found, "files"):
             array: _Array = found
             return array
         names = [name for name in ("x", "x_test") if name in found.files] or found.files
@@ -61,10 +60,6 @@ def _array(path: Path) -> _Array:
             raise DataError(f"{path}: holds no array")
         only: _Array = found[names[0]]
         return only
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
 
 
 def _picture(path: Path, shape: tuple[int, ...]) -> _Array:

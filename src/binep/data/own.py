@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ import torch
 from torch import Tensor
 
 from binep.data import tables
+from binep.data.arrays import opened
 from binep.data.batches import Split
-from binep.data.errors import DataError, reason_of
+from binep.data.errors import DataError
 from binep.data.folders import Array, Arrays, read_folder
-from binep.data.regular import open_regular
 from binep.data.source import Source
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
@@ -167,23 +166,16 @@ def _numbered(
 
 
 def _read_npz(path: Path) -> Arrays:
-    try:
-        with open_regular(path) as file:
-            held = np.load(file, allow_pickle=False)
-            if not hasattr(held, "files"):
-                raise DataError(f"{path}: holds an array alone: must be what numpy.savez writes")
-            missing = [name for name in NAMES if name not in held.files]
-            if missing:
-                raise DataError(
-                    f"{path}: holds no {', '.join(missing)}: must hold the arrays "
-                    f"{', '.join(NAMES)}"
-                )
-            arrays = [held[name] for name in NAMES]
-            names = held["classes"].tolist() if "classes" in held.files else []
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
+    with opened(path) as held:
+        if not hasattr(held, "files"):
+            raise DataError(f"{path}: holds an array alone: must be what numpy.savez writes")
+        missing = [name for name in NAMES if name not in held.files]
+        if missing:
+            raise DataError(
+                f"{path}: holds no {', '.join(missing)}: must hold the arrays {', '.join(NAMES)}"
+            )
+        arrays = [held[name] for name in NAMES]
+        names = held["classes"].tolist() if "classes" in held.files else []
     if not isinstance(names, list):
         raise DataError(f"{path}: classes must be a list of names")
     return arrays, names

@@ -30,14 +30,9 @@ def data_set(name: str) -> Callable[[T], T]:
 
 
 @dataclass(frozen=True)
-class Files(Source):
+class Files(Facts):
     """A data set in files that are published at an address."""
 
-    shape: tuple[int, ...]
-    classes: tuple[str, ...]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    augmented: bool = False
     name: str = ""
     layout: Literal["idx", "cifar"] = "idx"
     folder: str = ""  # below the data folder

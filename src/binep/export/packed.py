@@ -55,16 +55,7 @@ def save(trained: Trained | Network, path: Path | str) -> None:
 
 
 def save_npz(trained: Trained | Network, path: Path | str) -> None:
-    """Write what `save` writes as NumPy arrays, and what JSON says of them as the array "about".
-
-    Args:
-        trained: a network, with or without what its inputs and outputs mean.
-        path: the file, in the place of what was there.
-
-    Raises:
-        ValueError: a network with parts that no description rebuilds.
-        RunError: the file cannot be written.
-    """
+    """`save`, as NumPy arrays; what JSON says of them is the array "about"."""
     tensors, about = _content(trained)
     content = io.BytesIO()
     arrays: dict[str, Any] = {name: t.detach().cpu().numpy() for name, t in tensors.items()}
