@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from binep.core.provided import provide
+
 if TYPE_CHECKING:  # these names again, for type checkers and editors
     from binep.core.costs import Cost, CrossEntropy, SquaredError
     from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
@@ -78,6 +80,9 @@ _MODULES = {
 }
 _HOME = {name: f"binep.{module}" for module, names in _MODULES.items() for name in names}
 """Where each public name is defined."""
+
+provide("solvers", "binep.solvers")
+provide("save", "binep.export.packed:save")
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,6 @@ layer l − 1 to layer l (paper, section 2.1).
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Container, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from binep.core import solvers
+from binep.core import solvers, summary
 from binep.core.checks import as_tolerance, bare, whole
 from binep.core.costs import Cost, SquaredError
 from binep.core.neurons import Neurons
 from binep.core.phases import Clamped, Equilibrium, Phase
+from binep.core.provided import provided
 from binep.core.solvers import Solver
 from binep.core.speed import Speed
 from binep.core.synapses import Route, Synapse
@@ -83,8 +83,7 @@ class Network(nn.Module):
 
     def __repr__(self) -> str:
         """A table of its layers."""
-        table: str = importlib.import_module("binep.core.summary").text(self)
-        return table
+        return summary.text(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the solvers behind."""
@@ -112,7 +111,7 @@ class Network(nn.Module):
             ValueError: a part that is no class of binep, or synapses in two places.
             RunError: the file cannot be written.
         """
-        importlib.import_module("binep.export.packed").save(self, path)
+        provided("save")(self, path)
 
     def learning_synapses(self) -> list[Synapse]:
         """All synapses with something to learn: those of the dynamics, then the cost's readout."""

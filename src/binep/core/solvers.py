@@ -7,7 +7,6 @@ the reference implementation, tests/oracle.py. docs/solvers.md says what a solve
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch import Tensor
 from binep.core.neurons import Real
 from binep.core.overrelaxation import OverRelaxation
 from binep.core.phases import Clamped, Equilibrium, Phase
+from binep.core.provided import provided
 from binep.core.speed import SHORTCUTS, Speed
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ _REGISTERED: list[type[Solver]] = []
 @cache
 def _load() -> None:
     """Let the solvers that come with binep register themselves, once they are needed."""
-    importlib.import_module("binep.solvers")
+    provided("solvers")
 
 
 def register(kind: type[S]) -> type[S]:
