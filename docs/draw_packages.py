@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "binep"
@@ -93,10 +94,24 @@ def _without_shortcuts(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
     }
 
 
+def _around(
+    x: float, to_x: float, places: Mapping[str, tuple[float, int]], floors: Iterable[int]
+) -> str:
+    """The way of an arrow: through the gap between two packages of each floor in between."""
+    way, last = "", x
+    for y in floors:
+        row = sorted(place[0] for place in places.values() if place[1] == y)
+        gaps = [(a + b) / 2 for a, b in pairwise(row)] or [row[0] + 115]
+        gap = min(gaps, key=lambda g: abs(g - (x + to_x) / 2))
+        way += f"C{last:.0f} {y - 15} {gap:.0f} {y - 25} {gap:.0f} {y}L{gap:.0f} {y + 52}"
+        last = gap
+    return way + "L"
+
+
 def drawn(arrows: Mapping[str, set[str]]) -> str:
     """The picture: a floor under another; arrows go down, those that others imply left out."""
     arrows = _without_shortcuts(arrows)
-    width, height, high = 720, 92 * len(FLOORS) + 10, 52
+    width, height, high = 880, 92 * len(FLOORS) + 10, 52
     places = {}
     for y, floor in enumerate(FLOORS):
         for x, name in enumerate(floor):
@@ -111,11 +126,9 @@ def drawn(arrows: Mapping[str, set[str]]) -> str:
     for name in places:
         for other in sorted(arrows.get(name, ())):
             (x, y), (to_x, to_y) = places[name], places[other]
-            bend = 0 if to_y - y < 100 else (130 if to_x >= x else -130)
-            middle = f"{(x + to_x) / 2 + bend:.0f} {(y + to_y + high) / 2:.0f}"
             parts.append(
-                f'<path d="M{x:.0f} {y + high}Q{middle} {to_x:.0f} {to_y}" fill="none" '
-                'stroke="#888" marker-end="url(#tip)"/>'
+                f'<path d="M{x:.0f} {y + high}{_around(x, to_x, places, range(y + 92, to_y, 92))}'
+                f' {to_x:.0f} {to_y}" fill="none" stroke="#888" marker-end="url(#tip)"/>'
             )
     for name, (x, y) in places.items():
         parts.append(
