@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     """Train what is missing of the rows, then write and print the tables."""
     options = parse(Options, arguments, prog="binep reproduce")
     from binep.analysis import measurements, tables
-    from binep.cli.training import resume_training, run_training
+    from binep.cli.training import run_or_resume
     from binep.runs import files
 
     jobs = _jobs(options)
@@ -55,11 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     tables.table(options.output)  # what cannot be read is reported before any work
     files.make_folder(options.output)
     try:
-        for folder, config in unfinished.items():
-            if (folder / "config.toml").exists():
-                resume_training(folder)
-            else:
-                run_training(config, folder.parent.name, folder)
+        run_or_resume(unfinished)
     finally:
         files.write(options.output / "README.md", tables.page(options.output).encode())
         _print_rows(options.output, {folder.parent.name for folder in jobs})

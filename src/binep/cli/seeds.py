@@ -8,12 +8,11 @@ from pathlib import Path
 from torch import Tensor
 
 from binep.analysis import measurements
-from binep.cli.training import resume_training, run_training
+from binep.cli.training import run_or_resume
 from binep.experiment.config import Config
 from binep.runs import files, start
 from binep.runs import folder as runs
 from binep.runs.files import RunError
-from binep.runs.tensorboard import Board
 
 
 def run_seeds(
@@ -50,14 +49,9 @@ def run_seeds(
         root = runs.new_folder(name, config.seed)
     files.make_folder(root)
     jobs = {root / f"seed{one.seed}": one for one in configs}
-    unfinished = [f for f, one in jobs.items() if measurements.is_unfinished(f, one)]
+    unfinished = {f: one for f, one in jobs.items() if measurements.is_unfinished(f, one)}
     try:
-        for folder in unfinished:
-            board = Board() if tensorboard else None
-            if (folder / "config.toml").exists():
-                resume_training(folder, board)
-            else:
-                run_training(jobs[folder], name, folder, board, begun_from)
+        run_or_resume(unfinished, tensorboard, begun_from)
     except SystemExit:
         print(f"what is missing of {count} seeds: the same command with --run-dir {root}")
         raise

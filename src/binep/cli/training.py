@@ -73,6 +73,20 @@ def resume_training(folder: Path, board: Board | None = None, **changes: Any) ->
         _train(experiment, lock, rows, guards, what, board)
 
 
+def run_or_resume(
+    jobs: Mapping[Path, Config],
+    tensorboard: bool = False,
+    begun_from: tuple[Path, Mapping[str, Tensor]] | None = None,
+) -> None:
+    """Train in each of some folders, from its start or from where it was interrupted."""
+    for folder, config in jobs.items():
+        board = Board() if tensorboard else None
+        if (folder / "config.toml").exists():
+            resume_training(folder, board)
+        else:
+            run_training(config, folder.parent.name, folder, board, begun_from)
+
+
 def _train(
     experiment: Experiment,
     lock: files.Lock,
