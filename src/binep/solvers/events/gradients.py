@@ -12,6 +12,7 @@ from torch import Tensor
 from binep.core.phases import Clamped
 from binep.core.synapses import Conv, Synapse
 from binep.solvers.events import gradient_kernels as kernels
+from binep.solvers.inputs import GREY_LEVEL, grey_levels
 from binep.solvers.primitives import Array
 
 
@@ -35,7 +36,9 @@ def of_input(
     synapse: Synapse, clamped: Clamped, above: Sequence[Tensor], rows: Tensor, factor: float
 ) -> Tensor:
     """∂/∂W of the first layer; of a dense one sparse, in some rows."""
-    x = clamped.x
+    x, whole = clamped.x, grey_levels(clamped.x)
+    if whole is not None:  # sums of whole numbers are exact
+        x, factor = whole.to(x.dtype), factor * GREY_LEVEL
     if not isinstance(synapse, Conv):
         gradient = synapse.bias.new_empty(len(rows), synapse.values.shape[1])
         arrays = (rows, *above, x.flatten(1).contiguous())
