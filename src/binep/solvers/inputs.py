@@ -66,7 +66,7 @@ class InputDrive:
 
 
 def grey_levels(x: Tensor) -> Tensor | None:
-    """The whole numbers from 0 to 255 (uint8) of 255ths that x is, or None where it is something else.
+    """The whole numbers from 0 to 255 (uint8) of 255ths that x is; None where it is not.
 
     What a sample's are does not depend on the others: in any batch its sums are the same.
     """
