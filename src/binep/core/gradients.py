@@ -130,6 +130,11 @@ class EquilibriumPropagation(GradientEstimator):
                 f"nudging = {self.nudging!r}: must be 'one-sided', 'random-sign' or 'centred'"
             )
 
+    @property
+    def between(self) -> float:
+        """By how much the nudges of the two equilibria that it compares differ: β, or 2β."""
+        return 2 * self.beta if self.nudging == "centred" else self.beta
+
     @torch.no_grad()
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """The free equilibrium, with every ``.grad`` from the difference of the phases' ends."""
@@ -146,7 +151,7 @@ class EquilibriumPropagation(GradientEstimator):
         if self.nudging == "random-sign" and _draw(self.generator) < 0.5:
             beta = -beta
         if self.nudging == "centred":
-            self._compare(nudged(-beta), nudged(beta), 2 * beta, len(phase.x))
+            self._compare(nudged(-beta), nudged(beta), self.between, len(phase.x))
         else:
             self._compare(first, nudged(beta), beta, len(phase.x))
         self._differentiate_cost(free.output, target)

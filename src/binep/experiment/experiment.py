@@ -31,6 +31,7 @@ from binep.experiment.parts import differing, parts_of
 from binep.experiment.states import Place, check_fit, check_meter, check_rule, check_training
 from binep.experiment.training import LayerChange, Meter, Scores
 from binep.experiment.warnings import Guards, TrainingWarning
+from binep.experiment.workers import ALONE, Alone
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Experiment:
             becomes x/255, or floating point; labels are names, or whole numbers from 0 or from 1. A
             last layer that fits the configuration's data set is made to fit these classes. Or what
             `Config.source` gave, so as not to read it again.
+        workers: among whom each batch is shared; see `binep.experiment.workers`.
 
     Attributes:
         source: what is known of the data set without its samples.
@@ -78,7 +80,12 @@ class Experiment:
         MemoryError: the network is too large.
     """
 
-    def __init__(self, config: Config, data: Sequence[Any] | Source | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        data: Sequence[Any] | Source | None = None,
+        workers: Alone = ALONE,
+    ) -> None:
         if data is not None and not isinstance(data, Source):
             config, data = _given(config, from_arrays(data))
         source = config.source() if data is None else data
@@ -87,7 +94,7 @@ class Experiment:
         if place is not None:  # kept as what it is from everywhere; errors say what was given
             config = config.replace(data_dir=Path(os.path.abspath(place.expanduser())))
         self._config = config
-        self.device = torch.device(config.device)
+        self.workers, self.device = workers, workers.device(torch.device(config.device))
         with self.working():
             held = sources.load(config.dataset, place, source=source)
             if config.validation:
@@ -204,8 +211,9 @@ class Experiment:
                 after_batch(meter)
 
         train = training.train_epoch(
-            self.network, self.estimator, self.optimizers, drawn, count, self.meter
+            self.network, self.estimator, self.optimizers, drawn, count, self.meter, self.workers
         )
+        self.workers.check_parameters(self.network)
         self.epoch, self.batch = self.epoch + 1, 0
         layers = training.layer_changes(self.network, self.flip, self.batches_per_epoch)
         return EpochResult(self.epoch, train, self.evaluate(), layers, self.validate())
@@ -268,7 +276,8 @@ class Experiment:
     def evaluate(self) -> Scores:
         """Scores on the test set."""
         with self.working():
-            return training.evaluate(self.network, self._test_batches(), **self._free_phase())
+            test = self._test_batches()
+            return training.evaluate(self.network, test, workers=self.workers, **self._free_phase())
 
     def validate(self) -> Scores | None:
         """Scores on the validation set; None without one."""
@@ -276,7 +285,9 @@ class Experiment:
             return None
         with self.working():
             drawn = self._batches(self.data.valid, self.config.test_batch_size, None)
-            return training.evaluate(self.network, drawn, **self._free_phase())
+            return training.evaluate(
+                self.network, drawn, workers=self.workers, **self._free_phase()
+            )
 
     def class_scores(self) -> tuple[Tensor, Tensor]:
         """A score per class for each image of the test set, and the labels, in their order."""

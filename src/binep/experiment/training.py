@@ -16,6 +16,7 @@ from binep.core.costs import Labels, Readout
 from binep.core.gradients import GradientEstimator
 from binep.core.network import Network
 from binep.core.phases import Equilibrium
+from binep.experiment.workers import ALONE, Alone, Settled
 
 Batches = Iterable[tuple[Tensor, Labels]]
 """Pairs of inputs (batch, *shape), float, and labels (batch,), whole numbers."""
@@ -73,7 +74,7 @@ class Meter:
         self.residual: Tensor | None = None
 
     @torch.no_grad()
-    def add(self, free: Equilibrium, target: Tensor, labels: Tensor) -> None:
+    def add(self, free: Equilibrium | Settled, target: Tensor, labels: Tensor) -> None:
         """Add the end of a free phase."""
         network = self.network
         self.samples += len(labels)
@@ -148,6 +149,7 @@ def train_epoch(
     batches: Batches,
     after_batch: Callable[[Meter], None] | None = None,
     meter: Meter | None = None,
+    workers: Alone = ALONE,
 ) -> Scores:
     """The scores of one pass over the training data, in which the network learns.
 
@@ -158,6 +160,7 @@ def train_epoch(
         batches: the data.
         after_batch: called with the scores so far.
         meter: adds to the scores of an epoch that was begun before; a new one if None.
+        workers: among whom each batch is shared.
 
     Returns:
         Scores of the free phases, each before its batch's update.
@@ -171,7 +174,7 @@ def train_epoch(
     meter = Meter(network) if meter is None else meter
     for x, labels in _checked(network, batches):
         target = network.cost.target(labels)
-        free = estimator(x, target)
+        free = workers.estimate(estimator, x, target)
         meter.add(free, target, labels)
         for optimizer in optimizers:
             optimizer.step()
@@ -182,7 +185,12 @@ def train_epoch(
 
 @torch.no_grad()
 def evaluate(
-    network: Network, batches: Batches, *, free_steps: int, tolerance: float = 1e-6
+    network: Network,
+    batches: Batches,
+    *,
+    free_steps: int,
+    tolerance: float = 1e-6,
+    workers: Alone = ALONE,
 ) -> Scores:
     """The scores of the network's free equilibria, without learning.
 
@@ -191,13 +199,14 @@ def evaluate(
         batches: the data.
         free_steps: T, the most steps of the free phase.
         tolerance: see `Network.relax`.
+        workers: among whom each batch is shared.
 
     Raises:
         ValueError: no batches, or labels that are none of the classes; see `Cost.labels`.
     """
     meter = Meter(network)
     for x, labels in _checked(network, batches):
-        free = network.relax(x, free_steps, tolerance=tolerance)
+        free = workers.relax(network, x, free_steps, tolerance)
         meter.add(free, network.cost.target(labels), labels)
     return meter.read()
 

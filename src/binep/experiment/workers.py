@@ -1,0 +1,294 @@
+"""Workers: processes that train one network together, each on its share of every batch.
+
+`torchrun` starts them. Every worker holds the network and the data, and draws the same batches and
+signs of β. It settles its share of a batch; the gradients are summed, and all make the same update.
+
+With binary neurons a gradient is a whole number times 1/(β·batch), so the whole numbers are sent,
+whose sum is exact: any number of workers flips the same weights. With real ones sums are rounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, distributed
+
+from binep.core.gradients import EquilibriumPropagation, GradientEstimator
+from binep.core.neurons import Binary
+from binep.core.synapses import Dense
+from binep.solvers.inputs import GREY_LEVEL, grey_levels
+
+if TYPE_CHECKING:
+    from binep.core.network import Network
+    from binep.core.phases import Equilibrium
+
+
+class WorkerError(RuntimeError):
+    """Workers that cannot train together (any longer)."""
+
+
+class Settled(NamedTuple):
+    """The end of a batch's free phase, without the states of hidden layers; see `Equilibrium`."""
+
+    output: Tensor
+    moved: Tensor
+    residual: Tensor
+
+
+class Alone:
+    """A process that trains by itself: what `Workers` do together, for one."""
+
+    rank, count = 0, 1
+
+    def device(self, device: torch.device) -> torch.device:
+        """That of this worker."""
+        return device
+
+    def relax(self, network: Network, x: Tensor, steps: int, tolerance: float) -> Settled:
+        """The end of a free phase of a batch."""
+        return _settled(network.relax(x, steps, tolerance=tolerance))
+
+    def estimate(self, estimator: GradientEstimator, x: Tensor, target: Tensor) -> Settled:
+        """The end of a batch's free phase, with every ``.grad`` filled."""
+        return _settled(estimator(x, target))
+
+    def largest(self, number: int) -> int:
+        """The largest number that a worker has."""
+        return number
+
+    def check_agreement(self, facts: Mapping[str, Any]) -> None:
+        """Refuse workers whose facts differ."""
+
+    def check_parameters(self, network: Network) -> None:
+        """Refuse parameters that are no longer the same on all workers."""
+
+
+class Workers(Alone):
+    """One of the processes of torch's default group.
+
+    Attributes:
+        rank: its number, from 0. Worker 0 alone writes files and prints.
+        count: how many there are.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
+
+    def device(self, device: torch.device) -> torch.device:
+        """The GPU of its own on its machine."""
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        return device
+
+    def share(self, samples: int) -> slice:
+        """Which samples of a batch are its own."""
+        return slice(*self._bounds(samples)[self.rank : self.rank + 2])
+
+    def _bounds(self, samples: int) -> list[int]:
+        """Where the workers' shares begin, and the end of the last."""
+        return [samples * rank // self.count for rank in range(self.count + 1)]
+
+    def relax(self, network: Network, x: Tensor, steps: int, tolerance: float) -> Settled:
+        """The end of a batch's free phase, of which each worker settles its share."""
+        if len(x) < self.count:
+            return super().relax(network, x, steps, tolerance)
+        return self._whole(super().relax(network, x[self.share(len(x))], steps, tolerance), len(x))
+
+    def estimate(self, estimator: GradientEstimator, x: Tensor, target: Tensor) -> Settled:
+        """The end of a batch's free phase, with every ``.grad`` that of the whole batch.
+
+        Where there are fewer samples than workers, each worker takes all of them.
+        """
+        if len(x) < self.count:
+            return super().estimate(estimator, x, target)
+        own = self.share(len(x))
+        free = super().estimate(estimator, x[own], target[own])
+        with _together(), torch.no_grad():
+            self._sum_gradients(estimator, x)
+        return self._whole(free, len(x))
+
+    def largest(self, number: int) -> int:
+        """The largest number that a worker has."""
+        most = torch.tensor(number, device=self._sent_from)
+        with _together():
+            distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        return int(most)
+
+    def check_agreement(self, facts: Mapping[str, Any]) -> None:
+        """Refuse workers whose facts differ.
+
+        Raises:
+            WorkerError: the first fact that does.
+        """
+        everyone: list[Any] = [None] * self.count
+        with _together():
+            distributed.all_gather_object(everyone, dict(facts))
+        for rank, theirs in enumerate(everyone):
+            for name, value in everyone[0].items():
+                if theirs[name] != value:
+                    raise WorkerError(
+                        f"worker {rank}: {name} {theirs[name]}, that of worker 0 {value}: all "
+                        "workers must have the same"
+                    )
+
+    def check_parameters(self, network: Network) -> None:
+        """Refuse parameters that are no longer the same on all workers.
+
+        Raises:
+            WorkerError: they are not, as where processors of several kinds round otherwise.
+        """
+        parts = [p.detach().contiguous().view(torch.int32).sum() for p in network.parameters()]
+        sums = torch.stack(parts).to(self._sent_from)
+        most = torch.cat([sums, -sums])
+        with _together():
+            distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        if not bool((most[: len(sums)] == -most[len(sums) :]).all()):
+            raise WorkerError(
+                "the parameters are no longer the same on all workers: they must compute the same "
+                "bits, as processors of one kind do, with --deterministic on GPUs"
+            )
+
+    @property
+    def _sent_from(self) -> str:
+        """The type of device that is sent from."""
+        return "cuda" if distributed.get_backend() == "nccl" else "cpu"
+
+    def _whole(self, mine: Settled, samples: int) -> Settled:
+        """The end of a batch's phase from that of this worker's share."""
+        most = -(-samples // self.count)
+        padded = mine.output.new_zeros(most, *mine.output.shape[1:])
+        padded[: len(mine.output)] = mine.output
+        parts = [torch.empty_like(padded) for _ in range(self.count)]
+        last = torch.cat([mine.moved.double(), mine.residual.double()])
+        with _together():
+            distributed.all_gather(parts, padded)
+            distributed.all_reduce(last, distributed.ReduceOp.MAX)
+        sizes = [b - a for a, b in pairwise(self._bounds(samples))]
+        output = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        moved, residual = last.view(2, -1)
+        return Settled(output, moved.long(), residual.to(mine.residual.dtype))
+
+    def _sum_gradients(self, estimator: GradientEstimator, x: Tensor) -> None:
+        """Make every ``.grad`` that of the whole batch, of which it is the mean."""
+        share = self.share(len(x))
+        own = share.stop - share.start
+        wholes = _wholes(estimator, x)
+        for parameter in estimator.network.parameters():
+            if parameter.grad is None:
+                continue
+            whole = wholes.get(parameter)
+            if whole is None:
+                gradient = parameter.grad.to_dense() * (own / len(x))
+                distributed.all_reduce(gradient)
+                parameter.grad = gradient
+            else:
+                parameter.grad = self._sum_counts(parameter.grad, whole, own, len(x))
+        for synapse in estimator.network.learning_synapses():
+            scale, gradient = synapse.scale, synapse.values.grad
+            if scale is None or scale.grad is None or gradient is None:
+                continue
+            if synapse.values in wholes:  # from the sum, which one process takes in this order, too
+                scale.grad = synapse.per_scale(gradient)
+
+    def _sum_counts(self, gradient: Tensor, whole: _Whole, own: int, samples: int) -> Tensor:
+        """The gradient of the whole batch, by the sum of whole numbers."""
+        if not gradient.is_sparse:
+            return self._counted(gradient, whole, own, samples)
+        touched = torch.zeros(len(gradient), dtype=torch.uint8, device=gradient.device)
+        touched[gradient.indices()[0]] = 1
+        distributed.all_reduce(touched, distributed.ReduceOp.MAX)
+        rows = touched.nonzero().flatten()
+        values = self._counted(gradient.to_dense()[rows], whole, own, samples)
+        return torch.sparse_coo_tensor(
+            rows[None], values, gradient.shape, is_coalesced=True, check_invariants=False
+        )
+
+    def _counted(self, gradient: Tensor, whole: _Whole, own: int, samples: int) -> Tensor:
+        counts = (gradient / whole.unit(own)).round_().to(whole.sent_as)
+        distributed.all_reduce(counts)
+        return counts.to(gradient.dtype).mul_(whole.unit(samples))
+
+
+class _Whole(NamedTuple):
+    """A gradient that is a whole number times a unit.
+
+    Attributes:
+        between: see `EquilibriumPropagation`.
+        level: the unit of the states below.
+        sent_as: the type in which the whole number is sent.
+    """
+
+    between: float
+    level: float
+    sent_as: torch.dtype
+
+    def unit(self, samples: int) -> float:
+        """The unit, but for its sign, of the gradient of so many samples, in float32."""
+        return float(torch.tensor(1 / (self.between * samples) * self.level, dtype=torch.float32))
+
+
+def _wholes(estimator: GradientEstimator, x: Tensor) -> Mapping[Tensor, _Whole]:
+    """The parameters whose gradients are whole numbers times a unit."""
+    network = estimator.network
+    bits = all(type(neurons) is Binary for neurons in network.neurons)
+    if not bits or type(estimator) is not EquilibriumPropagation:
+        return {}
+    between = abs(estimator.between)
+    found: dict[Tensor, _Whole] = {}
+    for i, synapse in enumerate(network.synapses):
+        found[synapse.bias] = _Whole(between, 1, torch.int32)
+        if i > 0:
+            small = type(synapse) is Dense and len(x) < 2**7
+            found[synapse.values] = _Whole(between, 1, torch.int8 if small else torch.int32)
+        elif grey_levels(x) is not None:
+            found[synapse.values] = _Whole(between, GREY_LEVEL, torch.int32)
+    return found
+
+
+def _settled(free: Equilibrium) -> Settled:
+    return Settled(free.output, free.moved, free.residual)
+
+
+ALONE = Alone()
+
+
+def are_started() -> bool:
+    """Whether torchrun has started this process beside others."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Alone]:
+    """The workers that torchrun has started, met; `ALONE` where it has not.
+
+    Args:
+        device: of the configuration: GPUs send by NCCL, CPUs by Gloo.
+    """
+    if not are_started():
+        yield ALONE
+        return
+    with _together():
+        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Workers()
+    finally:
+        with contextlib.suppress(RuntimeError):
+            distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """A context in which workers wait for each other."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, WorkerError):
+            raise
+        reason = str(error).splitlines()[0]
+        raise WorkerError(f"another worker has ended, or does not answer: {reason}") from error
