@@ -64,7 +64,9 @@ def _prepare_outputs() -> None:
 
 def _say(lines: Sequence[str]) -> None:
     """Print lines on the standard error output, whatever they hold and wherever it leads."""
-    text = "".join(f"binep: {escaped(line)}\n" for line in lines)
+    worker = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
+    who = "binep" if worker == "0" else f"binep, worker {worker}"
+    text = "".join(f"{who}: {escaped(line)}\n" for line in lines)
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -89,12 +91,12 @@ def _lines(error: BaseException) -> list[str]:
     The classes are imported here, so that a command that raises none of them is quick to start.
     """
     from binep.data.errors import DataError
-    from binep.experiment.settings import ConfigError
+    from binep.experiment.settings import ConfigError, WorkerError
     from binep.runs.files import RunError
 
     if isinstance(error, MemoryError) or _is_no_memory(error):
         return [": ".join(["not enough memory", *str(error).splitlines()[:1]])]
-    if isinstance(error, ConfigError | DataError | RunError):
+    if isinstance(error, ConfigError | DataError | RunError | WorkerError):
         return str(error).splitlines() or [type(error).__name__]
     return []
 

@@ -68,17 +68,21 @@ def main(arguments: Sequence[str]) -> None:
     start, name = _start(arguments)
     options = parse(Options, arguments, prog=PROG, default=Options(experiment=start))
     from binep.cli.training import resume_training, run_training
+    from binep.experiment.workers import joined
     from binep.runs.tensorboard import Board
 
     board = Board() if options.tensorboard else None
     if options.resume is not None:
-        resume_training(options.resume, board, **_changes(start, options.experiment))
+        with joined(options.experiment.device) as workers:
+            changes = _changes(start, options.experiment)
+            resume_training(options.resume, board, workers, **changes)
         return
     begun = _begun_from(options)
     config, source = _on_its_data(options.experiment, start)
     config = config.replace(plugins=plugins.loaded())
     if options.seeds is None:
-        run_training(config, name, options.run_dir, board, begun, source)
+        with joined(config.device) as workers:
+            run_training(config, name, options.run_dir, board, begun, source, workers)
         return
     from binep.cli.seeds import run_seeds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shlex
 import signal
 import threading
@@ -17,9 +18,12 @@ from binep.cli.progress import Reporter
 from binep.data.sources import Source
 from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
+from binep.experiment.training import Meter
 from binep.experiment.warnings import Guards
+from binep.experiment.workers import ALONE, Alone
 from binep.runs import files, metrics, start
 from binep.runs import folder as runs
+from binep.runs.checkpoints import summary_of
 from binep.runs.environment import described, environment
 from binep.runs.settings import read_config
 from binep.runs.tensorboard import Board
@@ -35,6 +39,7 @@ def run_training(
     board: Board | None = None,
     begun_from: tuple[Path, Mapping[str, Tensor]] | None = None,
     source: Source | None = None,
+    workers: Alone = ALONE,
 ) -> None:
     """Train, showing progress, and leave a run folder.
 
@@ -45,25 +50,34 @@ def run_training(
         board: shows the metrics in TensorBoard.
         begun_from: the run and the tensors of a trained network to start from.
         source: the data set, where it has been read already.
+        workers: that train together, of which the first keeps the folder.
     """
     tensors = None
     if begun_from is not None:
         where, tensors = begun_from
         config = config.replace(start=start.identity(tensors))
-    experiment = Experiment(config, source)
+    experiment = Experiment(config, source, workers)
     if tensors is not None:
         start.begin(experiment, tensors, where)
+    if workers.rank:
+        _follow(experiment)
+        return
     folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
     with files.locked(folder) as lock:
         what = f"{config.summary(experiment.source)}: training"
         _train(experiment, lock, [], Guards(), what, board, tensors)
 
 
-def resume_training(folder: Path, board: Board | None = None, **changes: Any) -> None:
+def resume_training(
+    folder: Path, board: Board | None = None, workers: Alone = ALONE, **changes: Any
+) -> None:
     """Resume a run with some settings changed, showing progress."""
     read_config(folder)  # what is no run folder is not locked
+    if workers.rank:
+        _follow(runs.resume(folder, workers=workers, **changes)[0])
+        return
     with files.locked(folder) as lock:
-        experiment, rows, guards = runs.resume(folder, warn, **changes)
+        experiment, rows, guards = runs.resume(folder, warn, workers=workers, **changes)
         place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
         if experiment.epoch == experiment.config.epochs:
             place = "has ended; nothing left to do without more --epochs"
@@ -100,7 +114,8 @@ def _train(
     if board is not None:
         board.check(folder)
     print(f"{what} on {experiment.device}, run folder {folder}", flush=True)
-    stopped = ""
+    stopped, workers = "", experiment.workers
+    workers.check_agreement(_facts(experiment))
     so_far = list(rows)
 
     def after_epoch(result: EpochResult) -> None:
@@ -121,7 +136,7 @@ def _train(
                 rows=rows,
                 after_batch=reporter.after_batch,
                 after_epoch=after_epoch,
-                stop=lambda: bool(asked),
+                stop=lambda: _stopped_by(asked, workers),
                 warn=reporter.warn,
                 guards=guards,
                 lock=lock,
@@ -136,6 +151,40 @@ def _train(
         print(f"{stopped}; go on with: binep train --resume {shlex.quote(str(folder))}{parts}")
         raise SystemExit(128 + asked[0])
     print(f"test error {rows[-1]['test_error']:.2f} % after epoch {len(rows)}; see {folder}")
+
+
+def _follow(experiment: Experiment) -> None:
+    """Train with the first worker, which keeps the folder and shows progress."""
+    experiment.workers.check_agreement(_facts(experiment))
+    with _stop_on_signals() as asked:
+
+        def after_batch(meter: Meter) -> None:
+            if _stopped_by(asked, experiment.workers):
+                raise SystemExit(128 + asked[0])
+
+        while experiment.epoch < experiment.config.epochs:
+            experiment.train_epoch(after_batch, warn=lambda text: None)
+
+
+def _facts(experiment: Experiment) -> dict[str, str]:
+    """What workers must agree on."""
+    about, config = environment(experiment), experiment.config
+    shared = config.replace(data_dir=None, threads=None)
+    return {
+        "binep": f"{about['versions']['binep']}, revision {about['git_revision']}",
+        "PyTorch": about["versions"]["torch"],
+        "data": summary_of(experiment.data.identity),
+        "settings": hashlib.sha256(shared.to_toml().encode()).hexdigest()[:16],
+        "place": f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}",
+    }
+
+
+def _stopped_by(asked: list[int], workers: Alone) -> bool:
+    """Whether a signal has asked any worker to stop; its number is then the first asked."""
+    number = workers.largest(asked[0] if asked else 0)
+    if number and not asked:
+        asked.append(number)
+    return bool(number)
 
 
 @contextlib.contextmanager

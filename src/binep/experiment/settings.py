@@ -21,6 +21,10 @@ class ConfigError(ValueError):
     """A setting that cannot be: the message names it, its value and what would be right."""
 
 
+class WorkerError(RuntimeError):
+    """Workers that cannot train together, or no longer."""
+
+
 @dataclass(frozen=True)
 class Must:
     """The range of a number, in the annotation of its setting.

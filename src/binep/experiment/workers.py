@@ -13,7 +13,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, distributed
@@ -21,15 +21,12 @@ from torch import Tensor, distributed
 from binep.core.gradients import EquilibriumPropagation, GradientEstimator
 from binep.core.neurons import Binary
 from binep.core.synapses import Dense
+from binep.experiment.settings import WorkerError
 from binep.solvers.inputs import GREY_LEVEL, grey_levels
 
 if TYPE_CHECKING:
     from binep.core.network import Network
     from binep.core.phases import Equilibrium
-
-
-class WorkerError(RuntimeError):
-    """Workers that cannot train together (any longer)."""
 
 
 class Settled(NamedTuple):
@@ -132,7 +129,7 @@ class Workers(Alone):
         for rank, theirs in enumerate(everyone):
             for name, value in everyone[0].items():
                 if theirs[name] != value:
-                    raise WorkerError(
+                    self._end(
                         f"worker {rank}: {name} {theirs[name]}, that of worker 0 {value}: all "
                         "workers must have the same"
                     )
@@ -149,10 +146,14 @@ class Workers(Alone):
         with _together():
             distributed.all_reduce(most, distributed.ReduceOp.MAX)
         if not bool((most[: len(sums)] == -most[len(sums) :]).all()):
-            raise WorkerError(
+            self._end(
                 "the parameters are no longer the same on all workers: they must compute the same "
                 "bits, as processors of one kind do, with --deterministic on GPUs"
             )
+
+    def _end(self, why: str) -> NoReturn:
+        """End all workers, of which the first says why."""
+        raise SystemExit(2) if self.rank else WorkerError(why)
 
     @property
     def _sent_from(self) -> str:

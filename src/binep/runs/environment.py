@@ -34,6 +34,7 @@ def environment(experiment: Experiment) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "threads": experiment.config.threads or torch.get_num_threads(),
+        "workers": experiment.workers.count,
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }
@@ -65,6 +66,7 @@ def _facts(about: Mapping[str, Any]) -> dict[str, Any]:
     versions = about.get("versions", {})
     return {
         "threads": about.get("threads"),
+        "workers": about.get("workers"),
         "device": about.get("device_name") or about.get("device"),
         "processor": about.get("processor"),
         "revision": about.get("git_revision"),

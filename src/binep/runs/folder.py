@@ -16,6 +16,7 @@ from binep.experiment.config import Config, ConfigError, differing
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.training import Meter
 from binep.experiment.warnings import Guards
+from binep.experiment.workers import ALONE, Alone
 from binep.runs import start
 from binep.runs.checkpoints import (
     CHECKPOINT,
@@ -309,6 +310,7 @@ def resume(
     folder: Path,
     warn: Callable[[str], None] = lambda text: None,
     data: Sequence[Any] | None = None,
+    workers: Alone = ALONE,
     **changes: Any,
 ) -> tuple[Experiment, list[Row], Guards]:
     """What `train` continues from: the experiment at its checkpoint, rows and guards.
@@ -317,6 +319,7 @@ def resume(
         folder: the run folder.
         warn: called where a checkpoint is too old to say what data it was trained on.
         data: the arrays, of a run that got them from Python; see `Experiment`.
+        workers: that train together; they may be others than before.
         changes: settings of `binep.runs.settings.GOES_ON` to go on with; `train` writes them into
             config.toml. With more epochs a run ends with the bits of one that was planned so long.
 
@@ -334,7 +337,9 @@ def resume(
                 f"{folder}: holds a log, but no {CHECKPOINT} to go on from; "
                 f"binep train --config {folder} runs it again elsewhere"
             )
-        experiment = _experiment(folder, config, data)  # killed before the first one was there
+        experiment = _experiment(
+            folder, config, data, workers
+        )  # killed before the first one was there
         if config.start is not None:
             start.begin(experiment, start.read(folder, config), folder)
         return experiment, [], Guards()
@@ -344,7 +349,7 @@ def resume(
             f"epochs = {config.epochs}: must be at least {checkpoint.begun}, "
             "which the run has begun"
         )
-    experiment = _restored(folder, config, checkpoint, warn, data)
+    experiment = _restored(folder, config, checkpoint, warn, data, workers)
     return experiment, checkpoint.rows, Guards(checkpoint.warned)
 
 
@@ -354,8 +359,9 @@ def _restored(
     checkpoint: Checkpoint,
     warn: Callable[[str], None],
     data: Sequence[Any] | None,
+    workers: Alone = ALONE,
 ) -> Experiment:
-    experiment = _experiment(folder, config, data)
+    experiment = _experiment(folder, config, data, workers)
     if note := same_data(folder / CHECKPOINT, checkpoint.data, experiment.data):
         warn(note)
     try:
@@ -369,7 +375,9 @@ def _restored(
     return experiment
 
 
-def _experiment(folder: Path, config: Config, data: Sequence[Any] | None) -> Experiment:
+def _experiment(
+    folder: Path, config: Config, data: Sequence[Any] | None, workers: Alone = ALONE
+) -> Experiment:
     """The experiment of a run folder, whose data are not looked for in a folder beside others.
 
     Older versions kept a data folder as it was called where the run was started.
@@ -381,7 +389,7 @@ def _experiment(folder: Path, config: Config, data: Sequence[Any] | None) -> Exp
             f"{folder / 'config.toml'}: data_dir = {place}: there is no such folder in "
             f"{Path.cwd()}: go to where the run was started, or give its path with --data-dir"
         )
-    return Experiment(config, data)
+    return Experiment(config, data, workers)
 
 
 def load(

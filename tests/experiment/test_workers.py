@@ -1,0 +1,143 @@
+"""Workers that share every batch learn what one process learns."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import together
+
+from binep.runs.metrics import read_metrics
+from binep.runs.tensors import load_tensors
+
+SCRIPT = Path(together.__file__)
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1"]
+TRAIN = [
+    *("-m", "binep", "train", "mnist-bits-fc1-ep-alpha-final", "--dataset", "mnist5k"),
+    *("--layers.1.size", "64", "--epochs", "3", "--max-batches", "30", "--threads", "1"),
+]
+
+
+def torchrun(count: int, *arguments: str | Path, port: int = 0) -> list[str]:
+    """The command that starts so many workers."""
+    rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"]
+    return [*TORCHRUN, *rendezvous, f"--nproc-per-node={count}", *map(str, arguments)]
+
+
+def run(*command: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+    """A command's end."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **changes)
+
+
+@functools.cache
+def shared(count: int, folder: Path) -> dict[str, Any]:
+    """What so many workers found."""
+    file = folder / f"{count}.json"
+    done = run(*torchrun(count, SCRIPT, file))
+    assert done.returncode == 0, done.stderr
+    return json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workers")
+
+
+@functools.cache
+def alone(name: str) -> dict[str, Any]:
+    return together.results(together.SETTINGS[name])
+
+
+@pytest.mark.parametrize("name", together.SETTINGS)
+@pytest.mark.parametrize("count", [2, 3])
+def test_workers_learn_what_one_process_learns(count: int, name: str, folder: Path) -> None:
+    found, expected = shared(count, folder)[name], alone(name)
+    assert np.sum(expected["flips"]) > 0  # else there was nothing to differ in
+    if name.startswith("bits"):
+        assert found == expected
+        return
+    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0.05, atol=1)
+    for key, values in expected["parameters"].items():
+        differ = np.abs(np.subtract(found["parameters"][key], values)) > 1e-3
+        assert differ.mean() < 1e-2, key
+
+
+def parameters(run_folder: Path) -> dict[str, Any]:
+    tensors, _ = load_tensors(run_folder / "checkpoint.safetensors")
+    names = [name for name in tensors if name.startswith(("network.", "momentum.", "flips."))]
+    return {name: tensors[name].tolist() for name in names}
+
+
+def test_a_killed_worker_ends_all_and_another_number_goes_on(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(sys.executable, *TRAIN, "--run-dir", whole).returncode == 0
+    started = subprocess.Popen(
+        torchrun(3, *TRAIN, "--run-dir", killed),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (killed / "metrics.csv").exists():
+        assert started.poll() is None, started.communicate()[1]
+        time.sleep(0.02)
+    os.kill(workers_of(started.pid)[-1], signal.SIGKILL)
+    said = started.communicate(timeout=60)[1]
+    assert started.returncode not in (0, None)
+    assert len(read_metrics(killed / "metrics.csv")) < 3, "it was killed too late"
+    assert "src/binep" not in said  # no traceback of ours
+    again = run(*torchrun(2, "-m", "binep", "train", "--resume", killed))
+    assert again.returncode == 0, again.stderr
+    assert parameters(killed) == parameters(whole)
+    about = json.loads((killed / "environment.json").read_text())
+    assert (about["workers"], about["resumed"][0]["workers"]) == (3, 2)
+
+
+def workers_of(parent: int) -> list[int]:
+    """Processes that torchrun has started, by their rank."""
+    found = {}
+    for process in Path("/proc").iterdir():
+        try:
+            ours = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1]) == parent
+            environment = (process / "environ").read_bytes().split(b"\0") if ours else []
+        except (OSError, ValueError, IndexError):
+            continue
+        for word in environment:
+            if word.startswith(b"RANK="):
+                found[int(word[5:])] = int(process.name)
+    return [found[rank] for rank in sorted(found)]
+
+
+def test_ctrl_c_ends_all_with_a_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    started = subprocess.Popen(
+        torchrun(2, *TRAIN, "--epochs", "500", "--run-dir", folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    while not (folder / "metrics.csv").exists():
+        assert started.poll() is None
+        time.sleep(0.02)
+    os.killpg(started.pid, signal.SIGINT)
+    said = started.communicate(timeout=60)[0]
+    assert f"go on with: binep train --resume {folder}" in said
+    assert "stopped in epoch" in (folder / "log.txt").read_text()
+
+
+def test_workers_of_other_settings_are_refused(tmp_path: Path) -> None:
+    each = f"exec {sys.executable} {' '.join(TRAIN)} --run-dir {tmp_path / 'run'} --seed $RANK"
+    done = run(*torchrun(2, "--no-python", "bash", "-c", each))
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("binep")]
+    assert len(lines) == 1
+    assert lines[0].startswith("binep: worker 1: settings ")
