@@ -80,6 +80,13 @@ def test_lists_tensors_and_objects_are_arrays_too() -> None:
         assert torch.equal(a.labels, b.labels)
 
 
+def test_tensors_may_be_of_a_type_that_numpy_lacks() -> None:
+    held: dict[str, Any] = arrays((3,))
+    for name in ("x_train", "x_test"):
+        held[name] = torch.tensor(held[name] / 256.0).bfloat16()
+    assert torch.equal(read(held).splits[0].images, held["x_train"].float())
+
+
 def test_what_was_read_is_a_copy() -> None:
     held = arrays()
     own = read(held)

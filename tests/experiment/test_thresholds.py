@@ -83,6 +83,14 @@ def test_the_default_share_is_a_tenth_with_bits() -> None:
     assert chosen == auto_threshold(DENSE, data(), flip_rate=1e-3, batches=20)
 
 
+@pytest.mark.parametrize(("epochs", "looked"), [(1, 6), (3, 18), (100, 50)])
+def test_of_a_short_run_a_fifth_is_looked_at(epochs: int, looked: int) -> None:
+    chosen, wanted = (
+        auto_threshold(DENSE.replace(epochs=epochs), data(), batches=n) for n in (None, looked)
+    )
+    assert chosen == wanted
+
+
 @pytest.mark.parametrize(
     ("setting", "options", "refusal"),
     [

@@ -91,6 +91,8 @@ def from_arrays(data: Sequence[Any], place: str = "data", names: Sequence[str] =
 def _array(values: Any, name: str) -> Array:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
+        if values.dtype == torch.bfloat16:  # which NumPy lacks
+            values = values.float()
     try:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:

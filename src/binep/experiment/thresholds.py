@@ -25,7 +25,7 @@ the 938 batches of MNIST it is 1e-4 to 3e-4 and 2e-5 to 8e-5: it falls as the ne
 """
 
 BATCHES = 50
-"""Batches that are looked at."""
+"""Batches that are looked at, of a run of at least five times as many."""
 
 _NEVER = 1e38  # a threshold that no momentum passes
 
@@ -35,7 +35,7 @@ def auto_threshold(
     data: Sequence[Any] | Source | None = None,
     *,
     flip_rate: float | None = None,
-    batches: int = BATCHES,
+    batches: int | None = None,
 ) -> Config:
     """A copy of a configuration in which each layer has a threshold τ that suits its momenta.
 
@@ -50,7 +50,8 @@ def auto_threshold(
         data: of one's own; see `Experiment`.
         flip_rate: share of a layer's weights that is to flip per batch at the start; by default a
             thousandth, or with binary activations a tenth of that.
-        batches: to learn from; an epoch that is shorter is followed by another.
+        batches: to learn from; by default 50, or a fifth of the run if that is less, but 5 at
+            least. An epoch that is shorter is followed by another.
 
     Raises:
         ConfigError: a setting that cannot be, real weights, another flip rule than "momentum", or
@@ -59,7 +60,7 @@ def auto_threshold(
     """
     if flip_rate is not None and not 0 < flip_rate < 1:
         raise ConfigError(f"flip_rate = {flip_rate}: must be between 0 and 1")
-    if batches < 1:
+    if batches is not None and batches < 1:
         raise ConfigError(f"batches = {batches}: must be a whole number from 1")
     if config.learning.synapses != "binary" or config.learning.flip_rule != "momentum":
         which = f"{config.learning.synapses} synapses, flip_rule = {config.learning.flip_rule}"
@@ -71,6 +72,8 @@ def auto_threshold(
     if flip_rate is None:
         real = experiment.network.neurons[-1].differentiable
         flip_rate = FLIP_RATES["real" if real else "binary"]
+    if batches is None:
+        batches = min(BATCHES, max(5, experiment.batches_per_epoch * config.epochs // 5))
     layers = dict(experiment.config.layers)
     for number, level in zip(binary, _levels(experiment, flip_rate, batches), strict=True):
         if not level > 0:
