@@ -17,8 +17,7 @@ class Options(Pluggable):
     - binary weights, and numbers of floating point (biases, real weights)
     - memory at a bit per binary weight
     - operations of W ⋆ s for a sample: additions where weights are binary
-    - of a run folder writes (flips) per weight, since a device endures only so many: the mean,
-      and the most of any weight
+    - of a run folder also writes (flips) per weight, mean and most
     """
 
     run: Run
