@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # these names again, for type checkers and editors
     from binep.experiment.config import Config, Dynamics, Learning, preset
     from binep.experiment.experiment import Experiment
     from binep.experiment.layers import ConvLayer, DenseLayer, Layer
+    from binep.experiment.thresholds import auto_threshold
     from binep.experiment.training import evaluate, train_epoch
     from binep.experiment.warnings import TrainingWarning
     from binep.export.packed import load
@@ -55,6 +56,7 @@ __all__ = [
     "SquaredError",
     "Synapse",
     "TrainingWarning",
+    "auto_threshold",
     "evaluate",
     "load",
     "preset",
@@ -74,6 +76,7 @@ _MODULES = {
     "experiment.config": ("Config", "Dynamics", "Learning", "preset"),
     "experiment.experiment": ("Experiment",),
     "experiment.layers": ("ConvLayer", "DenseLayer", "Layer"),
+    "experiment.thresholds": ("auto_threshold",),
     "experiment.training": ("evaluate", "train_epoch"),
     "experiment.warnings": ("TrainingWarning",),
     "export.packed": ("load",),

@@ -123,9 +123,14 @@ def test_a_result_is_drawn_over_a_setting(
     assert drawn == [(0.1, 30), (0.5, 9), (0.5, 11), (1.0, 5)]
     assert list(means.get_ydata()) == [30, 10, 5]
     output = tmp_path / "beta.svg"
-    arguments = ["--plot", "learning.beta", "--output", str(output)]
+    arguments = ["--plot", "beta", "--output", str(output)]  # as its flag is called
     assert main(["compare", *map(str, folders), *arguments]) == 0
     assert output.read_bytes().startswith(b"<?xml")
+
+
+def test_digests_are_shown_by_their_start() -> None:
+    assert comparison._text("0123456789abcdef" * 4) == "01234567"
+    assert comparison._text("0123456789abcdef") == "0123456789abcdef"
 
 
 BAD = {

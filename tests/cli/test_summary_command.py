@@ -32,7 +32,7 @@ def test_a_run_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "B",
         "6,272",
     ]
-    assert title == "writes in 3 epochs, mean over each layer's weights"
+    assert title == "writes in 3 epochs, per weight"
     rows = read_metrics(tmp_path / "metrics.csv")
     for number, weights, line in ((1, 6272, first), (2, 80, second)):
         flips = [row[f"layer{number}_flips"] or 0 for row in rows]
@@ -41,6 +41,7 @@ def test_a_run_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             str(number),
             f"{sum(flips):,.0f}",
             f"{sum(flips) / weights:.4g}",
+            f"{rows[-1][f'layer{number}_most_flips']:,.0f}",
             f"{flips[-1] / weights:.4g}",
         ]
     assert cli.main(["export", str(tmp_path)]) == 0

@@ -47,19 +47,24 @@ def test_momentum_and_flips_equal_the_oracle(
     momenta = [-array(m) for m in optimizer.momenta()]
     assert noise or all((m == 0).all() for m in momenta)
     total = [0] * len(signs)
+    written = [np.zeros(shape, np.int32) for shape in shapes]
     for _ in range(steps):
         for i, w in enumerate(signs):
             w.grad = normal(tuple(w.shape))
+            before = expected[i].copy()
             expected[i], momenta[i], flips = oracle.flip(
                 expected[i], momenta[i], -array(w.grad), gamma / (i + 1), threshold * i
             )
             total[i] += flips
+            written[i] += expected[i] != before
         optimizer.step()
         for w, ours, sign, m in zip(signs, optimizer.momenta(), expected, momenta, strict=True):
             np.testing.assert_array_equal(array(w), sign)
             np.testing.assert_allclose(-array(ours), m, atol=1e-12)
     assert [int(n) for n in optimizer.take_flips()] == total
     assert [int(n) for n in optimizer.take_flips()] == [0] * len(signs)
+    for ours, wanted in zip(optimizer.writes(), written, strict=True):  # which goes on
+        np.testing.assert_array_equal(ours, wanted)
 
 
 @pytest.mark.parametrize("one_pass", [True, False])
@@ -104,6 +109,7 @@ def test_one_pass_and_sparse_gradients_change_no_bit(
             assert torch.equal(signs, copies[0])
             assert torch.equal(optimizer.momenta()[0], optimizers[0].momenta()[0])
             assert optimizer.flips() == optimizers[0].flips()
+            assert torch.equal(optimizer.writes()[0], optimizers[0].writes()[0])
 
 
 def test_initial_noise_has_the_papers_size() -> None:
@@ -127,6 +133,12 @@ def test_the_momentum_survives_in_the_state_dict() -> None:
     assert torch.equal(restored.momenta()[0], optimizer.momenta()[0])
     assert int(restored.flips()[0]) == int(optimizer.flips()[0]) == 2
     assert restored.flips()[0].dtype == torch.int64
+    assert restored.writes()[0].tolist() == [[0, 0, 0, 1, 1]]
+    old = optimizer.state_dict()
+    del old["param_groups"][0]["writes"]  # as version 0.1 left it
+    restored.load_state_dict(old)
+    assert restored.writes()[0].tolist() == [[0] * 5]
+    restored.step()
 
 
 def test_tensors_without_a_gradient_are_left_alone() -> None:

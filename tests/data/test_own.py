@@ -80,6 +80,13 @@ def test_lists_tensors_and_objects_are_arrays_too() -> None:
         assert torch.equal(a.labels, b.labels)
 
 
+def test_tensors_may_be_of_a_type_that_numpy_lacks() -> None:
+    held: dict[str, Any] = arrays((3,))
+    for name in ("x_train", "x_test"):
+        held[name] = torch.tensor(held[name] / 256.0).bfloat16()
+    assert torch.equal(read(held).splits[0].images, held["x_train"].float())
+
+
 def test_what_was_read_is_a_copy() -> None:
     held = arrays()
     own = read(held)
@@ -114,6 +121,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"x_train": np.zeros(6, np.uint8)}, "x_train is of shape (6,): must be (samples, "),
     ({"x_train": np.zeros((6, 32, 32, 3))}, "x.transpose(0, 3, 1, 2) puts channels there"),
     ({"x_train": np.array([{}] * 6)}, "x_train holds objects"),
+    ({"x_train": np.float32(3)}, "x_train is of shape (): must be (samples, "),
+    (
+        {"y_train": np.array(["a\nb", "c", "d"] * 2), "y_test": np.array(["c"] * 3)},
+        "a class is called 'a\\nb': must be a name of printed letters",
+    ),
+    (
+        {"y_train": np.array([" ", "c", "d"] * 2), "y_test": np.array(["c"] * 3)},
+        "a class is called ' '",
+    ),
 ]
 
 
@@ -161,6 +177,12 @@ def test_npz_is_read_as_its_arrays(tmp_path: Path) -> None:
         assert torch.equal(a.labels, b.labels)
 
 
+def test_names_of_classes_differ(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **arrays(), classes=np.array(["a", "b", "a"]))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="two classes are called a: names must differ"):
+        source_of(str(tmp_path / "a.npz"))
+
+
 def test_npz_may_name_its_classes_of_which_some_have_no_sample(tmp_path: Path) -> None:
     names = np.array(["nought", "one", "two", "three"])
     np.savez(tmp_path / "a.npz", classes=names, **arrays(labels=(0, 3)))  # type: ignore[arg-type]
@@ -193,9 +215,9 @@ def _cut(path: Path) -> None:
     ("write", "said"),
     [
         (_without_one, "holds no y_test: must hold the arrays x_train, y_train, x_test, y_test"),
-        (_with_objects, "cannot be read: Object arrays cannot be loaded"),
+        (_with_objects, "holds objects, as samples of several shapes are"),
         (_cut, "cannot be read: "),
-        (lambda path: path.write_bytes(b"no zip"), "cannot be read: "),
+        (lambda path: path.write_bytes(b"no zip"), "cannot be read: is damaged, or holds objects"),
         (lambda path: path.write_bytes(b""), "cannot be read: "),
         (_one_array, "holds an array alone: must be what numpy.savez writes"),
         (lambda path: None, "there is no such file or folder"),

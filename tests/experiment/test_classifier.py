@@ -69,9 +69,12 @@ def test_more_layers_and_a_constant_feature() -> None:
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
-        ({"epochs": 0}, "epochs = 0: must be at least 1"),
-        ({"batch_size": 0}, "batch_size = 0: must be at least 1"),
-        ({"hidden": (0,)}, "0"),
+        ({"epochs": 0}, "epochs = 0: must be a whole number from 1"),
+        ({"epochs": 1.5}, "epochs = 1.5: must be a whole number"),
+        ({"batch_size": "a"}, "batch_size = 'a': must be a whole number"),
+        ({"hidden": (0,)}, r"hidden = \(0,\): must be a tuple of whole numbers from 1"),
+        ({"hidden": 5}, "hidden = 5: must be a tuple"),
+        ({"hidden": (2.5,)}, r"hidden = \(2.5,\): must be"),
         ({"weights": "none"}, "weights = 'none': must be 'binary' or 'real'"),
         ({"beta": 0.0}, "beta"),
         ({"gamma": 2.0}, "gamma"),

@@ -100,7 +100,9 @@ def test_the_folder_is_complete_and_nothing_else(run: Run) -> None:
 
 def test_metrics_have_the_documented_columns_and_a_row_per_epoch(run: Run) -> None:
     lines = (run.folder / "metrics.csv").read_text().splitlines()
-    layers = ",".join(LAYER.format(number) for number in run.config.layers)
+    binary = run.config.learning.synapses == "binary"
+    layer = LAYER + (",layer{0}_most_flips" if binary else "")
+    layers = ",".join(layer.format(number) for number in run.config.layers)
     assert lines[0] == f"{COLUMNS},{layers}{run.further}"
     rows = read_metrics(run.folder / "metrics.csv")
     assert [row["epoch"] for row in rows] == [1, 2]
@@ -121,6 +123,7 @@ def test_rows_hold_the_results_of_their_epochs(run: Run) -> None:
             alpha = change.scale if change else None
             names = LAYER.format(i + 1).split(",")
             assert [row[name] for name in names] == [*told, steps, residual, alpha]
+            assert row.get(f"layer{i + 1}_most_flips") == (change.most if change else None)
 
 
 def test_cells_are_empty_exactly_where_they_mean_nothing(run: Run) -> None:

@@ -118,7 +118,7 @@ def test_a_table_that_is_not_the_checkpoints_is_refused_and_written_again(
     changed = {
         "epoch 2, train_error": table([rows[0], {**rows[1], "train_error": 0.5}, *rows[2:3]]),
         "epoch 3, epoch": "".join(lines[:3]),
-        "layer10_alpha": "\n".join(line.rsplit(",", 7)[0] for line in lines) + "\n",
+        "layer10_alpha": "\n".join(line.rsplit(",", 8)[0] for line in lines) + "\n",
     }
     for where, text in changed.items():
         path.write_text(text)

@@ -88,6 +88,25 @@ def test_stopping_anywhere_changes_nothing(
         assert_same(Path(parts), Path(whole))
 
 
+def test_a_run_that_did_not_count_writes_goes_on_without(tmp_path: Path) -> None:
+    """As version 0.1 left it; all else comes to the same bits."""
+    whole, older = tmp_path / "whole", tmp_path / "older"
+    for folder, epochs in ((whole, 3), (older, 2)):
+        folder.mkdir()
+        runs.train(Experiment(config(epochs=epochs)), folder)
+    assert (load_tensors(older / CHECKPOINT)[0]["writes.0"] > 0).any()
+    state, about = load_tensors(older / CHECKPOINT)
+    state = {k: v for k, v in state.items() if not k.startswith("writes.")}
+    rows = [{k: v for k, v in r.items() if "_most_flips" not in k} for r in about["rows"]]
+    save_tensors(older / CHECKPOINT, state, about | {"rows": rows})
+    experiment, held, guards = runs.resume(older, epochs=3)
+    runs.train(experiment, older, rows=held, guards=guards)
+    (state, metrics, networks), (wanted, full, same) = outcome(older), outcome(whole)
+    assert networks == same
+    assert metrics == [{k: v for k, v in row.items() if "_most_flips" not in k} for row in full]
+    assert state.keys() == {k for k in wanted if not k.startswith("writes.")}
+
+
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     setting = config(epochs=10)
     whole, killed = tmp_path / "whole", tmp_path / "killed"

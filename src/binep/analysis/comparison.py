@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,8 @@ def judged_by(found: Sequence[Group]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
-    return "" if value is None else str(value)
+    text = "" if value is None else str(value)
+    return text[:8] if re.fullmatch("[0-9a-f]{64}", text) else text  # a digest
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -155,6 +157,8 @@ def figure(found: Sequence[Group], setting: str, result: str) -> Figure:
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     names = found[0].settings
+    ends = [name for name in names if name.rpartition(".")[2] == setting]  # as its flag is called
+    setting = ends[0] if len(ends) == 1 else setting
     if setting not in names:
         hint = did_you_mean(setting, names)
         raise ConfigError(f"--plot {setting}: must differ between the runs{hint}; {_those(names)}")

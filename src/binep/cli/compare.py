@@ -26,7 +26,7 @@ class Options(Pluggable):
     format: Literal["text", "csv", "markdown"] = "text"
     """How the table is printed."""
     plot: str | None = None
-    """A setting that differs, such as learning.beta: draws the result over it."""
+    """A setting that differs, such as beta or layers.1.size: draws the result over it."""
     output: Path = Path("comparison.png")
     """Where to draw: a file that ends in .png, .pdf or .svg."""
 

@@ -17,7 +17,7 @@ class Options(Pluggable):
     - binary weights, and numbers of floating point (biases, real weights)
     - memory at a bit per binary weight
     - operations of W ⋆ s for a sample: additions where weights are binary
-    - of a run folder flips per weight, in all and in the last epoch
+    - of a run folder also writes (flips) per weight, mean and most
     """
 
     run: Run
@@ -36,13 +36,15 @@ def main(arguments: Sequence[str]) -> None:
     if not options.run.is_dir():
         return
     rows = read_metrics(options.run / "metrics.csv")
-    writes = [["layer", "flips", "", "per weight", "last epoch"]]
+    writes = [["layer", "flips", "", "mean", "most", "last epoch's mean"]]
     for number, layer in enumerate(summary.layers(network), start=1):
         flips = [row.get(f"layer{number}_flips") for row in rows]
         counted = [count for count in flips if count is not None]
         if layer.bits and counted:
-            means = [f"{count / layer.bits:.4g}" for count in (sum(counted), counted[-1])]
-            writes.append([str(number), f"{sum(counted):,.0f}", "", *means])
+            mean, last = (f"{count / layer.bits:.4g}" for count in (sum(counted), counted[-1]))
+            most = rows[-1].get(f"layer{number}_most_flips")  # not counted by version 0.1
+            shown = "" if most is None else f"{most:,.0f}"
+            writes.append([str(number), f"{sum(counted):,.0f}", "", mean, shown, last])
     if len(writes) > 1:
-        print(f"writes in {len(rows)} epochs, mean over each layer's weights")
+        print(f"writes in {len(rows)} epochs, per weight")
         print("\n".join(summary.aligned(writes)))

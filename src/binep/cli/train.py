@@ -55,6 +55,10 @@ class Options(Pluggable):
     """With --from: go on with its momenta, too, from its last checkpoint."""
     run_dir: Path | None = None
     """Folder for the run, new or empty; otherwise runs/PRESET/TIME-SEED."""
+    auto_threshold: bool = False
+    """Choose each layer's threshold τ by the gradients of the first batches, so that a thousandth
+    of its weights flips per batch at the start, with binary activations a tenth of that;
+    config.toml then has what was chosen."""
     seeds: Count | None = None
     """So many runs, whose seeds begin with --seed, in folders seed0, seed1, … of --run-dir. Given
     the same folder again, only what is missing of them is run."""
@@ -80,6 +84,8 @@ def main(arguments: Sequence[str]) -> None:
     begun = _begun_from(options)
     config, source = _on_its_data(options.experiment, start)
     config = config.replace(plugins=plugins.loaded())
+    if options.auto_threshold:
+        config = _with_thresholds(config, source)
     if options.seeds is None:
         with joined(config.device) as workers:
             run_training(config, name, options.run_dir, board, begun, source, workers)
@@ -100,6 +106,16 @@ def _on_its_data(config: Config, start: Config) -> tuple[Config, Source | None]:
         return config, None
     source = config.source()
     return config.fitted(source), source
+
+
+def _with_thresholds(config: Config, source: Source | None) -> Config:
+    """Settings with thresholds that are chosen from the first batches, which are printed."""
+    from binep.experiment.thresholds import auto_threshold
+
+    chosen = auto_threshold(config, source)
+    taus = (f"layers.{number}.threshold {at.threshold:g}" for number, at in chosen.layers.items())
+    print(f"chosen: {', '.join(taus)}", flush=True)
+    return chosen
 
 
 def _begun_from(options: Options) -> tuple[Path, dict[str, Tensor]] | None:
@@ -181,6 +197,8 @@ def _check_sources(found: Options) -> None:
         raise ConfigError(f"--seeds {found.seeds}: must be a whole number from 1")
     if found.resume is not None and found.seeds is not None:
         raise ConfigError(f"--seeds {found.seeds}: is for new runs; --resume goes on with one")
+    if found.auto_threshold and (other := found.resume or found.from_run) is not None:
+        raise ConfigError(f"--auto-threshold with {other}: is for a network that starts anew")
     if found.keep_momentum and found.from_run is None:
         raise ConfigError("--keep-momentum: goes with --from RUN alone")
     if found.resume is not None and found.from_run is not None:

@@ -32,13 +32,15 @@ class Flip(Protocol):
     """Number of flips, and rows that hold any (None if unknown), of one update in place.
 
     The momentum becomes momentum + rate·grad; then every sign for which sign·momentum > threshold
-    flips. ``grad`` has the given rows, or all if None. Signs, momentum and grad are contiguous.
+    flips, which ``writes``, int32, counts per weight. ``grad`` has the given rows, or all if None.
+    All tensors are contiguous.
     """
 
     def __call__(  # noqa: D102
         self,
         signs: Tensor,
         momentum: Tensor,
+        writes: Tensor,
         rows: Tensor | None,
         grad: Tensor,
         rate: float,
@@ -134,6 +136,7 @@ class BinaryFlip(_Optimizer):
         group["flips"] = [
             torch.zeros((), dtype=torch.int64, device=p.device) for p in group["params"]
         ]
+        group["writes"] = [_no_writes(signs) for signs in group["params"]]
         group["decay"] = [1.0] * len(group["params"])
         for signs in group["params"]:
             # Noise may begin above the threshold: the first step visits every weight.
@@ -169,7 +172,8 @@ class BinaryFlip(_Optimizer):
         flip: Flip = flip_plainly
         if group["one_pass"] and signs.device.type == "cpu" and signs.dtype == torch.float32:
             flip = self.in_one_pass or flip_plainly
-        flips, changed = flip(dense, momentum, rows, grad.contiguous(), rate, threshold)
+        writes = group["writes"][i]
+        flips, changed = flip(dense, momentum, writes, rows, grad.contiguous(), rate, threshold)
         group["flips"][i] += flips
         if not signs.is_contiguous():
             signs.copy_(dense)
@@ -196,6 +200,8 @@ class BinaryFlip(_Optimizer):
                     "that of the weights"
                 )
         super().load_state_dict(copy.deepcopy(dict(state_dict)))
+        for group in self.param_groups:  # version 0.1 did not count by weight
+            group.setdefault("writes", [_no_writes(signs) for signs in group["params"]])
 
     def momenta(self) -> list[Tensor]:
         """The momenta m, copies in the order given; opposite in sign to the paper's."""
@@ -214,6 +220,10 @@ class BinaryFlip(_Optimizer):
         for group in self.param_groups:
             group["decay"] = [next(left) for _ in group["params"]]
 
+    def writes(self) -> list[Tensor]:
+        """How often each weight has flipped so far, int32, of the shapes and in the order given."""
+        return [writes for group in self.param_groups for writes in group["writes"]]
+
     def flips(self) -> list[Tensor]:
         """Flips of each tensor since `take_flips`, each a device scalar, in the order given."""
         return [flips for group in self.param_groups for flips in group["flips"]]
@@ -224,6 +234,10 @@ class BinaryFlip(_Optimizer):
         for count in self.flips():
             count.zero_()
         return taken
+
+
+def _no_writes(signs: Tensor) -> Tensor:
+    return torch.zeros(signs.shape, dtype=torch.int32, device=signs.device)
 
 
 def _check_group(group: Mapping[str, Any]) -> None:
@@ -253,6 +267,7 @@ def _rate(group: Mapping[str, Any]) -> float:
 def flip_plainly(
     signs: Tensor,
     momentum: Tensor,
+    writes: Tensor,
     rows: Tensor | None,
     grad: Tensor,
     rate: float,
@@ -262,12 +277,13 @@ def flip_plainly(
     if rows is not None:
         grad = torch.zeros_like(momentum).index_copy_(0, rows, grad)
     flips = torch.zeros((), dtype=torch.int64, device=signs.device)
-    flat = (signs.view(-1), momentum.view(-1), grad.view(-1))
+    flat = (signs.view(-1), momentum.view(-1), writes.view(-1), grad.view(-1))
     part = _PART if signs.device.type == "cpu" else _LAUNCHED
-    for w, m, g in zip(*(torch.split(t, part) for t in flat), strict=True):
+    for w, m, n, g in zip(*(torch.split(t, part) for t in flat), strict=True):
         m += g * rate
         flipped = (w * m).gt_(threshold)
         flips += flipped.sum().long()
+        n += flipped.int()
         w.addcmul_(w, flipped, value=-2)  # w − 2·w: exactly −w
     return flips, None
 

@@ -27,4 +27,7 @@ def opened(path: Path) -> Iterator[Any]:
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
+        reason = reason_of(error)
+        if "pickle" in reason:  # which NumPy suggests to read all the same
+            reason = "is damaged, or holds objects, as samples of several shapes are"
+        raise DataError(f"{path}: cannot be read: {reason}") from error

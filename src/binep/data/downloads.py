@@ -9,7 +9,9 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -46,7 +48,8 @@ def fetch(source: Files, root: Path, missing: list[str]) -> None:
         if "NAME" not in source.url:
             archive = _first(addresses, source.md5[0], scratch, source.largest)
             folder.mkdir(parents=True, exist_ok=True)
-            _unpack(archive, folder, missing, scratch)
+            inside = source.member or f"{folder.name}/NAME"
+            _unpack(archive, folder, {inside.replace("NAME", file) for file in missing}, scratch)
             return
         for file, md5 in zip(source.files, source.md5, strict=True):
             if file in missing:
@@ -161,17 +164,40 @@ class _Counted:
         self.file.flush()
 
 
-def _unpack(archive: Path, folder: Path, names: list[str], scratch: Path) -> None:
-    """Write the named files of an archive's like-named folder; a member's path is never used."""
-    wanted = {f"{folder.name}/{name}": name for name in names}
+def _unpack(archive: Path, folder: Path, wanted: set[str], scratch: Path) -> None:
+    """Write these members of an archive into a folder, by the ends of their names."""
+    left = set(wanted)
+    with _members(archive) as members:
+        for member, opened in members:
+            if member not in left:
+                continue
+            left.remove(member)
+            part = scratch / member.rpartition("/")[2]
+            with opened() as stream, part.open("wb") as file:
+                shutil.copyfileobj(stream, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(folder / part.name)
+    if left:
+        raise DataError(f"{archive} holds no {', '.join(sorted(left))}")
+
+
+Members = Iterator[tuple[str, Callable[[], IO[bytes]]]]
+
+
+@contextlib.contextmanager
+def _members(archive: Path) -> Iterator[Members]:
+    """A context with the files in an archive, .zip or .tar.gz: their names, and what opens them."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as zipped:
+            yield ((name, partial(zipped.open, name)) for name in zipped.namelist())
+        return
     with tarfile.open(archive, "r:gz") as tar:
-        for member in tar:
-            if member.isreg() and member.name in wanted and (stream := tar.extractfile(member)):
-                part = scratch / wanted.pop(member.name)
-                with part.open("wb") as file:
-                    shutil.copyfileobj(stream, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.replace(folder / part.name)
-    if wanted:
-        raise DataError(f"{archive} holds no {', '.join(wanted)}")
+        regular = (member for member in tar if member.isreg())
+        yield ((member.name, partial(_extracted, tar, member)) for member in regular)
+
+
+def _extracted(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    stream = tar.extractfile(member)
+    assert stream is not None  # it is a regular file
+    return stream

@@ -72,6 +72,7 @@ def from_arrays(data: Sequence[Any], place: str = "data", names: Sequence[str] =
         raise DataError(f"{place}: must be the four arrays {', '.join(NAMES)}")
     arrays = [_array(array, f"{place}: {name}") for array, name in zip(data, NAMES, strict=True)]
     x, y, x_test, y_test = arrays
+    images, tested = _samples(x, f"{place}: x_train"), _samples(x_test, f"{place}: x_test")
     for part, samples, labels in (("train", x, y), ("test", x_test, y_test)):
         if labels.ndim != 1 or labels.shape != samples.shape[:1] or not len(labels):
             count = len(samples) if samples.ndim else 0
@@ -79,7 +80,6 @@ def from_arrays(data: Sequence[Any], place: str = "data", names: Sequence[str] =
                 f"{place}: y_{part} is of shape {labels.shape}: must be a label for each of the "
                 f"{count} samples of x_{part}, of which there must be at least one"
             )
-    images, tested = _samples(x, f"{place}: x_train"), _samples(x_test, f"{place}: x_test")
     if x.shape[1:] != x_test.shape[1:] or images.dtype != tested.dtype:
         held = [f"{a.dtype} of shape (N, {str(a.shape[1:])[1:]}" for a in (x_test, x)]
         raise DataError(f"{place}: x_test is {held[0]}: must be as x_train, {held[1]}")
@@ -91,6 +91,8 @@ def from_arrays(data: Sequence[Any], place: str = "data", names: Sequence[str] =
 def _array(values: Any, name: str) -> Array:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
+        if values.dtype == torch.bfloat16:  # which NumPy lacks
+            values = values.float()
     try:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
@@ -139,6 +141,11 @@ def _numbered(
         raise DataError(f"{place}: y_test is {y_test.dtype}: must be as y_train, {y.dtype}")
     found = np.unique(y)
     known = [str(name) for name in names] or [str(label) for label in found]
+    if odd := next((n for n in known if not n.strip() or not n.isprintable()), None):
+        raise DataError(f"{place}: a class is called {odd!a}: must be a name of printed letters")
+    if len(set(known)) < len(known):
+        twice = next(name for name in known if known.count(name) > 1)
+        raise DataError(f"{place}: two classes are called {twice}: names must differ")
     if len(known) < 2:
         raise DataError(f"{place}: all labels of y_train are {known[0]}: must be of two classes")
     first = 0

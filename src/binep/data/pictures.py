@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from binep.data.errors import DataError, reason_of
 from binep.data.regular import open_regular
@@ -43,7 +43,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except _BROKEN as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: cannot be read as a picture: {reason_of(error)}") from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no format that Pillow knows" if unknown else reason_of(error)
+        raise DataError(f"{path}: cannot be read as a picture: {reason}") from error
 
 
 def pixels(picture: Image.Image, channels: int) -> np.ndarray[Any, Any]:

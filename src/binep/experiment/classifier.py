@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -98,9 +99,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]}: must hold two or more")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+        self._check_counts()
         self.mean_, std = X.mean(axis=0), X.std(axis=0)
         self.std_ = np.where(std > 0, std, 1.0)
         seed = int(check_random_state(self.random_state).randint(2**31))
@@ -109,6 +108,14 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._train(network, self._scaled(X).float(), torch.as_tensor(labels), generator)
         self.network_ = network.double()
         return self
+
+    def _check_counts(self) -> None:
+        for name in ("epochs", "batch_size", "free_steps", "nudged_steps"):
+            if not _is_count(value := getattr(self, name)):
+                raise ValueError(f"{name} = {value!r}: must be a whole number from 1")
+        sizes = self.hidden
+        if not isinstance(sizes, Sequence) or not all(map(_is_count, sizes)):
+            raise ValueError(f"hidden = {sizes!r}: must be a tuple of whole numbers from 1")
 
     def _network(self, features: int, generator: torch.Generator) -> Network:
         sizes = [features, *self.hidden, len(self.classes_)]
@@ -161,3 +168,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The class of each sample: (samples,)."""
         shares = self.predict_proba(X)
         return self.classes_[shares.argmax(axis=1)]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1

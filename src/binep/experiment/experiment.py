@@ -108,6 +108,7 @@ class Experiment:
         self.started = config.start is None
         self.meter = Meter(self.network)
         self.guards = Guards()
+        self._counted = True
         self._built = parts_of(self)
 
     @property
@@ -215,7 +216,9 @@ class Experiment:
         )
         self.workers.check_parameters(self.network)
         self.epoch, self.batch = self.epoch + 1, 0
-        layers = training.layer_changes(self.network, self.flip, self.batches_per_epoch)
+        layers = training.layer_changes(
+            self.network, self.flip, self.batches_per_epoch, self._counted
+        )
         return EpochResult(self.epoch, train, self.evaluate(), layers, self.validate())
 
     def _decay_scale_lr(self) -> None:
@@ -231,6 +234,8 @@ class Experiment:
         state = {f"network.{k}": v for k, v in stored(self.network).items()}
         if self.flip is not None:
             state |= _flip_state(self.flip)
+            if self._counted:
+                state |= {f"writes.{i}": n for i, n in enumerate(self.flip.writes())}
         # The order of a begun epoch is drawn again, from where its generator stood.
         begun = self.batch > 0
         state["order"] = self._epoch_order if begun else self.order.get_state()
@@ -247,11 +252,13 @@ class Experiment:
             ValueError: a state of another experiment, or one that cannot be.
         """
         state = {name: tensor.detach().clone() for name, tensor in state.items()}
-        parts = ("meter.", "rule.")  # which there need not be
-        meter, rule, rest = (
-            {k: v for k, v in state.items() if k.startswith(part)} for part in (*parts, "")
+        # Which there need not be; version 0.1 did not count writes.
+        meter, rule, writes = (
+            {k: v for k, v in state.items() if k.startswith(part)}
+            for part in ("meter.", "rule.", "writes.")
         )
-        rest = {k: v for k, v in rest.items() if not k.startswith(parts)}
+        parts = ("meter.", "rule.") if writes else ("meter.", "rule.", "writes.")
+        rest = {k: v for k, v in state.items() if not k.startswith(parts)}
         check_fit(rest, {k: v for k, v in self.state().items() if not k.startswith(parts)})
         epoch, batch = (int(n) for n in rest["progress"])
         place = Place(epoch, batch, self.config.epochs, self.batches_per_epoch)
@@ -260,7 +267,7 @@ class Experiment:
         check_meter(meter, place, seen, self.network, self.config.dynamics.free_steps)
         check_rule(rule, self.flip)
         self.epoch, self.batch = epoch, batch
-        self.started = True
+        self.started, self._counted = True, bool(writes)
         network = {k: v for k, v in rest.items() if k.startswith("network.")}
         self.network.load_state_dict({k.removeprefix("network."): v for k, v in network.items()})
         if self.flip is not None:
@@ -357,6 +364,8 @@ def _restore_flip(rule: Any, state: Mapping[str, Tensor]) -> None:
     params = [signs for group in rule.param_groups for signs in group["params"]]
     for i, (signs, flips) in enumerate(zip(params, rule.flips(), strict=True)):
         flips.copy_(state[f"flips.{i}"])
+        if f"writes.{i}" in state:
+            rule.writes()[i].copy_(state[f"writes.{i}"])
         if hasattr(rule, "decays"):
             rule.state[signs]["momentum"].copy_(state[f"momentum.{i}"])
             # Momenta may be above their thresholds, as after noise: the next step visits them all.

@@ -50,9 +50,9 @@ def require(size: int, what: str) -> None:
 def needed(config: Config, samples: int = 0, tested: int = 0, source: Source | None = None) -> int:
     """Bytes that a network takes at least while it trains; on a GPU, those of its start on the CPU.
 
-    A weight has its value and, where samples come, its gradient; a binary one also a momentum and
-    a copy in a byte. A sample has in each layer its drive and its states, while it trains those of
-    both phases, and with backpropagation through time those of each step.
+    A weight has its value and, where samples come, its gradient; a binary one also a momentum, a
+    count of its flips and a copy in a byte. A sample has in each layer its drive and its states,
+    while it trains those of both phases, and with backpropagation through time those of each step.
     """
     current = (config.source() if source is None else source).shape
     weights = states = 0
@@ -61,7 +61,7 @@ def needed(config: Config, samples: int = 0, tested: int = 0, source: Source | N
         current = layer.output_shape(current)
     if not samples or config.device != "cpu":
         return _FLOAT * weights
-    per_weight = 2 * _FLOAT if config.learning.synapses == "real" else 3 * _FLOAT + 1
+    per_weight = 2 * _FLOAT if config.learning.synapses == "real" else 4 * _FLOAT + 1
     kept = 3
     if ESTIMATORS[config.learning.estimator].fact("differentiates"):
         kept += config.dynamics.nudged_steps

@@ -82,8 +82,8 @@ def check_training(state: Mapping[str, Tensor], place: Place) -> None:
         )
     check_network({k: v for k, v in state.items() if k.startswith(("network.", "momentum."))})
     for name, tensor in state.items():
-        if name.startswith("flips.") and int(tensor) < 0:
-            raise ValueError(f"{name} = {int(tensor)}: must be a whole number from 0")
+        if name.startswith(("flips.", "writes.")) and int(tensor.min()) < 0:
+            raise ValueError(f"{name} = {int(tensor.min())}: must be a whole number from 0")
     decays = state.get("decays", torch.ones(1))
     if not bool(((decays > 0) & (decays <= 1)).all()):
         raise ValueError(f"decays = {decays.tolist()}: must be above 0 and at most 1")

@@ -237,22 +237,29 @@ class LayerChange:
         flips: binary weights that changed sign, each change counted.
         flip_rate: flips per weight and batch.
         scale: mean scaling factor α at the end.
+        most: flips of that weight that has flipped most since training began; None if not counted.
     """
 
     flips: int
     flip_rate: float
     scale: float
+    most: int | None = None
 
 
-def layer_changes(network: Network, flip: Any, batches: int) -> list[LayerChange | None]:
+def layer_changes(
+    network: Network, flip: Any, batches: int, counted: bool = True
+) -> list[LayerChange | None]:
     """The change of each learning synapse since the last call; None for real weights.
 
     Args:
         network: what learns.
-        flip: a rule with ``take_flips``, such as `BinaryFlip`; None without binary weights.
+        flip: a rule with ``take_flips`` and ``writes``, such as `BinaryFlip`; None without binary
+            weights.
         batches: since the last call.
+        counted: whether its ``writes`` are since training began.
     """
     counts = iter(flip.take_flips() if flip is not None else [])
+    writes = iter(flip.writes() if flip is not None and counted else [])
     changes: list[LayerChange | None] = []
     for synapse in network.learning_synapses():
         if synapse.scale is None:
@@ -260,5 +267,7 @@ def layer_changes(network: Network, flip: Any, batches: int) -> list[LayerChange
             continue
         flips = int(next(counts, torch.tensor(0)))
         rate = flips / (synapse.values.numel() * batches)
-        changes.append(LayerChange(flips, rate, float(synapse.scale.detach().mean())))
+        scale, written = float(synapse.scale.detach().mean()), next(writes, None)
+        most = None if written is None else int(written.max())
+        changes.append(LayerChange(flips, rate, scale, most))
     return changes

@@ -46,6 +46,8 @@ def row_of(result: EpochResult) -> Row:
             f"layer{i + 1}_residual": train.residual[i] if settles else None,
             f"layer{i + 1}_alpha": change.scale if change else None,
         }
+        if change and change.most is not None:
+            row[f"layer{i + 1}_most_flips"] = change.most
     for name in train.errors:
         if name != "error":
             row |= {f"train_{name}": train.errors[name], f"test_{name}": test.errors[name]}
@@ -109,7 +111,7 @@ def ordered(row: Row) -> Row:
         if name in first:
             return 0, first.index(name), ""
         if found := re.fullmatch(r"layer(\d+)_(\w+)", name):
-            kinds = ("flips", "flip_rate", "settle_steps", "residual", "alpha")
+            kinds = ("flips", "flip_rate", "settle_steps", "residual", "alpha", "most_flips")
             kind = kinds.index(found[2]) if found[2] in kinds else len(kinds)
             return 1, 10 * int(found[1]) + kind, name
         part, _, error = name.partition("_")

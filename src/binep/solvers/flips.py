@@ -14,6 +14,7 @@ from binep.solvers.primitives import parallel
 def flip_in_one_pass(
     signs: Tensor,
     momentum: Tensor,
+    writes: Tensor,
     rows: Tensor | None,
     grad: Tensor,
     rate: float,
@@ -27,6 +28,7 @@ def flip_in_one_pass(
     _flip(
         signs.view(len(signs), -1).numpy(),
         momentum.view(len(signs), -1).numpy(),
+        writes.view(len(signs), -1).numpy(),
         rows.numpy(),
         grad.view(len(rows), signs[0].numel()).numpy(),
         np.float32(rate),
@@ -37,7 +39,7 @@ def flip_in_one_pass(
 
 
 @parallel
-def _flip(signs, momentum, rows, gradient, rate, threshold, flips):  # type: ignore[no-untyped-def]
+def _flip(signs, momentum, writes, rows, gradient, rate, threshold, flips):  # type: ignore[no-untyped-def]
     for n in numba.prange(len(rows)):
         row, count = rows[n], 0
         for i in range(signs.shape[1]):
@@ -45,5 +47,6 @@ def _flip(signs, momentum, rows, gradient, rate, threshold, flips):  # type: ign
             momentum[row, i] = m
             if signs[row, i] * m > threshold:
                 signs[row, i] = -signs[row, i]
+                writes[row, i] += 1
                 count += 1
         flips[n] = count
