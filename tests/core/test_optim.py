@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import array
 
-from binep.core.optim import _PART, SCALE_FLOOR, BinaryFlip, GradientDescent
+from binep.core.optim import _PART, MOST_WRITES, SCALE_FLOOR, BinaryFlip, GradientDescent
 
 
 @given(
@@ -47,7 +47,7 @@ def test_momentum_and_flips_equal_the_oracle(
     momenta = [-array(m) for m in optimizer.momenta()]
     assert noise or all((m == 0).all() for m in momenta)
     total = [0] * len(signs)
-    written = [np.zeros(shape, np.int32) for shape in shapes]
+    written = [np.zeros(shape, np.int16) for shape in shapes]
     for _ in range(steps):
         for i, w in enumerate(signs):
             w.grad = normal(tuple(w.shape))
@@ -75,6 +75,17 @@ def test_tensors_larger_than_a_part_are_visited_whole(one_pass: bool) -> None:
     optimizer.step()
     assert (signs == -1).all()
     assert [int(n) for n in optimizer.flips()] == [signs.numel()]
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_writes_are_counted_up_to_the_most_of_16_bits(one_pass: bool) -> None:
+    signs = torch.ones(1, 3)
+    optimizer = BinaryFlip([signs], gamma=1.0, threshold=0.5, one_pass=one_pass)
+    optimizer.writes()[0].copy_(torch.tensor([[MOST_WRITES - 1, MOST_WRITES, 7]]))
+    for _ in range(3):
+        signs.grad = signs.clone()
+        optimizer.step()
+    assert optimizer.writes()[0].tolist() == [[MOST_WRITES, MOST_WRITES, 10]]
 
 
 @given(

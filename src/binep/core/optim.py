@@ -24,6 +24,9 @@ _LAUNCHED = 2**24
 _SMALLEST_DECAY = 2**-10
 """Momenta are multiplied by their decay before it gets smaller than this."""
 
+MOST_WRITES = 2**15 - 1
+"""Flips of one weight are counted up to here, in 16 bits."""
+
 SCALE_FLOOR = 1e-6
 """Scaling factors stay at least this large."""
 
@@ -32,8 +35,8 @@ class Flip(Protocol):
     """Number of flips, and rows that hold any (None if unknown), of one update in place.
 
     The momentum becomes momentum + rate·grad; then every sign for which sign·momentum > threshold
-    flips, which ``writes``, int32, counts per weight. ``grad`` has the given rows, or all if None.
-    All tensors are contiguous.
+    flips, which ``writes``, int16, counts per weight up to `MOST_WRITES`. ``grad`` has the given
+    rows, or all if None. All tensors are contiguous.
     """
 
     def __call__(  # noqa: D102
@@ -221,7 +224,10 @@ class BinaryFlip(_Optimizer):
             group["decay"] = [next(left) for _ in group["params"]]
 
     def writes(self) -> list[Tensor]:
-        """How often each weight has flipped so far, int32, of the shapes and in the order given."""
+        """How often each weight has flipped so far, int16, of the shapes and in the order given.
+
+        They count up to `MOST_WRITES`.
+        """
         return [writes for group in self.param_groups for writes in group["writes"]]
 
     def flips(self) -> list[Tensor]:
@@ -237,7 +243,7 @@ class BinaryFlip(_Optimizer):
 
 
 def _no_writes(signs: Tensor) -> Tensor:
-    return torch.zeros(signs.shape, dtype=torch.int32, device=signs.device)
+    return torch.zeros(signs.shape, dtype=torch.int16, device=signs.device)
 
 
 def _check_group(group: Mapping[str, Any]) -> None:
@@ -283,7 +289,7 @@ def flip_plainly(
         m += g * rate
         flipped = (w * m).gt_(threshold)
         flips += flipped.sum().long()
-        n += flipped.int()
+        n += (flipped > 0) & (n < MOST_WRITES)
         w.addcmul_(w, flipped, value=-2)  # w − 2·w: exactly −w
     return flips, None
 

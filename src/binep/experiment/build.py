@@ -13,7 +13,7 @@ from binep.core.costs import Cost
 from binep.core.gradients import GradientEstimator
 from binep.core.network import Network
 from binep.core.neurons import Neurons
-from binep.core.optim import SCALE_FLOOR, GradientDescent
+from binep.core.optim import MOST_WRITES, SCALE_FLOOR, GradientDescent
 from binep.core.synapses import Synapse
 from binep.data.sources import Source
 from binep.experiment import memory
@@ -219,7 +219,7 @@ class SignChanges:
     def __init__(self, rule: Optimizer) -> None:
         self.signs: list[Tensor] = [p for group in rule.param_groups for p in group["params"]]
         self.counts = [torch.zeros((), dtype=torch.int64, device=p.device) for p in self.signs]
-        self.written = [torch.zeros_like(p, dtype=torch.int32) for p in self.signs]
+        self.written = [torch.zeros_like(p, dtype=torch.int16) for p in self.signs]
         self.before: list[Tensor] = []
         rule.register_step_pre_hook(self._keep)
         rule.register_step_post_hook(self._count)
@@ -234,7 +234,7 @@ class SignChanges:
         for i, (signs, before) in enumerate(zip(self.signs, self.before, strict=True)):
             flipped = signs.detach() != before
             self.counts[i] += flipped.sum()
-            self.written[i] += flipped
+            self.written[i] += flipped & (self.written[i] < MOST_WRITES)
 
     def _take(self) -> list[Tensor]:
         taken = [count.clone() for count in self.counts]

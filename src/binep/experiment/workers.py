@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, distributed
 
 from binep.core.gradients import EquilibriumPropagation, GradientEstimator
+from binep.core.grey_levels import GREY_LEVEL, grey_levels
 from binep.core.neurons import Binary
 from binep.core.synapses import Dense
 from binep.experiment.settings import WorkerError
-from binep.solvers.inputs import GREY_LEVEL, grey_levels
 
 if TYPE_CHECKING:
     from binep.core.network import Network

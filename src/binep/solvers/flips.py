@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from binep.core.optim import MOST_WRITES
 from binep.solvers.machine import use_threads
 from binep.solvers.primitives import parallel
 
@@ -41,12 +42,16 @@ def flip_in_one_pass(
 @parallel
 def _flip(signs, momentum, writes, rows, gradient, rate, threshold, flips):  # type: ignore[no-untyped-def]
     for n in numba.prange(len(rows)):
-        row, count = rows[n], 0
+        row, count = rows[n], np.int64(0)
         for i in range(signs.shape[1]):
             m = momentum[row, i] + rate * gradient[n, i]
             momentum[row, i] = m
-            if signs[row, i] * m > threshold:
-                signs[row, i] = -signs[row, i]
-                writes[row, i] += 1
-                count += 1
+            count += np.int64(signs[row, i] * m > threshold)
         flips[n] = count
+        if count == 0:  # the counts of most rows need not be read
+            continue
+        for i in range(signs.shape[1]):
+            flipped = signs[row, i] * momentum[row, i] > threshold
+            signs[row, i] = -signs[row, i] if flipped else signs[row, i]
+            written = writes[row, i]
+            writes[row, i] = written + np.int16(flipped and written < MOST_WRITES)

@@ -8,14 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from binep.core.grey_levels import GREY_LEVEL, grey_levels
 from binep.core.network import Network
 from binep.core.phases import Clamped
 from binep.core.synapses import Dense
 from binep.core.versions import Version, flipped_rows
 from binep.solvers import machine
-
-GREY_LEVEL = 1 / 255
-"""The unit of images of 256 grey levels."""
 
 
 class InputDrive:
@@ -63,16 +61,3 @@ class InputDrive:
                 signs[rows] = values[rows].to(torch.int8)
             self._signs = (Version(values), signs)
             return signs
-
-
-def grey_levels(x: Tensor) -> Tensor | None:
-    """The whole numbers from 0 to 255 (uint8) of 255ths that x is; None where it is not.
-
-    What a sample's are does not depend on the others: in any batch its sums are the same.
-    """
-    if not (x.min() >= 0 and x.max() <= 1):
-        return None
-    whole = (x * 255).round_()
-    if not ((whole * GREY_LEVEL - x).abs_() <= 2**-22 * x).all():
-        return None
-    return whole.to(torch.uint8)
