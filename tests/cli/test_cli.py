@@ -279,6 +279,7 @@ def test_help_says_what_there_is(binep: Command) -> None:
 
 # ---- what is wrong
 
+MORE = "binep presets takes no more there\n"
 BAD = {
     "trian": "unknown command trian (did you mean train?): one of train, ",
     "train": "train what? ",
@@ -286,24 +287,25 @@ BAD = {
     "train good.toml": "unknown preset 'good.toml': --config good.toml reads it",
     "train quickstart --config good.toml": "both the preset quickstart and --config good.toml",
     "train --config good.toml quickstart": "both the preset quickstart and --config good.toml",
-    "train quickstart mnist-fc1-ep": "Unrecognized options: mnist-fc1-ep",
-    "train --momentum 0.9 quickstart": "Unrecognized options: --momentum",
-    "train --epochs quickstart": "Error parsing --epochs: ",
-    "train --layers.3.size 9 quickstart": "Unrecognized options: --layers.3.size",
-    "train quickstart --follow-events True": "Unrecognized options: --follow-events",
+    "train quickstart mnist-fc1-ep": "unexpected mnist-fc1-ep: binep train takes no more there",
+    "train --momentum 0.9 quickstart": "unknown flag --momentum (did you mean --keep-momentum?)",
+    "train --epochs quickstart": "--epochs quickstart: must be a whole number",
+    "train --layers.3.size 9 quickstart": "unknown flag --layers.3.size (did you mean --layers.",
+    "train quickstart --follow-events True": "unknown flag --follow-events",
     "train --off events quickstart": "train what? Name a preset (binep presets lists them) or "
     "--config FILE; quickstart was read as a value of --off: name it first",
     "train --config missing.toml": "missing.toml: cannot be read: ",
     "train --config empty": "empty/config.toml: cannot be read: No such file",
     "train --config unknown.toml": "unknown.toml: unknown key layers.1.width: one of size, ",
     "train --config broken.toml": "broken.toml: not TOML: ",
-    "train quickstart --momentum 0.9": "Unrecognized options: --momentum",
-    "train quickstart --layers.3.size 9": "Unrecognized options: --layers.3.size",
-    "train quickstart --epochs many": "Error parsing --epochs: ",
-    "train quickstart --epochs 1.5": "Error parsing --epochs: ",
-    "train quickstart --beta strong": "Error parsing --beta: ",
-    "train quickstart --epochs": "Missing value for argument '--epochs'",
-    "train quickstart --cost none": "invalid choice 'none' for argument '--cost'",
+    "train quickstart --epoch 9": "unknown flag --epoch (did you mean --epochs?): binep train "
+    "--help lists all",
+    "train quickstart --lerning.beta=1": "unknown flag --lerning.beta (did you mean --beta?)",
+    "train quickstart --epochs many": "--epochs many: must be a whole number",
+    "train quickstart --epochs 1.5": "--epochs 1.5: must be a whole number",
+    "train quickstart --beta strong": "--beta strong: must be a number",
+    "train quickstart --epochs": "--epochs: needs a value",
+    "train quickstart --cost none": "--cost none: must be one of squared-error, cross-entropy",
     "train quickstart --beta 0": "beta = 0.0: must be a finite number, at least",
     "train quickstart --beta nan": "beta = nan: must be a finite number, at least",
     "train quickstart --free-steps 0": "free_steps = 0: must be a whole number from 1",
@@ -318,17 +320,17 @@ BAD = {
     "train quickstart --dataset mnist --data-dir damaged": "damaged/MNIST/raw/train-images-idx3-u",
     "train quickstart --run-dir full": "full: holds files already: ",
     "train quickstart --run-dir full/file": "full/file: cannot be made: ",
-    "evaluate": "Missing from binep evaluate: ",
+    "evaluate": "RUN is missing: a run folder",
     "evaluate missing": "missing: not a run folder: ",
     "evaluate empty": "empty: not a run folder: ",
     "evaluate truncated": "truncated/model.safetensors: damaged or ",
     "evaluate other --device cuda:99": "device = cuda:99: this machine has ",
-    "evaluate other --data-dir": "Missing value for argument '--data-dir'",
+    "evaluate other --data-dir": "--data-dir: needs a value",
     "plot": "plot what? ",
     "plot missing": "missing: not a run folder: ",
     "plot truncated other": "other: its settings are not those of truncated: ",
     "plot other --output curves.bmp": "--output curves.bmp: must end in ",
-    "presets all": "Unrecognized options: all",
+    "presets all": "unexpected all: binep presets takes no more there",
 }
 
 
@@ -359,7 +361,7 @@ def test_an_error_breaks_no_word(binep: Command, monkeypatch: pytest.MonkeyPatch
     word = "a/long/path/" * 20 + "---│"
     for columns in ("80", "20"):
         monkeypatch.setenv("COLUMNS", columns)
-        assert binep(f"presets {word}").err == f"binep: Unrecognized options: {word}\n"
+        assert binep(f"presets {word}").err == f"binep: unexpected {word}: {MORE}"
         assert os.environ["COLUMNS"] == columns
 
 
@@ -382,7 +384,7 @@ def test_a_terminal_with_colours_or_without_letters(
     screen = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", Terminal(screen, encoding=encoding))
     monkeypatch.setenv("TERM", "xterm")
-    assert binep("presets all").err == "binep: Unrecognized options: all\n"
+    assert binep("presets all").err == f"binep: unexpected all: {MORE}"
     assert binep("presets").code == binep("train --help").code == 0
     assert b"quickstart" in screen.getvalue()
     assert binep(f"train quickstart {SMALL} --epochs 1 --title α").code == 0
