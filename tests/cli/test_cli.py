@@ -113,19 +113,21 @@ def test_training_on_a_pipe_prints_a_line_per_epoch(binep: Command, tmp_path: Pa
     (folder,) = (tmp_path / "runs" / "quickstart").iterdir()
     assert re.fullmatch(r"\d{8}-\d{6}-7", folder.name)
     assert (said.code, said.err) == (0, "")
-    first, *epochs, last = said.out.splitlines()
+    first, titles, names, *epochs, last = said.out.splitlines()
     place = folder.relative_to(tmp_path)
     summary = "mnist5k, 784-8-10, real activations, EP, fixed α"
     assert first == f"{summary}: training on cpu, run folder {place}"
+    assert re.fullmatch(r" +error \(%\) +flips by layer  steps by layer", titles)
+    assert names.split() == ["epoch", "train", "test", "1", "2", "1", "2", "samples/s", "s"]
     rows = metrics(folder)
     assert len(epochs) == len(rows) == 2
     for number, (line, row) in enumerate(zip(epochs, rows, strict=True), 1):
         train, test = float(row["train_error"]), float(row["test_error"])
-        assert line.startswith(
-            f"epoch {number}/2  train error {train:.2f} %  test error {test:.2f} %  "
-            f"flips {row['layer1_flips']} {row['layer2_flips']}  settles in "
-        )
-        assert re.search(r" settles in \d+ \d+ steps  \d+ samples/s  \d+\.\d s$", line)
+        cells = [f"{number}/2", f"{train:.2f}", f"{test:.2f}"]
+        cells += [row["layer1_flips"], row["layer2_flips"]]
+        assert line.split()[:5] == cells
+        assert re.search(r" \d+  +\d+ +\d+\.\d$", line)
+        assert len(line) == len(names) <= 80
     assert last == f"test error {test:.2f} % after epoch 2; see {place}"
 
 
@@ -169,7 +171,7 @@ def test_a_file_gives_its_name_to_the_run(binep: Command, tmp_path: Path) -> Non
 
 
 def test_a_terminal_shows_a_bar(binep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And all of it where there is little room."""
+    """Below the epoch that is under way."""
     screen = io.StringIO()
     terminal = functools.partial(
         Console, file=screen, force_terminal=True, width=60, _environ={"TERM": "xterm"}
@@ -177,16 +179,11 @@ def test_a_terminal_shows_a_bar(binep: Command, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(progress, "Console", terminal)
     said = binep(f"train quickstart {SMALL} --epochs 2")
     assert (said.code, len(said.out.splitlines())) == (0, 2)
-    shown = " ".join(re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.getvalue()).split())
-    assert re.findall(r"(epoch \d/2) train error [^━]* samples/s", shown) == [
-        "epoch 1/2",
-        "epoch 2/2",
-    ]
-    bar, scores = (
-        r"epoch 2/2 ━+ 0:00:00 ",
-        r"error \d+\.\d\d % flips \d+ \d+ settles in \d+ \d+ \d+/s",
-    )
-    assert re.search(f"{bar}{scores}$", shown)
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.getvalue())
+    lines = shown.replace("\r", "\n").splitlines()
+    assert max(map(len, lines)) <= 60
+    assert [line.split()[0] for line in lines if line.count(".") == 3][-1] == "2/2"
+    assert re.search(r"2/2 +\d+\.\d\d  +\d+ +\d+.*\n━+ 0:00:00 to go", shown)
 
 
 ORDERS = [
@@ -240,10 +237,38 @@ def test_runs_are_drawn(
 def test_presets_are_listed(binep: Command) -> None:
     said = binep("presets")
     assert (said.code, said.err) == (0, "")
-    for name in preset_names():
-        assert re.search(
-            rf" {name} .* {re.escape(preset(name).title)} .* {preset(name).epochs} ", said.out
-        )
+    title = ""
+    for line in said.out.splitlines()[2:]:
+        name, *others = line.split() or [""]
+        if name in preset_names():
+            config = preset(name)
+            assert others == [str(config.epochs), *config.summary().split()]
+            assert title == config.title
+        else:
+            title = line.strip().removesuffix(":")
+    assert all(f"  {name}  " in said.out for name in preset_names())
+
+
+def test_tables_fit_a_terminal_and_cut_no_name(
+    binep: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, beta in (("a", "0.3"), ("b", "0.5")):
+        flags = f"--beta {beta} --run-dir {folder}"
+        assert binep(f"train quickstart {SMALL} --epochs 1 {flags}").code == 0
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # rich takes the output for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+
+    def printed(line: str) -> str:
+        return re.sub(r"\x1b\[[\d;]*m", "", binep(line).out)
+
+    shown = [printed(line) for line in ("presets", "compare a b")]
+    assert max(len(line) for said in shown for line in said.splitlines()) <= 80
+    assert all(name in shown[0].split() for name in preset_names())
+    assert "…" not in "".join(shown)
+    monkeypatch.setenv("COLUMNS", "30")  # a column for each run
+    across = [line.split() for line in printed("compare a b").splitlines()]
+    assert ["learning.beta", "0.3", "0.5"] in across
 
 
 def test_help_says_what_there_is(binep: Command) -> None:

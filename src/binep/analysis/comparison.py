@@ -120,6 +120,8 @@ def judged_by(found: Sequence[Group]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
+    if isinstance(value, Mapping):  # a layer that other runs do not have
+        return f"{value['kind']}, {value['size']}" if "kind" in value else str(value)
     return "" if value is None else str(value)
 
 
