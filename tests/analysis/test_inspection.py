@@ -295,6 +295,27 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return figures
 
 
+def test_without_an_index_a_misread_image_is_shown(
+    trained: dict[str, Path],
+    drawn: list[Figure],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = next(iter(trained.values()))
+    assert cli.main(["inspect", str(folder), "--output", str(tmp_path)]) == 0
+    found = re.match(
+        r"test image (\d+) of mnist5k: label (\d), read as (\d)", capsys.readouterr().out
+    )
+    assert found is not None
+    experiment = runs.load(folder)
+    scores, labels = experiment.class_scores()
+    wrong = (scores.argmax(dim=1) != labels).nonzero()
+    assert int(found[1]) == int(wrong[0])
+    assert found[2] != found[3]
+    ticks = drawn[0].axes[0].get_xticks()
+    assert list(ticks) == [round(tick) for tick in ticks]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_network_is_inspected(
     trained: dict[str, Path],
