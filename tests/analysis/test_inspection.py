@@ -404,6 +404,7 @@ def test_bad_input_ends_with_one_line_before_any_file(
     arguments = line.replace("RUN", str(folder)).split()
     assert cli.main(["inspect", *arguments]) == 2
     said = capsys.readouterr()
-    assert said.err.startswith(f"binep: {BAD[line].replace('RUN', str(folder))}")
+    expected = BAD[line].replace("RUN", str(folder)) if line else BAD[line]
+    assert said.err.startswith(f"binep: {expected}")
     assert (said.out, said.err.count("\n")) == ("", 1)
     assert sorted(folder.rglob("*")) == before
