@@ -57,8 +57,8 @@ napoleon_use_ivar = True  # an attribute stands in its class's text, not a secon
 COLON = "\ue000"
 """Stands for a colon that napoleon is to leave alone."""
 
-WIDTH = 88
-"""Letters in a line of a page."""
+WIDTHS = {"wide": 88, "narrow": 50}
+"""Letters in a line of a page and, of a phone, which shows the one or the other."""
 
 
 class Help(SphinxDirective):
@@ -69,17 +69,22 @@ class Help(SphinxDirective):
         asked = {f"binep {name}": (cli.main, [name, "--help"]) for name in cli.COMMANDS}
         asked["python main.py"] = (seed_cli.main, ["--help"])
         sections: list[nodes.Node] = []
-        os.environ["COLUMNS"] = str(WIDTH)
         for title, (main, arguments) in asked.items():
-            said = io.StringIO()
-            with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
-                main(arguments)
-            lines = said.getvalue().splitlines()
-            text = "\n".join(fill(line, WIDTH) if len(line) > WIDTH else line for line in lines)
             section = nodes.section("", nodes.title(text=title), ids=[nodes.make_id(title)])
-            section += nodes.literal_block(text, text, language="text", classes=["help"])
+            for name, width in WIDTHS.items():
+                text = self.said(main, arguments, width)
+                section += nodes.literal_block(text, text, language="text", classes=[name])
             sections.append(section)
         return sections
+
+    def said(self, main: Any, arguments: list[str], width: int) -> str:
+        """What a command prints, in lines of at most so many letters."""
+        os.environ["COLUMNS"] = str(width)
+        said = io.StringIO()
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
+            main(arguments)
+        lines = said.getvalue().splitlines()
+        return "\n".join(fill(line, width) if len(line) > width else line for line in lines)
 
 
 def draw_inline(translator: Any, node: nodes.math) -> None:
