@@ -83,7 +83,7 @@ class Help(SphinxDirective):
         said = io.StringIO()
         with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
             main(arguments)
-        lines = said.getvalue().splitlines()
+        lines = [line.rstrip() for line in said.getvalue().splitlines()]
         return "\n".join(fill(line, width) if len(line) > width else line for line in lines)
 
 
