@@ -106,7 +106,7 @@ def _heading(folder: Path, batches: Sequence[Row]) -> list[str]:
         return ", ".join(sorted({row[column] for row in batches if row[column]})) or "none"
 
     lines = [
-        "# Speed",
+        "# Speed, measured",
         "",
         f"Machine: {about['processor']}; {about['threads']} thread(s); PyTorch "
         f"{about['versions']['torch']}, Python {about['python']}. Measured: {all_of('date')}, "

@@ -10,6 +10,7 @@ import io
 import os
 import re
 from importlib import metadata
+from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -29,6 +30,8 @@ exclude_patterns = ["_build"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["binep.css"]
 html_title = f"binep {release}"
 html_copy_source = False
 html_show_copyright = False
@@ -54,8 +57,8 @@ napoleon_use_ivar = True  # an attribute stands in its class's text, not a secon
 COLON = "\ue000"
 """Stands for a colon that napoleon is to leave alone."""
 
-WIDTH = 88
-"""Letters in a line of a page."""
+WIDTHS = {"wide": 88, "narrow": 50}
+"""Letters in a line of a page and, of a phone, which shows the one or the other."""
 
 
 class Help(SphinxDirective):
@@ -66,17 +69,22 @@ class Help(SphinxDirective):
         asked = {f"binep {name}": (cli.main, [name, "--help"]) for name in cli.COMMANDS}
         asked["python main.py"] = (seed_cli.main, ["--help"])
         sections: list[nodes.Node] = []
-        os.environ["COLUMNS"] = str(WIDTH)
         for title, (main, arguments) in asked.items():
-            said = io.StringIO()
-            with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
-                main(arguments)
-            lines = said.getvalue().splitlines()
-            text = "\n".join(fill(line, WIDTH) if len(line) > WIDTH else line for line in lines)
             section = nodes.section("", nodes.title(text=title), ids=[nodes.make_id(title)])
-            section += nodes.literal_block(text, text, language="text")
+            for name, width in WIDTHS.items():
+                text = self.said(main, arguments, width)
+                section += nodes.literal_block(text, text, language="text", classes=[name])
             sections.append(section)
         return sections
+
+    def said(self, main: Any, arguments: list[str], width: int) -> str:
+        """What a command prints, in lines of at most so many letters."""
+        os.environ["COLUMNS"] = str(width)
+        said = io.StringIO()
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
+            main(arguments)
+        lines = [line.rstrip() for line in said.getvalue().splitlines()]
+        return "\n".join(fill(line, width) if len(line) > width else line for line in lines)
 
 
 def draw_inline(translator: Any, node: nodes.math) -> None:
@@ -107,9 +115,43 @@ def colons_again(
     lines[:] = [line.replace(COLON, ": ") for line in lines]
 
 
-def name_files(app: Sphinx, page: str, source: list[str]) -> None:
-    """Links to what is no part of the site, such as ../results, become the names of files."""
-    source[0] = re.sub(r"(?<!!)\[([^]]*)\]\(\.\./([^)]+)\)", r"\1 (`\2`)", source[0])
+DOCS = Path(__file__).parent
+ALONE = re.compile(r"\A\[[^]]*\]\((\.\./[\w./]+\.md)\)$", re.MULTILINE)
+"""At a page's start: a link to a file, which the site shows in its place."""
+SHOWN = {
+    (DOCS / found[1]).resolve(): page.name
+    for page in DOCS.glob("*.md")
+    if (found := ALONE.match(page.read_text()))
+}
+LINK = re.compile(r"(!?)\[([^]]*)\]\(([^):#]+)(#[^)]*)?\)")
+HERE = "<!-- The first page of the site ends here. -->"
+
+
+def show_files(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put files outside of docs/ in the place of links to them, and mend links for the site.
+
+    Links to what is no part of the site become the names of files, or their text in a file's own
+    folder.
+    """
+    found = ALONE.match(source[0])
+    if found is None:
+        source[0] = LINK.sub(lambda link: _mended(link, DOCS), source[0])
+        return
+    file = (DOCS / found[1]).resolve()
+    app.env.note_dependency(str(file))
+    text = LINK.sub(lambda link: _mended(link, file.parent), file.read_text().split(HERE)[0])
+    source[0] = text + source[0][found.end() :]
+
+
+def _mended(link: re.Match[str], folder: Path) -> str:
+    """A link of a file in some folder, as a page of docs/ has it."""
+    picture, text, path, anchor = link.groups(default="")
+    target = (folder / path).resolve()
+    if target in SHOWN:
+        return f"[{text}]({SHOWN[target]}{anchor})"
+    if picture or DOCS in target.parents:
+        return f"{picture}[{text}]({os.path.relpath(target, DOCS)}{anchor})"
+    return text if target.is_dir() else f"{text} (`{os.path.relpath(target, DOCS.parent)}`)"
 
 
 def link_names(app: Sphinx, page: nodes.document) -> None:
@@ -130,6 +172,6 @@ def setup(app: Sphinx) -> None:
     app.add_directive("help-of-every-command", Help)
     app.add_html_math_renderer("mathml", (draw_inline, None), (draw_block, None))
     app.connect("autodoc-process-docstring", read_as_written, priority=1)
-    app.connect("source-read", name_files)
+    app.connect("source-read", show_files)
     app.connect("doctree-read", link_names)
     app.connect("autodoc-process-docstring", colons_again, priority=1000)

@@ -405,7 +405,7 @@ def test_an_unsettled_free_phase_is_warned_of(
 BAD = {
     "": "check what? ",
     "gradient quickstart": "check what? ",
-    "gradients": "Missing from binep check gradients: ",
+    "gradients": "SOURCE is missing: ",
     "gradients quickstar": "unknown preset 'quickstar' (did you mean quickstart?)",
     "gradients missing.toml": "missing.toml: cannot be read: ",
     "gradients empty": "empty: not a run folder: ",
@@ -419,7 +419,7 @@ BAD = {
     f"gradients small.toml --steps {10**12}": f"not enough memory: --samples 32 and {10**12} steps",
     "gradients small.toml --betas 1e300": "--betas 1e+300: must be finite and at least 1e-6",
     "gradients small.toml --free-steps 0": "--free-steps 0: must be at least 1",
-    "gradients small.toml --formats bmp": "invalid choice 'bmp' for argument '--formats'",
+    "gradients small.toml --formats bmp": "--formats bmp: must be one of ",
     "gradients small.toml --output small.toml": "small.toml: cannot be made: ",
 }
 

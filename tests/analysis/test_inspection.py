@@ -295,6 +295,27 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return figures
 
 
+def test_without_an_index_a_misread_image_is_shown(
+    trained: dict[str, Path],
+    drawn: list[Figure],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = next(iter(trained.values()))
+    assert cli.main(["inspect", str(folder), "--output", str(tmp_path)]) == 0
+    found = re.match(
+        r"test image (\d+) of mnist5k: label (\d), read as (\d)", capsys.readouterr().out
+    )
+    assert found is not None
+    experiment = runs.load(folder)
+    scores, labels = experiment.class_scores()
+    wrong = (scores.argmax(dim=1) != labels).nonzero()
+    assert int(found[1]) == int(wrong[0])
+    assert found[2] != found[3]
+    ticks = drawn[0].axes[0].get_xticks()
+    assert list(ticks) == [round(tick) for tick in ticks]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_network_is_inspected(
     trained: dict[str, Path],
@@ -364,12 +385,12 @@ def test_what_cannot_be_shown_is_said_with_the_reason(
 
 
 BAD = {
-    "": "Missing from binep inspect: ",
+    "": "RUN is missing: a run folder",
     "missing": "missing: not a run folder: ",
     "RUN --index -1": "--index -1: must be from 0 to 999, the test images of mnist5k",
     "RUN --index 1000": "--index 1000: must be from 0 to 999, the test images of mnist5k",
     "RUN --neurons 0": "--neurons 0: must be at least 1",
-    "RUN --format jpg": "invalid choice 'jpg' for argument '--format'",
+    "RUN --format jpg": "--format jpg: must be one of pdf, svg, png",
     "RUN --output RUN/config.toml": "RUN/config.toml: cannot be made: ",
 }
 
@@ -383,6 +404,7 @@ def test_bad_input_ends_with_one_line_before_any_file(
     arguments = line.replace("RUN", str(folder)).split()
     assert cli.main(["inspect", *arguments]) == 2
     said = capsys.readouterr()
-    assert said.err.startswith(f"binep: {BAD[line].replace('RUN', str(folder))}")
+    expected = BAD[line].replace("RUN", str(folder)) if line else BAD[line]
+    assert said.err.startswith(f"binep: {expected}")
     assert (said.out, said.err.count("\n")) == ("", 1)
     assert sorted(folder.rglob("*")) == before

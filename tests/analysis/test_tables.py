@@ -168,7 +168,7 @@ def test_a_preset_without_a_claim_is_reproduced_and_reported(
     assert cli.main(command) == 0
     said = capsys.readouterr().out
     assert said.count("training on cpu") == 2
-    assert re.search(rf"{re.escape(odd)} .*\bnone\b", said)
+    assert re.search(rf"{re.escape(odd)} .*\n  claimed: nothing\n", said)
     page = (output / "README.md").read_text()
     *paper, last = re.findall("^\\| `(.*?)`", page, re.MULTILINE)
     assert (paper, last) == ([*claims.rows()], odd)

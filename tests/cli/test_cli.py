@@ -113,19 +113,21 @@ def test_training_on_a_pipe_prints_a_line_per_epoch(binep: Command, tmp_path: Pa
     (folder,) = (tmp_path / "runs" / "quickstart").iterdir()
     assert re.fullmatch(r"\d{8}-\d{6}-7", folder.name)
     assert (said.code, said.err) == (0, "")
-    first, *epochs, last = said.out.splitlines()
+    first, titles, names, *epochs, last = said.out.splitlines()
     place = folder.relative_to(tmp_path)
     summary = "mnist5k, 784-8-10, real activations, EP, fixed α"
     assert first == f"{summary}: training on cpu, run folder {place}"
+    assert re.fullmatch(r" +error \(%\) +flips by layer  steps by layer", titles)
+    assert names.split() == ["epoch", "train", "test", "1", "2", "1", "2", "samples/s", "s"]
     rows = metrics(folder)
     assert len(epochs) == len(rows) == 2
     for number, (line, row) in enumerate(zip(epochs, rows, strict=True), 1):
         train, test = float(row["train_error"]), float(row["test_error"])
-        assert line.startswith(
-            f"epoch {number}/2  train error {train:.2f} %  test error {test:.2f} %  "
-            f"flips {row['layer1_flips']} {row['layer2_flips']}  settles in "
-        )
-        assert re.search(r" settles in \d+ \d+ steps  \d+ samples/s  \d+\.\d s$", line)
+        cells = [f"{number}/2", f"{train:.2f}", f"{test:.2f}"]
+        cells += [row["layer1_flips"], row["layer2_flips"]]
+        assert line.split()[:5] == cells
+        assert re.search(r" \d+  +\d+ +\d+\.\d$", line)
+        assert len(line) == len(names) <= 80
     assert last == f"test error {test:.2f} % after epoch 2; see {place}"
 
 
@@ -169,7 +171,7 @@ def test_a_file_gives_its_name_to_the_run(binep: Command, tmp_path: Path) -> Non
 
 
 def test_a_terminal_shows_a_bar(binep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And all of it where there is little room."""
+    """Below the epoch that is under way."""
     screen = io.StringIO()
     terminal = functools.partial(
         Console, file=screen, force_terminal=True, width=60, _environ={"TERM": "xterm"}
@@ -177,16 +179,11 @@ def test_a_terminal_shows_a_bar(binep: Command, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(progress, "Console", terminal)
     said = binep(f"train quickstart {SMALL} --epochs 2")
     assert (said.code, len(said.out.splitlines())) == (0, 2)
-    shown = " ".join(re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.getvalue()).split())
-    assert re.findall(r"(epoch \d/2) train error [^━]* samples/s", shown) == [
-        "epoch 1/2",
-        "epoch 2/2",
-    ]
-    bar, scores = (
-        r"epoch 2/2 ━+ 0:00:00 ",
-        r"error \d+\.\d\d % flips \d+ \d+ settles in \d+ \d+ \d+/s",
-    )
-    assert re.search(f"{bar}{scores}$", shown)
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.getvalue())
+    lines = shown.replace("\r", "\n").splitlines()
+    assert max(map(len, lines)) <= 60
+    assert [line.split()[0] for line in lines if line.count(".") == 3][-1] == "2/2"
+    assert re.search(r"2/2 +\d+\.\d\d  +\d+ +\d+.*\n━+ 0:00:00 to go", shown)
 
 
 ORDERS = [
@@ -240,10 +237,38 @@ def test_runs_are_drawn(
 def test_presets_are_listed(binep: Command) -> None:
     said = binep("presets")
     assert (said.code, said.err) == (0, "")
-    for name in preset_names():
-        assert re.search(
-            rf" {name} .* {re.escape(preset(name).title)} .* {preset(name).epochs} ", said.out
-        )
+    title = ""
+    for line in said.out.splitlines()[2:]:
+        name, *others = line.split() or [""]
+        if name in preset_names():
+            config = preset(name)
+            assert others == [str(config.epochs), *config.summary().split()]
+            assert title == config.title
+        else:
+            title = line.strip().removesuffix(":")
+    assert all(f"  {name}  " in said.out for name in preset_names())
+
+
+def test_tables_fit_a_terminal_and_cut_no_name(
+    binep: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, beta in (("a", "0.3"), ("b", "0.5")):
+        flags = f"--beta {beta} --run-dir {folder}"
+        assert binep(f"train quickstart {SMALL} --epochs 1 {flags}").code == 0
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # rich takes the output for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+
+    def printed(line: str) -> str:
+        return re.sub(r"\x1b\[[\d;]*m", "", binep(line).out)
+
+    shown = [printed(line) for line in ("presets", "compare a b")]
+    assert max(len(line) for said in shown for line in said.splitlines()) <= 80
+    assert all(name in shown[0].split() for name in preset_names())
+    assert "…" not in "".join(shown)
+    monkeypatch.setenv("COLUMNS", "30")  # a column for each run
+    across = [line.split() for line in printed("compare a b").splitlines()]
+    assert ["learning.beta", "0.3", "0.5"] in across
 
 
 def test_help_says_what_there_is(binep: Command) -> None:
@@ -279,6 +304,7 @@ def test_help_says_what_there_is(binep: Command) -> None:
 
 # ---- what is wrong
 
+MORE = "binep presets takes no more there\n"
 BAD = {
     "trian": "unknown command trian (did you mean train?): one of train, ",
     "train": "train what? ",
@@ -286,24 +312,25 @@ BAD = {
     "train good.toml": "unknown preset 'good.toml': --config good.toml reads it",
     "train quickstart --config good.toml": "both the preset quickstart and --config good.toml",
     "train --config good.toml quickstart": "both the preset quickstart and --config good.toml",
-    "train quickstart mnist-fc1-ep": "Unrecognized options: mnist-fc1-ep",
-    "train --momentum 0.9 quickstart": "Unrecognized options: --momentum",
-    "train --epochs quickstart": "Error parsing --epochs: ",
-    "train --layers.3.size 9 quickstart": "Unrecognized options: --layers.3.size",
-    "train quickstart --follow-events True": "Unrecognized options: --follow-events",
+    "train quickstart mnist-fc1-ep": "unexpected mnist-fc1-ep: binep train takes no more there",
+    "train --momentum 0.9 quickstart": "unknown flag --momentum (did you mean --keep-momentum?)",
+    "train --epochs quickstart": "--epochs quickstart: must be a whole number",
+    "train --layers.3.size 9 quickstart": "unknown flag --layers.3.size (did you mean --layers.",
+    "train quickstart --follow-events True": "unknown flag --follow-events",
     "train --off events quickstart": "train what? Name a preset (binep presets lists them) or "
     "--config FILE; quickstart was read as a value of --off: name it first",
     "train --config missing.toml": "missing.toml: cannot be read: ",
     "train --config empty": "empty/config.toml: cannot be read: No such file",
     "train --config unknown.toml": "unknown.toml: unknown key layers.1.width: one of size, ",
     "train --config broken.toml": "broken.toml: not TOML: ",
-    "train quickstart --momentum 0.9": "Unrecognized options: --momentum",
-    "train quickstart --layers.3.size 9": "Unrecognized options: --layers.3.size",
-    "train quickstart --epochs many": "Error parsing --epochs: ",
-    "train quickstart --epochs 1.5": "Error parsing --epochs: ",
-    "train quickstart --beta strong": "Error parsing --beta: ",
-    "train quickstart --epochs": "Missing value for argument '--epochs'",
-    "train quickstart --cost none": "invalid choice 'none' for argument '--cost'",
+    "train quickstart --epoch 9": "unknown flag --epoch (did you mean --epochs?): binep train "
+    "--help lists all",
+    "train quickstart --lerning.beta=1": "unknown flag --lerning.beta (did you mean --beta?)",
+    "train quickstart --epochs many": "--epochs many: must be a whole number",
+    "train quickstart --epochs 1.5": "--epochs 1.5: must be a whole number",
+    "train quickstart --beta strong": "--beta strong: must be a number",
+    "train quickstart --epochs": "--epochs: needs a value",
+    "train quickstart --cost none": "--cost none: must be one of squared-error, cross-entropy",
     "train quickstart --beta 0": "beta = 0.0: must be a finite number, at least",
     "train quickstart --beta nan": "beta = nan: must be a finite number, at least",
     "train quickstart --free-steps 0": "free_steps = 0: must be a whole number from 1",
@@ -318,17 +345,17 @@ BAD = {
     "train quickstart --dataset mnist --data-dir damaged": "damaged/MNIST/raw/train-images-idx3-u",
     "train quickstart --run-dir full": "full: holds files already: ",
     "train quickstart --run-dir full/file": "full/file: cannot be made: ",
-    "evaluate": "Missing from binep evaluate: ",
+    "evaluate": "RUN is missing: a run folder",
     "evaluate missing": "missing: not a run folder: ",
     "evaluate empty": "empty: not a run folder: ",
     "evaluate truncated": "truncated/model.safetensors: damaged or ",
     "evaluate other --device cuda:99": "device = cuda:99: this machine has ",
-    "evaluate other --data-dir": "Missing value for argument '--data-dir'",
+    "evaluate other --data-dir": "--data-dir: needs a value",
     "plot": "plot what? ",
     "plot missing": "missing: not a run folder: ",
     "plot truncated other": "other: its settings are not those of truncated: ",
     "plot other --output curves.bmp": "--output curves.bmp: must end in ",
-    "presets all": "Unrecognized options: all",
+    "presets all": "unexpected all: binep presets takes no more there",
 }
 
 
@@ -359,7 +386,7 @@ def test_an_error_breaks_no_word(binep: Command, monkeypatch: pytest.MonkeyPatch
     word = "a/long/path/" * 20 + "---│"
     for columns in ("80", "20"):
         monkeypatch.setenv("COLUMNS", columns)
-        assert binep(f"presets {word}").err == f"binep: Unrecognized options: {word}\n"
+        assert binep(f"presets {word}").err == f"binep: unexpected {word}: {MORE}"
         assert os.environ["COLUMNS"] == columns
 
 
@@ -382,7 +409,7 @@ def test_a_terminal_with_colours_or_without_letters(
     screen = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", Terminal(screen, encoding=encoding))
     monkeypatch.setenv("TERM", "xterm")
-    assert binep("presets all").err == "binep: Unrecognized options: all\n"
+    assert binep("presets all").err == f"binep: unexpected all: {MORE}"
     assert binep("presets").code == binep("train --help").code == 0
     assert b"quickstart" in screen.getvalue()
     assert binep(f"train quickstart {SMALL} --epochs 1 --title α").code == 0

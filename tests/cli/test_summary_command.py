@@ -20,7 +20,7 @@ def test_a_run_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     runs.train(Experiment(Config(layers=LAYERS, max_batches=2, epochs=3, threads=1)), tmp_path)
     assert cli.main(["summary", str(tmp_path)]) == 0
     *table, title, _, first, second = capsys.readouterr().out.splitlines()
-    assert table[2].split() == [
+    assert table[3].split() == [
         "1",
         "Dense",
         "1×28×28",

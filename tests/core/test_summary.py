@@ -25,9 +25,10 @@ def test_layers_are_counted() -> None:
 
 def test_repr_is_the_table() -> None:
     network = binep.Network([binep.Dense(784, 4096), binep.Dense(4096, 10)], binep.Real())
-    head, columns, *rows = repr(network).splitlines()
+    head, about, columns, *rows = repr(network).splitlines()
     assert head.startswith("Network: Real(")
-    assert head.endswith("; SquaredError; T = 250")
+    assert about == "SquaredError, T = 250"
+    assert max(map(len, repr(network).splitlines())) <= 80
     assert columns.split()[:3] == ["layer", "synapses", "shape"]
     assert rows[0].split() == [
         "1",

@@ -130,6 +130,6 @@ def test_from_the_command_line(config: Config, capsys: pytest.CaptureFixture[str
     np.savez("own.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     words = ["train", "quickstart", "--dataset", "own.npz", "--epochs", "1", "--run-dir", "run"]
     assert main([*words, "--layers.1.size", "8", "--validation", "0.2"]) == 0
-    assert "  valid error " in capsys.readouterr().out
+    assert "train  valid   test" in capsys.readouterr().out
     assert main([*words, "--validation", "1"]) == 2
     assert "validation = 1.0: must be from 0 to below 1" in capsys.readouterr().err

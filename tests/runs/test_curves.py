@@ -19,3 +19,37 @@ def test_any_row_can_be_drawn(value: float) -> None:
     row: Row = {**dict.fromkeys(names, value), "epoch": 1.0}
     picture = curves.rendered(curves.curves([[row, {**row, "epoch": 2.0}]]))
     assert matplotlib.image.imread(io.BytesIO(picture)).ndim == 3
+
+
+def rows(**columns: list[float]) -> list[Row]:
+    length = len(next(iter(columns.values())))
+    return [
+        {"epoch": i + 1.0, **{name: values[i] for name, values in columns.items()}}
+        for i in range(length)
+    ]
+
+
+def test_what_does_not_change_by_construction_has_no_panel() -> None:
+    known = {"train_error": [9.0, 5.0], "valid_error": [9.0, 6.0], "test_error": [8.0, 6.0]}
+    found = rows(**known, layer1_flips=[9.0, 3.0], layer1_alpha=[0.1, 0.1])
+    assert [panel.quantity for panel in curves.shown([found])] == ["error"]
+    found[1]["layer1_alpha"] = 0.2
+    assert [panel.quantity for panel in curves.shown([found])] == ["error", "alpha"]
+    figure = curves.curves([found])
+    assert [axes.get_title("left") for axes in figure.axes] == ["Error", "Scaling factor"]
+    assert len(figure.axes[0].lines) == 3
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        ticks = axes.get_xticks()
+        assert list(ticks) == [round(tick) for tick in ticks]
+        legend, drawn = axes.get_legend(), axes.get_window_extent()
+        assert legend is not None
+        assert not legend.get_window_extent().shrunk(0.9, 0.9).overlaps(drawn)
+
+
+def test_zeros_stand_on_a_logarithmic_axis() -> None:
+    found = rows(layer1_flips=[1.0] * 3, layer1_flip_rate=[1e-3, 0.0, 1e-5])
+    (axes,) = curves.curves([found]).axes
+    (line,) = axes.lines
+    assert axes.get_yscale() == "symlog"
+    assert axes.get_ylim()[0] < 0.0 == line.get_ydata()[1]

@@ -121,6 +121,8 @@ def judged_by(found: Sequence[Group]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
+    if isinstance(value, Mapping):  # a layer that other runs do not have
+        return f"{value['kind']}, {value['size']}" if "kind" in value else str(value)
     text = "" if value is None else str(value)
     return text[:8] if re.fullmatch("[0-9a-f]{64}", text) else text  # a digest
 

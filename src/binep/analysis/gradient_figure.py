@@ -17,11 +17,19 @@ from binep.analysis.gradient_check import Agreement, Traced
 from binep.runs.curves import COLOURS
 
 _PAIRS = {
-    ("inside", "exact"): ("EP inside ρ and BPTT", COLOURS[0], "o", 6),
-    ("outside", "exact"): ("EP outside ρ and BPTT", COLOURS[1], "s", 4),
-    ("outside", "straight-through"): ("EP outside ρ and straight-through BPTT", COLOURS[2], "^", 4),
+    ("inside", "exact"): ("EP inside ρ and BPTT", COLOURS[0], "o", 9),
+    ("outside", "exact"): ("EP outside ρ and BPTT", COLOURS[1], "s", 6),
+    ("outside", "straight-through"): (
+        "EP outside ρ and straight-through BPTT",
+        COLOURS[2],
+        "^",
+        3.5,
+    ),
 }
-"""What is compared: nudge and reference; with a name, a colour, a marker and its size."""
+"""What is compared: nudge and reference; with a name, a colour, a marker and its size.
+
+Where curves coincide, each marker is seen around the next, smaller one.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ def drawn(agreements: Sequence[Agreement], traced: Sequence[Traced], setting: Se
     """
     layers = max(row.layer for row in agreements)
     agreements = [row for row in agreements if row.parameter == "weight"]
-    figure = Figure(figsize=(max(6.8, 2.4 * layers), 8.6), layout="constrained")
+    figure = Figure(figsize=(max(6.8, 2.4 * layers), 10), layout="constrained")
     upper, middle, lower = figure.subfigures(3, 1, squeeze=False)[:, 0]
     _weights(upper, layers, [t for t in traced if t.weights == setting.weights])
     own = [row for row in agreements if row.weights == setting.weights]
@@ -70,11 +78,11 @@ def _weights(figure: SubFigure, layers: int, rows: Sequence[Traced]) -> None:
             )
             steps = [row.step for row in inside]
             axes.plot(steps, [row.exact for row in inside], "-", color=colour)
+            axes.plot(
+                steps, [row.ep for row in outside], "s", color=colour, mfc="white", markersize=7
+            )
             axes.plot(steps, [row.ep for row in inside], "o", color=colour, markersize=3.5)
             axes.plot(steps, [row.through for row in outside], "--", color=colour)
-            axes.plot(
-                steps, [row.ep for row in outside], "s", color=colour, mfc="white", markersize=4
-            )
         axes.set_title(f"layer {layer}", fontsize=9)
         axes.set_xlabel("time step t", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -148,6 +156,7 @@ def _errors(figure: SubFigure, layers: int, rows: Sequence[Agreement]) -> None:
                     color=colour,
                     marker=marker,
                     markersize=size,
+                    linewidth=1.5 if weights == "binary" else 0.6,
                     markerfacecolor=colour if weights == "binary" else "white",
                 )
         axes.set_xscale("log")

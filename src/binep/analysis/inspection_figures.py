@@ -14,9 +14,10 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from binep.analysis.inspection import Array, Momenta, Phases, Signs
-from binep.runs.curves import COLOURS
+from binep.runs.curves import COLOURS, logarithmic
 
 P = ParamSpec("P")
 
@@ -130,24 +131,16 @@ def _settling(panels: Sequence[Axes], found: Phases) -> None:
         ends = ends[found.settled[:, i] > 0]
         residual.plot(ends, values[ends], "o", color=_colour(i + 1), fillstyle="none")
     residual.set_ylabel("residual\nmax|Δ$s$|")
-    _logarithmic(residual, found.residual, 1e-9)
+    logarithmic(residual, found.residual, 1e-9)
     residual.legend(handlelength=2.5)
     end = found.energy[found.free_steps]
     above = abs(found.energy - end)
     energy.plot(above, color="black", marker=".", markersize=3)
     energy.set_ylabel(f"energy |$E − E^*$|\n$E^*$ = {end:.4g}".replace("-", "−"))
-    _logarithmic(energy, above, 1e-9 * above.max())
+    logarithmic(energy, above, 1e-9 * above.max())
     cost.plot(found.cost, color="black", marker=".", markersize=3)
     cost.set_ylabel("cost $C$")
     cost.set_ylim(bottom=0)
-
-
-def _logarithmic(axes: Axes, values: Array, floor: float) -> None:
-    """A logarithmic axis, cut where there is only the rounding of float32."""
-    positive = values[values > 0]
-    if len(positive):  # else there is nothing to show on it
-        axes.set_yscale("log", nonpositive="mask")
-        axes.set_ylim(bottom=max(positive.min() / 2, floor))
 
 
 def _time(column: Sequence[Axes], found: Phases) -> None:
@@ -157,14 +150,17 @@ def _time(column: Sequence[Axes], found: Phases) -> None:
         axes.axvspan(found.free_steps, found.steps + edge, color="0.93", linewidth=0, zorder=0)
         axes.axvline(found.free_steps, color="0.4", linewidth=0.6)
         axes.set_xlim(-edge, found.steps + edge)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         axes.tick_params(labelbottom=axes is column[-1])
-    for at, name in ((0, "free"), (found.free_steps, f"nudged, β = {found.beta:g}")):
+    nudged = f"nudged, β = {found.beta:g}"
+    for at, name, side in ((0.0, "free", "left"), (1.0, nudged, "right")):
         column[0].annotate(
             name,
             (at, 1),
-            xytext=(2, 2),
-            xycoords=column[0].get_xaxis_transform(),
+            xytext=(0, 2),
+            xycoords="axes fraction",
             textcoords="offset points",
+            ha=side,
         )
     column[-1].set_xlabel("time step")
 

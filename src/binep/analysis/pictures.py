@@ -70,9 +70,7 @@ def curves(report: Report) -> list[Curve]:
     """The panels that have values, as figures of their own."""
     metrics = [run.metrics for run in report.runs]
     drawn = []
-    for panel in plots.panels(list(metrics[0][0])):
-        if all(metrics[0][0].get(column) is None for column in panel.columns.values()):
-            continue
+    for panel in plots.shown(metrics):
         # References inside an SVG (to markers, clips) are hashed with the salt: no two figures of
         # the page share one.
         with matplotlib.rc_context({**_STYLE, "svg.hashsalt": panel.quantity}):

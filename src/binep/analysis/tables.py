@@ -112,7 +112,7 @@ def page(root: Path) -> str:
     """README.md of a folder of rows."""
     notes = root / "NOTES.md"
     parts = [
-        "# Measured",
+        "# Results",
         "Written by `binep reproduce` from the logs beside it: do not edit. A row's runs lie in "
         "`ROW/seedN` with `config.toml`, `metrics.csv`, `curves.png` and `environment.json`. "
         f"Claims are from {claims.SOURCE}. Errors are on the test set after the last epoch, mean ± "

@@ -191,5 +191,5 @@ def _print_agreements(rows: Sequence[Agreement]) -> None:
             worst = max(reached, key=lambda row: row.error, default=None)
             cells.append(f"{worst.cosine:.3f} ({worst.error:.0e})" if worst else "")
         table.add_row(*about, *cells)
-    print_table(table, width=150)
+    print_table(table)
     print("cosine (relative error) after all steps, in the layer where the error is largest")

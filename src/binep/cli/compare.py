@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from binep.cli.options import Pluggable, Runs, figure_kind, parse
-from binep.cli.output import print_table
+from binep.cli.output import fits, print_table
 from binep.experiment.config import ConfigError
 
 
@@ -45,14 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     head, rows = comparison.table(found, list(dict.fromkeys([*columns, by])))
     drawn = comparison.figure(found, options.plot, by) if options.plot is not None else None
     if options.format == "text":
-        from rich.table import Table
-
-        shown = Table()
-        for name in head:
-            shown.add_column("\n".join(name.rsplit(".", 1)), overflow="fold")
-        for *cells, folders in rows:
-            shown.add_row(*cells, folders.replace(" ", "\n"))
-        print_table(shown)
+        _print(head, rows)
     else:
         written = comparison.as_csv if options.format == "csv" else comparison.as_markdown
         print(written(head, rows), end="")
@@ -61,3 +54,27 @@ def main(arguments: Sequence[str]) -> None:
 
         files.write(options.output, curves.rendered(drawn, kind))
         print(options.output)
+
+
+def _print(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A row for each run, or where that is too wide a column for each, as many as there is room."""
+    from rich.table import Table
+
+    lines = [[*cells, folders.replace(" ", "\n")] for *cells, folders in rows]
+    upright = Table()
+    for name in head:
+        upright.add_column("\n".join(name.rsplit(".", 1)))
+    for line in lines:
+        upright.add_row(*line)
+    if fits(upright):
+        print_table(upright)
+        return
+    while lines:
+        for count in range(len(lines), 0, -1):
+            across = Table(show_header=False)
+            for name, *cells in zip(head, *lines[:count], strict=True):
+                across.add_row(name, *cells)
+            if fits(across):
+                break
+        print_table(across)
+        lines = lines[count:]

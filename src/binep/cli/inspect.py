@@ -36,8 +36,9 @@ class Options(Pluggable):
 
     run: Run
     """A run folder."""
-    index: int = 0
-    """Which test image, from 0."""
+    index: int | None = None
+    """Which test image, from 0; otherwise the first that is misread, where the nudge has most to
+    do, or of 500 the one that is nearest to it."""
     output: Path | None = None
     """Folder for the figures; otherwise RUN/inspect."""
     format: Literal["pdf", "svg", "png"] = "pdf"
@@ -60,13 +61,14 @@ def main(arguments: Sequence[str]) -> None:
     load = runs.load_checkpoint if whole else runs.load
     experiment = load(options.run, warn=warn, device="cpu", **given(options, "data_dir"))
     with experiment.working():
-        found = _followed(experiment, options.index)
-        drawn = {"phases": _phases(experiment, found, options)} | _drawings(
+        index = _telling(experiment) if options.index is None else options.index
+        found = _followed(experiment, index)
+        drawn = {"phases": _phases(experiment, found, index, options.neurons)} | _drawings(
             experiment, found, options.run, whole
         )
     output = options.output or options.run / "inspect"
     files.make_folder(output)
-    _print_summary(experiment, found, options.index)
+    _print_summary(experiment, found, index)
     files.write(output / "phases.csv", metrics.table(found.rows(), digits=9).encode())
     print(output / "phases.csv")
     for name, figure in drawn.items():
@@ -99,17 +101,30 @@ def _followed(experiment: Experiment, index: int) -> Phases:
     )
 
 
-def _phases(experiment: Experiment, found: Phases, options: Options) -> Figure:
+def _telling(experiment: Experiment) -> int:
+    """The first test image that is misread, or the one whose class leads by least."""
+    import torch
+
+    few = slice(ACTIVITY)
+    images, labels = experiment.data.test.images[few], experiment.data.test.labels[few]
+    scores = experiment.network(experiment.data.prepare(images))
+    own = scores.gather(1, labels[:, None].long())[:, 0]
+    lead = own - scores.scatter(1, labels[:, None].long(), -torch.inf).amax(dim=1)
+    misread = (scores.argmax(dim=1) != labels).nonzero()
+    return int(misread[0]) if len(misread) else int(lead.argmin())
+
+
+def _phases(experiment: Experiment, found: Phases, index: int, neurons: int) -> Figure:
     from binep.analysis import inspection_figures
     from binep.core.neurons import Binary
 
     data = experiment.data
     return inspection_figures.phases(
         found,
-        data.test.images[options.index].numpy(),
+        data.test.images[index].numpy(),
         data.classes,
-        int(data.test.labels[options.index]),
-        neurons=options.neurons,
+        int(data.test.labels[index]),
+        neurons=neurons,
         thresholds=[n.threshold for n in experiment.network.neurons if isinstance(n, Binary)],
     )
 

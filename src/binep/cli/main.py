@@ -28,6 +28,7 @@ COMMANDS = {
     "reproduce": "Run rows of the paper's tables, and write them: ROW...",
     "check": "Compare equilibrium propagation with backpropagation: gradients PRESET.",
     "presets": "List the presets.",
+    "completion": "Print a script that completes words in bash and zsh.",
 }
 """What each command does, as `binep --help` says it."""
 

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -21,6 +22,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from binep.cli.refusals import refusal
 from binep.core.speed import Speed
 from binep.experiment.config import ConfigError
 
@@ -86,10 +88,10 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | No
         ConfigError: an unknown flag, or a value of the wrong type, in one line.
     """
 
-    def parsed() -> T:
+    def parsed(words: Sequence[str] = arguments) -> T:
         result: T = tyro.cli(
             kind,
-            args=list(arguments),
+            args=list(words),
             prog=prog,
             default=cast(T, default),
             config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
@@ -109,7 +111,15 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | No
     lines = printed.getvalue().splitlines()[1:]
     lines = [(line[1:-1] if line.startswith("│") else line).strip() for line in lines]
     text = " ".join(line for line in lines if line.strip("-─╰╯"))
-    raise ConfigError(text.split(" For full helptext")[0])
+    raise ConfigError(refusal(text, _flags_of(lambda: parsed(["--help"])), prog))
+
+
+def _flags_of(help: Callable[[], object]) -> set[str]:
+    """The flags that a command's help names."""
+    printed = io.StringIO()
+    with contextlib.suppress(SystemExit), _wide(), contextlib.redirect_stdout(printed):
+        help()
+    return set(re.findall(r"--[a-z][\w.-]*", printed.getvalue()))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from binep.experiment.training import Scores
@@ -39,9 +40,26 @@ def warn(text: str) -> None:
     print(f"binep: warning: {escaped(text)}", file=sys.stderr)
 
 
-def print_table(table: Table, width: int = 120) -> None:
-    """Print a table: as wide as the terminal, or so many letters wide in a file or a pipe."""
+def print_table(table: Table) -> None:
+    """Print a table: in the width of a terminal; in a file or a pipe each row in one line."""
+    console = _console(table)
+    with console.capture() as said:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in said.get().strip("\n").split("\n")))
+
+
+def fits(table: Table) -> bool:
+    """Whether no cell of a table would be broken into lines."""
+    console = _console(table)
+    return console.measure(table, options=console.options.update(max_width=10_000)).maximum <= (
+        console.width
+    )
+
+
+def _console(table: Table) -> Console:
+    from rich import box
     from rich.console import Console
 
-    console = Console()
-    Console(width=console.width if console.is_terminal else width).print(table)
+    table.box, table.pad_edge = box.SIMPLE_HEAD if table.show_header else None, False
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=10_000, highlight=False)

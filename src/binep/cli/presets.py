@@ -20,8 +20,17 @@ class Options:
 def main(arguments: Sequence[str]) -> None:
     """Print a row for each preset."""
     parse(Options, arguments, prog="binep presets")
-    table = Table("preset", "title", "what", "epochs")
+    groups: dict[str, list[str]] = {}
     for name in preset_names():
-        config = preset(name)
-        table.add_row(name, config.title, config.summary(), str(config.epochs))
+        groups.setdefault(preset(name).title, []).append(name)
+    table = Table()
+    table.add_column("preset", no_wrap=True)
+    table.add_column("epochs", justify="right")
+    table.add_column("what")
+    for title, names in sorted(groups.items(), key=lambda group: "quickstart" not in group[1]):
+        table.add_section()
+        table.add_row(f"{title}:")
+        for name in names:
+            config = preset(name)
+            table.add_row(f"  {name}", str(config.epochs), config.summary())
     print_table(table)

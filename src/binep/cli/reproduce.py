@@ -10,7 +10,6 @@ from typing import Annotated
 import tyro
 
 from binep.cli.options import parse
-from binep.cli.output import print_table
 from binep.experiment.config import Config, ConfigError, did_you_mean, preset, preset_names
 
 
@@ -91,12 +90,10 @@ def _jobs(options: Options) -> dict[Path, Config]:
 
 def _print_rows(root: Path, wanted: Collection[str]) -> None:
     """The rows that were asked for, or have been run; all of them are in README.md."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from binep.analysis import measurements, tables
 
-    table = Table("row", "test error (%)", "runs", "epochs", "reference (%)", "claimed")
+    head = ("row", "test error (%)", "runs", "epochs", "reference (%)")
+    lines = [(head, "")]
     for row in tables.rows(root, wanted):
         found = measurements.longest(measurements.measured(root, row.preset))
         beside: list[measurements.Measured] = []
@@ -104,13 +101,16 @@ def _print_rows(root: Path, wanted: Collection[str]) -> None:
             beside = measurements.longest(measurements.measured(root, row.reference))
         if not found and row.preset not in wanted:
             continue
-        table.add_row(
-            escape(row.preset),  # brackets are no markup
+        cells = (
+            row.preset,
             measurements.mean_of(found) if found else "not run",
             str(len(found)) if found else "",
             measurements.epochs_of(found, preset(row.preset)) if found else "",
             measurements.mean_of(beside) if beside else "",
-            row.claim or "none",
         )
-    print_table(table)
+        lines.append((cells, f"  claimed: {row.claim or 'nothing'}"))
+    widths = [max(map(len, column)) for column in zip(*(cells for cells, _ in lines), strict=True)]
+    for (name, *others), claim in lines:
+        numbers = "  ".join(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))
+        print(f"{name.ljust(widths[0])}  {numbers}\n{claim}".rstrip())
     print(root / "README.md")

@@ -78,14 +78,16 @@ def size(count: int) -> str:
 
 
 def text(network: Network) -> str:
-    """A table of the layers, and a line about the dynamics."""
+    """Neurons, cost and steps of the free phase, and a table of the layers."""
     found = layers(network)
     rows = [[str(number), *layer.cells()] for number, layer in enumerate(found, start=1)]
     bits, numbers = (sum(getattr(layer, n) for layer in found) for n in ("bits", "numbers"))
     total = ["", "all", "", f"{bits:,}", f"{numbers:,}", size(sum(x.memory for x in found)), ""]
     neurons = dict.fromkeys(map(repr, network.neurons))
-    about = f"{', '.join(neurons)}; {type(network.cost).__name__}; T = {network.free_steps}"
-    return "\n".join([f"Network: {about}", *aligned([list(HEAD), *rows, total])])
+    about = f"{type(network.cost).__name__}, T = {network.free_steps}"
+    return "\n".join(
+        [f"Network: {', '.join(neurons)}", about, *aligned([list(HEAD), *rows, total])]
+    )
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
