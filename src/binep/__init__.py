@@ -5,12 +5,13 @@ A name is imported when it is asked for: `import binep` loads neither PyTorch no
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from binep.core.provided import provide
 
+# Nothing of the standard library here, not even typing's constant: Ctrl-C is caught that much sooner.
+TYPE_CHECKING = False
 if TYPE_CHECKING:  # these names again, for type checkers and editors
+    from typing import Any
+
     from binep.core.costs import Cost, CrossEntropy, SquaredError
     from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
     from binep.core.network import Network
@@ -92,7 +93,9 @@ def __getattr__(name: str) -> Any:
         return version("binep")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    from importlib import import_module
+
+    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

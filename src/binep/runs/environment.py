@@ -19,6 +19,9 @@ from binep.runs.files import RunError, read
 if TYPE_CHECKING:
     from binep.experiment.experiment import Experiment
 
+VERSIONS = ("binep", "torch", "numpy", "numba")
+"""Packages that bits depend on."""
+
 
 def environment(experiment: Experiment) -> dict[str, Any]:
     """What a run runs on: versions, machine, device and command, as JSON can hold it."""
@@ -28,7 +31,7 @@ def environment(experiment: Experiment) -> dict[str, Any]:
     return {
         "command": ["binep" if name == "__main__.py" else name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {name: version(name) for name in ("binep", "torch", "numpy")},
+        "versions": {name: version(name) for name in VERSIONS},
         "python": platform.python_version(),
         "git_revision": _git_revision(),
         "platform": platform.platform(),
@@ -46,6 +49,7 @@ def described(about: Mapping[str, Any]) -> str:
     words = [
         f"binep {versions['binep']}{revision}",
         f"PyTorch {versions['torch']}",
+        f"numba {versions['numba']}",
         *([about["device_name"]] if about["device_name"] else []),
         about["processor"],
         f"{threads} thread{'s' * (threads != 1)}",
@@ -68,7 +72,7 @@ def _facts(about: Mapping[str, Any]) -> dict[str, Any]:
         "device": about.get("device_name") or about.get("device"),
         "processor": about.get("processor"),
         "revision": about.get("git_revision"),
-        **{name: versions.get(name) for name in ("binep", "torch", "numpy")},
+        **{name: versions.get(name) for name in VERSIONS},
     }
 
 
