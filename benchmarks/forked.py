@@ -1,7 +1,7 @@
 """Commands in processes of their own, without the seconds that importing PyTorch takes.
 
-``python -m benchmarks.forked`` trains a batch without compiled loops, whose threads a forked process
-would lack, and then forks for each command that it reads; see `Forks`.
+``python -m benchmarks.forked`` trains a batch without compiled loops, whose threads a forked
+process would lack, and then forks for each command that it reads; see `Forks`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Training that is killed over and over: ``python -m benchmarks.kills``.
 
-A small network of each kind (`benchmarks.kinds`) trains in a process of its own (`benchmarks.forked`),
-which is killed by SIGKILL at a random moment and resumed, so many times. Then a run that nobody interrupts trains as
-many epochs, and all that both have come to is compared, bit for bit. ``kills.csv`` in the output
-folder has a row for each kind that has ended.
+A small network of each kind (`benchmarks.kinds`) trains in a process (`benchmarks.forked`) that is
+killed by SIGKILL at a random moment and resumed, so many times. Then a run that nobody interrupts
+trains as many epochs, and all that both have come to is compared, bit for bit. ``kills.csv`` in the
+output folder has a row for each kind that has ended.
 """
 
 from __future__ import annotations

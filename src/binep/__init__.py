@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from binep.core.provided import provide
 
-# Nothing of the standard library here, not even typing's constant: Ctrl-C is caught that much sooner.
+# Nothing of the standard library, not even typing's constant: Ctrl-C is caught that much sooner.
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # these names again, for type checkers and editors
     from typing import Any

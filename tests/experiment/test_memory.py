@@ -70,7 +70,7 @@ def test_a_gpu_is_asked_before_anything_comes_to_it(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(f"torch.cuda.{name}", lambda device, value=value: value)
     monkeypatch.setattr("binep.data.batches.Dataset.to", None)
     assert list(memory.available("cuda")) == [(4 * 10**6 + 200, "device cuda")]
-    with pytest.raises(MemoryError, match="30-10 need at least 4.41 MB, and device cuda leaves 4 "):
+    with pytest.raises(MemoryError, match=r"30-10 need at least 4\.41 MB, and device cuda leaves"):
         Experiment(CONFIG.replace(device="cuda"))  # 3.96 of images and labels
     memory.check(CONFIG.replace(device="cuda"), 64, 1000)  # without the images
 

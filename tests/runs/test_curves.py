@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import weakref
+from typing import Any
 
 import matplotlib.image
 import pytest
+from matplotlib.figure import Figure
 
-from binep.runs import curves
+from binep.runs import curves, folder
 from binep.runs.metrics import Row
 
 
@@ -19,3 +23,20 @@ def test_any_row_can_be_drawn(value: float) -> None:
     row: Row = {**dict.fromkeys(names, value), "epoch": 1.0}
     picture = curves.rendered(curves.curves([[row, {**row, "epoch": 2.0}]]))
     assert matplotlib.image.imread(io.BytesIO(picture)).ndim == 3
+
+
+def test_a_figure_is_gone_once_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds megabytes, in a cycle of references: one each epoch is much until it is collected."""
+    made: list[weakref.ref[Figure]] = []
+    real = curves.curves
+
+    def making(rows: Any) -> Figure:
+        figure = real(rows)
+        made.append(weakref.ref(figure))
+        return figure
+
+    monkeypatch.setattr(curves, "curves", making)
+    content = folder._curves([{"epoch": 1.0, "train_error": 2.0}])
+    assert content.startswith(b"\x89PNG")
+    assert gc.isenabled()
+    assert made[0]() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -302,7 +303,16 @@ def _curves(rows: Sequence[Row]) -> bytes:
     # An experiment that is not recorded does without matplotlib.
     from binep.runs import curves
 
-    return curves.rendered(curves.curves([rows]))
+    # A figure is a cycle of references with megabytes in it. Made while nothing is collected, it is
+    # all of the youngest generation, and freed at once.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return curves.rendered(curves.curves([rows]))
+    finally:
+        gc.collect(0)
+        if collecting:
+            gc.enable()
 
 
 def resume(
