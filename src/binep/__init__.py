@@ -88,9 +88,12 @@ provide("save", "binep.export.packed:save")
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("binep")
+        try:
+            return version("binep")
+        except PackageNotFoundError:  # it runs from its sources
+            return "unknown"
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -26,7 +26,7 @@ def test_any_row_can_be_drawn(value: float) -> None:
 
 
 def test_a_figure_is_gone_once_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds megabytes, in a cycle of references: one each epoch is much until it is collected."""
+    """It holds megabytes, in a cycle of references: one each epoch is much."""
     made: list[weakref.ref[Figure]] = []
     real = curves.curves
 

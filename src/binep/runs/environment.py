@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ def environment(experiment: Experiment) -> dict[str, Any]:
     return {
         "command": ["binep" if name == "__main__.py" else name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": {name: _version(name) for name in VERSIONS},
         "python": platform.python_version(),
         "git_revision": _git_revision(),
         "platform": platform.platform(),
@@ -76,13 +76,21 @@ def _facts(about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _version(package: str) -> str:
+    """Its version; "unknown" where it runs from its sources, or that cannot be read."""
+    try:
+        return version(package)
+    except (PackageNotFoundError, OSError):
+        return "unknown"
+
+
 def _git_revision() -> str | None:
     """Revision of the checkout that the package runs from; None if it is installed elsewhere."""
     root = Path(__file__).parents[3]
-    if not (root / ".git").exists():  # else git would answer for a project around the package
-        return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
+        if not (root / ".git").exists():  # else git would answer for a project around the package
+            return None
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
