@@ -147,7 +147,8 @@ def locked(folder: Path) -> Iterator[Lock]:
                 where += f"; if none does, on any machine, delete {folder / SOFT_LOCK}"
             raise RunError(where) from None
         except OSError as error:
-            raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
+            where = error.filename or folder
+            raise RunError(f"{where}: cannot be written: {error.strerror}") from error
         yield lock
 
 
@@ -169,7 +170,7 @@ def _lock_file(folder: Path, held: contextlib.ExitStack) -> Lock:
     path = folder / LOCK
     with contextlib.suppress(FileNotFoundError):
         if path.is_symlink():
-            raise OSError(errno.EINVAL, f"{LOCK} is a link, not a file")
+            raise OSError(errno.EINVAL, "a link, not a file", str(path))
         require_regular(path)
     try:
         held.enter_context(filelock.FileLock(path, blocking=False, fallback_to_soft=False))
