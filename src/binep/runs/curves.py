@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from binep.runs.files import RunError
+
 Rows = Sequence[Mapping[str, float | None]]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -123,8 +125,16 @@ def _lines(axes: Axes, runs: Sequence[Rows], panel: Panel) -> None:
 
 
 def rendered(figure: Figure, kind: str = "png") -> bytes:
-    """The content of a figure's file: png, pdf or svg."""
+    """The content of a figure's file: png, pdf or svg.
+
+    Raises:
+        RunError: matplotlib cannot draw it with the user's settings, as with LaTeX where there is
+            none.
+    """
     content = io.BytesIO()
-    with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: publishers refuse Type 3
-        figure.savefig(content, format=kind, dpi="figure")
+    try:
+        with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: publishers refuse Type 3
+            figure.savefig(content, format=kind, dpi="figure")
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"the figure cannot be drawn: {str(error).splitlines()[0]}") from error
     return content.getvalue()

@@ -147,8 +147,8 @@ def locked(folder: Path) -> Iterator[Lock]:
                 where += f"; if none does, on any machine, delete {folder / SOFT_LOCK}"
             raise RunError(where) from None
         except OSError as error:
-            where = error.filename or folder
-            raise RunError(f"{where}: cannot be written: {error.strerror}") from error
+            path = error.filename or folder
+            raise RunError(f"{path}: cannot be written: {error.strerror}") from error
         yield lock
 
 
