@@ -91,7 +91,7 @@ def drawn(rows: list[dict[str, Any]]) -> Figure:
             style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
             pairs = [row["epoch"] for row in own], [float(row[column]) for row in own]
             axes.plot(*pairs, label=kind, markersize=3, linewidth=1.2, **style)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

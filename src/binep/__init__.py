@@ -10,8 +10,6 @@ from binep.core.provided import provide
 # Nothing of the standard library, not even typing's constant: Ctrl-C is caught that much sooner.
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # these names again, for type checkers and editors
-    from typing import Any
-
     from binep.core.costs import Cost, CrossEntropy, SquaredError
     from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
     from binep.core.network import Network
@@ -86,7 +84,7 @@ provide("solvers", "binep.solvers")
 provide("save", "binep.export.packed:save")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from binep.cli.output import warn
+from binep.cli.output import escaped, warn
 from binep.cli.progress import Reporter
 from binep.data.sources import Source
 from binep.experiment.config import Config
@@ -69,7 +69,7 @@ def resume_training(folder: Path, board: Board | None = None, **changes: Any) ->
             place = "has ended; nothing left to do without more --epochs"
         what = f"{experiment.config.summary(experiment.source)}: {place}"
         if experiment.epoch < experiment.config.epochs:
-            print(f"{folder}: now {described(environment(experiment))}")
+            print(escaped(f"{folder}: now {described(environment(experiment))}"))
         _train(experiment, lock, rows, guards, what, board)
 
 
@@ -99,7 +99,7 @@ def _train(
     folder = lock.folder
     if board is not None:
         board.check(folder)
-    print(f"{what} on {experiment.device}, run folder {folder}", flush=True)
+    print(escaped(f"{what} on {experiment.device}, run folder {folder}"), flush=True)
     stopped = ""
     so_far = list(rows)
 
@@ -135,7 +135,8 @@ def _train(
         parts = "".join(f" --plugin {shlex.quote(name)}" for name in experiment.config.plugins)
         print(f"{stopped}; go on with: binep train --resume {shlex.quote(str(folder))}{parts}")
         raise SystemExit(128 + asked[0])
-    print(f"test error {rows[-1]['test_error']:.2f} % after epoch {len(rows)}; see {folder}")
+    end = f"test error {rows[-1]['test_error']:.2f} % after epoch {len(rows)}"
+    print(escaped(f"{end}; see {folder}"))
 
 
 @contextlib.contextmanager

@@ -41,10 +41,13 @@ def write(path: Path, content: bytes) -> None:
     """Write a file beside its place, flush it to the disk, then rename it into place.
 
     Raises:
-        RunError: it cannot be written; what was there before is as it was.
+        RunError: it cannot be written, or a device, a FIFO or a socket has its name; what was there
+            before is as it was.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        with contextlib.suppress(FileNotFoundError):
+            require_regular(path)
         with contextlib.suppress(FileNotFoundError):
             beside.unlink()  # of another process of this number, long ago
         with beside.open("xb") as file:
