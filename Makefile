@@ -1,7 +1,8 @@
 # make train   install and train the quickstart network
 # make test    install and check everything: lint, types, tests, documentation
 # make docs    build the documentation as a site, docs/_build/html/index.html
-# make fuzz    over 20,000 random configurations, damaged files and forged fields
+# make fuzz    over 20,000 random configurations, damaged files and forged fields; with strace also
+#              a kill at, and an error from, each system call of a run
 # make bench   measure speed and memory into results/speed; BENCH="--help" lists its options
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,7 +28,8 @@ docs: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -E -W --keep-going -q docs docs/_build/html
 
 fuzz: .venv/installed-dev
-	BINEP_FUZZ=32 $(BIN)/pytest tests/runs/test_fuzz.py tests/runs/test_forged.py
+	BINEP_FUZZ=32 $(BIN)/pytest tests/runs/test_fuzz.py tests/runs/test_forged.py \
+	    tests/runs/test_system_calls.py
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.speed $(BENCH)

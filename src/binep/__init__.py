@@ -5,11 +5,10 @@ A name is imported when it is asked for: `import binep` loads neither PyTorch no
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from binep.core.provided import provide
 
+# Nothing of the standard library, not even typing's constant: Ctrl-C is caught that much sooner.
+TYPE_CHECKING = False
 if TYPE_CHECKING:  # these names again, for type checkers and editors
     from binep.core.costs import Cost, CrossEntropy, SquaredError
     from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, GradientEstimator
@@ -88,14 +87,19 @@ provide("solvers", "binep.solvers")
 provide("save", "binep.export.packed:save")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("binep")
+        try:
+            return version("binep")
+        except PackageNotFoundError:  # it runs from its sources
+            return "unknown"
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    from importlib import import_module
+
+    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from binep.cli import errors, output
 from binep.cli.main import main
+from binep.cli.streams import OutputError
 from binep.experiment.config import ConfigError
 
 FULL = Path("/dev/full")
@@ -92,11 +92,28 @@ def test_letters_stay_as_they_are() -> None:
     assert output.escaped("a\tb\udcff\x1b[0m") == r"a\tb\udcff\x1b[0m"
 
 
-def test_an_error_of_another_file_is_no_error_of_the_output() -> None:
-    with pytest.raises(FileNotFoundError), errors.reporting_errors():
-        os.stat("/nowhere/at/all")
-    with pytest.raises(OSError, match="full"), errors.reporting_errors():
-        raise OSError(28, "full", "a file")
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(2, "not there", "/nowhere"), "/nowhere: not there"),
+        (OSError(28, "full", "a place"), "a place: full"),
+        (PermissionError(13, "may not"), "a file: may not"),
+        (OSError(28, "full"), "the output cannot be written: full"),
+        (OutputError(13, "may not"), "the output cannot be written: may not"),
+    ],
+)
+def test_an_error_of_the_system_is_one_line(
+    error: OSError, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with errors.reporting_errors() as failed:
+        raise error
+    assert failed == [line]
+    assert capsys.readouterr().err == f"binep: {line}\n"
+
+
+def test_an_error_that_is_not_the_systems_is_a_bug() -> None:
+    with pytest.raises(OSError, match="of a library"), errors.reporting_errors():
+        raise OSError("of a library")
 
 
 @pytest.mark.parametrize(

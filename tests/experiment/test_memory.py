@@ -19,7 +19,7 @@ CONFIG = Config(layers={"1": Layer(30), "2": Layer(10)}, threads=1)
 
 
 def leaves(patch: pytest.MonkeyPatch, *sizes: int) -> None:
-    def available() -> Iterator[tuple[int, str]]:
+    def available(device: str = "cpu") -> Iterator[tuple[int, str]]:
         yield from ((size, f"limit {number}") for number, size in enumerate(sizes))
 
     patch.setattr(memory, "available", available)
@@ -55,7 +55,30 @@ def test_a_network_needs_what_its_tensors_take() -> None:
         learning=Learning(estimator="bptt"), dynamics=Dynamics(free_steps=90, nudged_steps=90)
     )
     assert memory.needed(bptt, 64) > memory.needed(CONFIG, 64) + 80 * 64 * 40 * 4
-    assert memory.needed(dataclasses.replace(bptt, device="cuda"), 64) == memory.needed(bptt)
+    weights = memory.needed(bptt) // 4
+    on_gpu = dataclasses.replace(bptt, device="cuda")
+    assert memory.needed(bptt, 64) - memory.needed(on_gpu, 64) == weights  # a copy in a byte
+
+
+def test_a_gpu_is_asked_before_anything_comes_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"mem_get_info": (4 * 10**6, 10**9), "memory_reserved": 300, "memory_allocated": 100}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert list(memory.available("cuda")) == []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for name, value in free.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda device, value=value: value)
+    monkeypatch.setattr("binep.data.batches.Dataset.to", None)
+    assert list(memory.available("cuda")) == [(4 * 10**6 + 200, "device cuda")]
+    with pytest.raises(MemoryError, match=r"30-10 need at least 4\.41 MB, and device cuda leaves"):
+        Experiment(CONFIG.replace(device="cuda"))  # 3.96 of images and labels
+    memory.check(CONFIG.replace(device="cuda"), 64, 1000)  # without the images
+
+
+def test_a_network_begins_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves(monkeypatch, 1)
+    with pytest.raises(MemoryError, match="limit 0 leaves"):
+        initial_network(CONFIG.replace(device="cuda"))
 
 
 def test_limits_are_read_where_the_system_has_them() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numba
 import pytest
 
 from binep.analysis.measurements import Measured
@@ -58,6 +59,7 @@ def test_each_resume_leaves_a_line(run: Path, capsys: pytest.CaptureFixture[str]
     said, log = capsys.readouterr(), (run / "log.txt").read_text()
     line = environment.described(resumed[-1])
     assert "PyTorch" in line
+    assert f"numba {numba.__version__}" in line
     assert resumed[-1]["processor"] in line
     assert f"{run}: now {line}\n" in said.out
     assert said.err.count("the bits may be others") == 0
@@ -86,7 +88,10 @@ def test_other_threads_are_warned_of(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("processor", "a"), ("git_revision", "a"), ("device_name", "a"), ("versions", {"torch": "a"})],
+    [
+        *(("processor", "a"), ("git_revision", "a"), ("device_name", "a")),
+        *(("versions", {name: "a"}) for name in environment.VERSIONS),
+    ],
 )
 def test_what_bits_depend_on_is_compared(run: Path, name: str, value: Any) -> None:
     now = record(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,18 @@ def test_a_file_in_no_folder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "file"
     with refused(path, "cannot be written"):
         files.write(path, b"")
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_device_or_a_fifo_is_not_replaced(tmp_path: Path, link: bool) -> None:
+    """As root could: a file in the place of /dev/null would harm the whole machine."""
+    fifo = path = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    if link:
+        path = tmp_path / "link"
+        path.symlink_to(fifo)
+    before = set(tmp_path.iterdir())
+    with refused(path, "a FIFO, not a file"):
+        files.write(path, b"content")
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    assert set(tmp_path.iterdir()) == before

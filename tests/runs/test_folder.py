@@ -184,7 +184,7 @@ def test_the_curves_are_a_picture(run: Run) -> None:
 def test_the_environment_is_told(run: Run) -> None:
     told = json.loads((run.folder / "environment.json").read_text())
     assert {"command", "started", "versions", "git_revision", "processor", "threads"} <= set(told)
-    assert told["versions"].keys() == {"binep", "torch", "numpy"}
+    assert told["versions"].keys() == {"binep", "torch", "numpy", "numba"}
     assert told["versions"]["torch"] == torch.__version__
     assert (told["device"], told["device_name"], told["threads"]) == ("cpu", None, 1)
 

@@ -102,7 +102,7 @@ def test_a_lock_that_is_a_link_is_refused_and_its_target_whole(run: Path, tmp_pa
     target.write_text("precious")
     (run / ".lock").unlink()
     (run / ".lock").symlink_to(target)
-    with refused(run, ".lock is a link"), files.locked(run):
+    with refused(run / ".lock", "a link, not a file"), files.locked(run):
         pass
     (run / ".lock").unlink()
     os.link(target, run / ".lock")

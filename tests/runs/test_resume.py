@@ -269,7 +269,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(RunError, match=f"^{tmp_path}: cannot be written"):
+    with pytest.raises(RunError, match=f"^{tmp_path / '.lock'}: cannot be written"):
         runs.train(Experiment(config()), tmp_path)
 
 

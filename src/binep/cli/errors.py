@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from binep.cli.output import escaped
-from binep.cli.streams import outliving_readers
+from binep.cli.streams import OutputError, outliving_readers
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-"""Of outputs alone: errors of files are of the classes in `_lines`, or name their file."""
+"""Of outputs, where an error names no file."""
 
 
 @contextlib.contextmanager
@@ -42,10 +42,13 @@ def _reporting_errors() -> Iterator[list[str]]:
         _say(["interrupted"])
         raise SystemExit(128 + signal.SIGINT) from None
     except OSError as error:
-        if error.filename is not None or error.errno not in _FULL:
+        if error.errno is None:  # not the system's
             raise
-        _discard_outputs()
-        failed.append(f"the output cannot be written: {error.strerror}")
+        if isinstance(error, OutputError) or (error.filename is None and error.errno in _FULL):
+            _discard_outputs()
+            failed.append(f"the output cannot be written: {error.strerror}")
+        else:
+            failed.append(f"{error.filename or 'a file'}: {error.strerror}")
         _say(failed[-1:])
 
 

@@ -45,6 +45,10 @@ def _outliving(stream: TextIO) -> TextIO:
     )
 
 
+class OutputError(OSError):
+    """What is printed cannot be written."""
+
+
 class _Unread(io.FileIO):
     """A file descriptor that leads nowhere once its reader has gone."""
 
@@ -59,7 +63,7 @@ class _Unread(io.FileIO):
             return super().write(content)  # type: ignore[arg-type]
         except OSError as error:
             if error.errno not in self.gone:
-                raise
+                raise OutputError(error.errno, error.strerror) from None
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from binep.cli.output import warn
+from binep.cli.output import escaped, warn
 from binep.cli.progress import Reporter
 from binep.data.sources import Source
 from binep.experiment.config import Config
@@ -83,7 +83,7 @@ def resume_training(
             place = "has ended; nothing left to do without more --epochs"
         what = f"{experiment.config.summary(experiment.source)}: {place}"
         if experiment.epoch < experiment.config.epochs:
-            print(f"{folder}: now {described(environment(experiment))}")
+            print(escaped(f"{folder}: now {described(environment(experiment))}"))
         _train(experiment, lock, rows, guards, what, board)
 
 
@@ -113,7 +113,7 @@ def _train(
     folder = lock.folder
     if board is not None:
         board.check(folder)
-    print(f"{what} on {experiment.device}, run folder {folder}", flush=True)
+    print(escaped(f"{what} on {experiment.device}, run folder {folder}"), flush=True)
     stopped, workers = "", experiment.workers
     workers.check_agreement(_facts(experiment))
     so_far = list(rows)
@@ -150,7 +150,8 @@ def _train(
         parts = "".join(f" --plugin {shlex.quote(name)}" for name in experiment.config.plugins)
         print(f"{stopped}; go on with: binep train --resume {shlex.quote(str(folder))}{parts}")
         raise SystemExit(128 + asked[0])
-    print(f"test error {rows[-1]['test_error']:.2f} % after epoch {len(rows)}; see {folder}")
+    end = f"test error {rows[-1]['test_error']:.2f} % after epoch {len(rows)}"
+    print(escaped(f"{end}; see {folder}"))
 
 
 def _follow(experiment: Experiment) -> None:

@@ -6,8 +6,9 @@ puts the whole together: Python imports it before any of its packages.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+TYPE_CHECKING = False  # as in `binep` itself
+if TYPE_CHECKING:
+    from typing import Any
 
 _PLACES: dict[str, str] = {}
 
@@ -19,6 +20,8 @@ def provide(name: str, place: str) -> None:
 
 def provided(name: str) -> Any:
     """A part, imported when it is first asked for."""
+    from importlib import import_module
+
     module, _, attribute = _PLACES[name].partition(":")
-    found = importlib.import_module(module)
+    found = import_module(module)
     return getattr(found, attribute) if attribute else found

@@ -103,6 +103,12 @@ class Dataset:
         valid = self.valid and self.valid.to(device)
         return replace(self, train=self.train.to(device), test=self.test.to(device), valid=valid)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images and labels."""
+        splits = filter(None, (self.train, self.test, self.valid))
+        return sum(split.images.nbytes + split.labels.nbytes for split in splits)
+
     @functools.cached_property
     def dark_on_light(self) -> float | None:
         """The mean of training images from 0 to 1 that are light, which do not train well as such.

@@ -32,8 +32,6 @@ def initial_network(
     config: Config,
     generator: torch.Generator | None = None,
     *,
-    samples: int = 0,
-    tested: int = 0,
     source: Source | None = None,
 ) -> Network:
     """The network that a checked configuration starts from, on the CPU.
@@ -41,15 +39,13 @@ def initial_network(
     Args:
         config: the configuration.
         generator: of the initial weights; that of the configuration's seed if None.
-        samples: of a batch that it is to learn from; 0 for the network alone.
-        tested: samples of a batch that it is to be tested on.
         source: its data set; if None, the configuration is asked.
 
     Raises:
         MemoryError: what it needs at least is more than there is.
     """
     source = config.source() if source is None else source
-    memory.check(config, samples, tested, source)
+    memory.check(config.replace(device="cpu"), source=source)
     generator = generator or generators(config.seed, 3)[0]
     return build_network(config, source.shape, len(source.classes), generator)
 

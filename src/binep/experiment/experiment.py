@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 
 from binep.core.network import Network
 from binep.data import sources
-from binep.data.batches import Split, batches
+from binep.data.batches import Dataset, Split, batches
 from binep.data.own import from_arrays
 from binep.data.sources import GIVEN, SOURCES, Facts, Source
-from binep.experiment import training
+from binep.experiment import memory, training
 from binep.experiment.build import (
     build_estimator,
     build_optimizers,
@@ -101,8 +101,9 @@ class Experiment:
                 held = held.held_out(config.validation, config.seed)
             if config.standardize:
                 held = held.standardized()
-            self.data = held.to(self.device)
             self.source = Facts(source.shape, source.classes, held.mean, held.std, held.augmented)
+            self._check_memory(held)
+            self.data = held.to(self.device)
             self._build()
         self.epoch = self.batch = 0
         self.started = config.start is None
@@ -123,14 +124,18 @@ class Experiment:
         """
         return differing(parts_of(self), self._built)
 
+    def _check_memory(self, held: Dataset) -> None:
+        """Refuse what its device cannot hold, before anything comes to it."""
+        train = min(len(held.train), self.config.batch_size)
+        test = min(len(held.test), self.config.test_batch_size)
+        moves = 0 if self.device.type == "cpu" else held.nbytes
+        memory.check(self.config, train, test, self.source, moves)
+
     def _build(self) -> None:
         config = self.config
         init, self.order, self.nudge = generators(config.seed, 3)
         self._epoch_order = self.order.get_state()
-        train = min(len(self.data.train), config.batch_size)
-        test = min(len(self.data.test), config.test_batch_size)
-        source = self.source
-        network = initial_network(config, init, samples=train, tested=test, source=source)
+        network = initial_network(config, init, source=self.source)
         self.network: Network = network.to(self.device)
         self.estimator = build_estimator(config, self.network, self.nudge)
         self.flip, self.descent = build_optimizers(config, self.network, init)

@@ -1,4 +1,4 @@
-"""Memory: what a network will need at least, and what there is. Without PyTorch."""
+"""Memory: what a network will need at least, and what there is; of a GPU, PyTorch is asked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from binep.experiment.kinds import ESTIMATORS
 _FLOAT = 4  # bytes
 
 
-def check(config: Config, samples: int = 0, tested: int = 0, source: Source | None = None) -> None:
+def check(
+    config: Config,
+    samples: int = 0,
+    tested: int = 0,
+    source: Source | None = None,
+    data: int = 0,
+) -> None:
     """Refuse a network that cannot be held, before anything of it is made.
 
     Args:
@@ -21,25 +27,28 @@ def check(config: Config, samples: int = 0, tested: int = 0, source: Source | No
         samples: of a training batch; 0 for the network alone.
         tested: samples of a test batch.
         source: its data set; if None, the configuration is asked.
+        data: bytes of the samples that are still to come to its device.
 
     Raises:
         MemoryError: it names what the network needs at least, and what there is.
     """
     sizes = "-".join(str(layer.size) for layer in config.layers.values())
-    require(needed(config, samples, tested, source), f"layers of sizes {sizes}")
+    needs = needed(config, samples, tested, source) + data
+    require(needs, f"layers of sizes {sizes}", config.device)
 
 
-def require(size: int, what: str) -> None:
+def require(size: int, what: str, device: str = "cpu") -> None:
     """Refuse what takes more bytes than there are.
 
     Args:
         size: in bytes, at least.
         what: needs them; the subject of the error.
+        device: where.
 
     Raises:
         MemoryError: it names both.
     """
-    left, which = min(available(), default=(size, ""))
+    left, which = min(available(device), default=(size, ""))
     if size > left:
         raise MemoryError(
             f"{what} need at least {_shown(size)}, and {which} leaves {_shown(left)}: choose "
@@ -48,28 +57,34 @@ def require(size: int, what: str) -> None:
 
 
 def needed(config: Config, samples: int = 0, tested: int = 0, source: Source | None = None) -> int:
-    """Bytes that a network takes at least while it trains; on a GPU, those of its start on the CPU.
+    """Bytes that a network takes at least on its device while it trains.
 
     A weight has its value and, where samples come, its gradient; a binary one also a momentum, a
-    count of its flips and a copy in a byte. A sample has in each layer its drive and its states,
-    while it trains those of both phases, and with backpropagation through time those of each step.
+    count of its flips and on the CPU a copy in a byte. A sample has in each layer its drive and its
+    states, while it trains those of both phases, and with backpropagation through time those of
+    each step.
     """
     current = (config.source() if source is None else source).shape
     weights = states = 0
     for layer in config.layers.values():
         weights, states = weights + layer.weights(current), states + layer.states(current)
         current = layer.output_shape(current)
-    if not samples or config.device != "cpu":
+    if not samples:
         return _FLOAT * weights
-    per_weight = 2 * _FLOAT if config.learning.synapses == "real" else 4 * _FLOAT + 1
+    real, count = config.learning.synapses == "real", 2
+    copied = int(config.device == "cpu")
+    per_weight = 2 * _FLOAT if real else 3 * _FLOAT + count + copied
     kept = 3
     if ESTIMATORS[config.learning.estimator].fact("differentiates"):
         kept += config.dynamics.nudged_steps
     return per_weight * weights + _FLOAT * max(kept * samples, 2 * tested) * states
 
 
-def available() -> Iterator[tuple[int, str]]:
+def available(device: str = "cpu") -> Iterator[tuple[int, str]]:
     """Bytes that can still be had, and what leaves no more; none where the system does not say."""
+    if device != "cpu":
+        yield from _on_device(device)
+        return
     found = _numbers(Path("/proc/meminfo"), ":")
     if "MemAvailable" in found:
         yield 1024 * (found["MemAvailable"] + found.get("SwapFree", 0)), "this machine"
@@ -77,6 +92,15 @@ def available() -> Iterator[tuple[int, str]]:
         yield os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "this machine"
     yield from _group_limits()
     yield from _process_limit()
+
+
+def _on_device(name: str) -> Iterator[tuple[int, str]]:
+    """What is free on a GPU, with what PyTorch keeps of it for its next tensors."""
+    import torch
+
+    if torch.cuda.is_available():
+        kept = torch.cuda.memory_reserved(name) - torch.cuda.memory_allocated(name)
+        yield torch.cuda.mem_get_info(name)[0] + kept, f"device {name}"
 
 
 def _process_limit() -> Iterator[tuple[int, str]]:

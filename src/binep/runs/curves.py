@@ -21,6 +21,8 @@ from matplotlib.ticker import (
 )
 from numpy.typing import NDArray
 
+from binep.runs.files import RunError
+
 Array = NDArray[Any]
 Rows = Sequence[Mapping[str, float | None]]
 
@@ -187,8 +189,16 @@ def logarithmic(axes: Axes, values: Array, floor: float = 0.0) -> None:
 
 
 def rendered(figure: Figure, kind: str = "png") -> bytes:
-    """The content of a figure's file: png, pdf or svg."""
+    """The content of a figure's file: png, pdf or svg.
+
+    Raises:
+        RunError: matplotlib cannot draw it with the user's settings, as with LaTeX where there is
+            none.
+    """
     content = io.BytesIO()
-    with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: publishers refuse Type 3
-        figure.savefig(content, format=kind, dpi="figure")
+    try:
+        with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: publishers refuse Type 3
+            figure.savefig(content, format=kind, dpi="figure")
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"the figure cannot be drawn: {str(error).splitlines()[0]}") from error
     return content.getvalue()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,9 @@ from binep.runs.files import RunError, read
 
 if TYPE_CHECKING:
     from binep.experiment.experiment import Experiment
+
+VERSIONS = ("binep", "torch", "numpy", "numba")
+"""Packages that bits depend on."""
 
 
 def environment(experiment: Experiment) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def environment(experiment: Experiment) -> dict[str, Any]:
     return {
         "command": ["binep" if name == "__main__.py" else name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {name: version(name) for name in ("binep", "torch", "numpy")},
+        "versions": {name: _version(name) for name in VERSIONS},
         "python": platform.python_version(),
         "git_revision": _git_revision(),
         "platform": platform.platform(),
@@ -47,6 +50,7 @@ def described(about: Mapping[str, Any]) -> str:
     words = [
         f"binep {versions['binep']}{revision}",
         f"PyTorch {versions['torch']}",
+        f"numba {versions['numba']}",
         *([about["device_name"]] if about["device_name"] else []),
         about["processor"],
         f"{threads} thread{'s' * (threads != 1)}",
@@ -70,17 +74,25 @@ def _facts(about: Mapping[str, Any]) -> dict[str, Any]:
         "device": about.get("device_name") or about.get("device"),
         "processor": about.get("processor"),
         "revision": about.get("git_revision"),
-        **{name: versions.get(name) for name in ("binep", "torch", "numpy")},
+        **{name: versions.get(name) for name in VERSIONS},
     }
+
+
+def _version(package: str) -> str:
+    """Its version; "unknown" where it runs from its sources, or that cannot be read."""
+    try:
+        return version(package)
+    except (PackageNotFoundError, OSError):
+        return "unknown"
 
 
 def _git_revision() -> str | None:
     """Revision of the checkout that the package runs from; None if it is installed elsewhere."""
     root = Path(__file__).parents[3]
-    if not (root / ".git").exists():  # else git would answer for a project around the package
-        return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
+        if not (root / ".git").exists():  # else git would answer for a project around the package
+            return None
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -41,10 +41,13 @@ def write(path: Path, content: bytes) -> None:
     """Write a file beside its place, flush it to the disk, then rename it into place.
 
     Raises:
-        RunError: it cannot be written; what was there before is as it was.
+        RunError: it cannot be written, or a device, a FIFO or a socket has its name; what was there
+            before is as it was.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        with contextlib.suppress(FileNotFoundError):
+            require_regular(path)
         with contextlib.suppress(FileNotFoundError):
             beside.unlink()  # of another process of this number, long ago
         with beside.open("xb") as file:
@@ -147,7 +150,8 @@ def locked(folder: Path) -> Iterator[Lock]:
                 where += f"; if none does, on any machine, delete {folder / SOFT_LOCK}"
             raise RunError(where) from None
         except OSError as error:
-            raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
+            path = error.filename or folder
+            raise RunError(f"{path}: cannot be written: {error.strerror}") from error
         yield lock
 
 
@@ -169,7 +173,7 @@ def _lock_file(folder: Path, held: contextlib.ExitStack) -> Lock:
     path = folder / LOCK
     with contextlib.suppress(FileNotFoundError):
         if path.is_symlink():
-            raise OSError(errno.EINVAL, f"{LOCK} is a link, not a file")
+            raise OSError(errno.EINVAL, "a link, not a file", str(path))
         require_regular(path)
     try:
         held.enter_context(filelock.FileLock(path, blocking=False, fallback_to_soft=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -133,9 +134,8 @@ def train(
             warn(text)
         while experiment.epoch < experiment.config.epochs:
             result = experiment.train_epoch(between_batches, warn=lambda text: None)
-            for text in recorder.warnings(result):
+            for text in (*recorder.warnings(result), *recorder.record(result)):
                 warn(text)
-            recorder.record(result)
             if after_epoch is not None:
                 after_epoch(result)
     return recorder.rows
@@ -157,6 +157,7 @@ class _Recorder:
         self._check_parts()
         self.rows, self.guards = rows, guards
         self.saved = time.monotonic()
+        self.undrawn = ""
 
     def begin(self, note: str) -> list[str]:
         """Log the start, and write what does not change during a run, where it is missing.
@@ -281,8 +282,8 @@ class _Recorder:
                 return
         write(path, content)
 
-    def record(self, result: EpochResult) -> None:
-        """Write what an epoch's end changes, the checkpoint last."""
+    def record(self, result: EpochResult) -> list[str]:
+        """Write what an epoch's end changes, the checkpoint last; the warnings, logged."""
         self.rows.append(row_of(result))
         write(self.folder / "metrics.csv", table(self.rows).encode())
         network, data = self.experiment.network, self.experiment.data.identity
@@ -290,8 +291,22 @@ class _Recorder:
         judged = "test_error" if result.valid is None else "valid_error"
         if self.rows[-1][judged] == min(row[judged] or 0 for row in self.rows):
             save_network(network, self.folder / "best.safetensors", data)
-        write(self.folder / "curves.png", _curves(self.rows))
+        notes = self._draw()
         self.save()
+        return notes
+
+    def _draw(self) -> list[str]:
+        """Write curves.png; where it cannot be drawn, a warning, once, which stops no training."""
+        try:
+            content = _curves(self.rows)
+        except Exception as error:  # matplotlib's, on which the user's own settings have a say
+            if self.undrawn:
+                return []
+            self.undrawn = f"curves.png cannot be drawn: {str(error).split(chr(10))[0]}"
+            self._log(f"warning: {self.undrawn}")
+            return [self.undrawn]
+        write(self.folder / "curves.png", content)
+        return []
 
     def _log(self, text: str) -> None:
         """Add a line to log.txt."""
@@ -303,7 +318,16 @@ def _curves(rows: Sequence[Row]) -> bytes:
     # An experiment that is not recorded does without matplotlib.
     from binep.runs import curves
 
-    return curves.rendered(curves.curves([rows]))
+    # A figure is a cycle of references with megabytes in it. Made while nothing is collected, it is
+    # all of the youngest generation, and freed at once.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return curves.rendered(curves.curves([rows]))
+    finally:
+        gc.collect(0)
+        if collecting:
+            gc.enable()
 
 
 def resume(
