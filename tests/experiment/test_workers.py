@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import together
 
+from binep.runs.checkpoints import place_of
 from binep.runs.metrics import read_metrics
 from binep.runs.tensors import load_tensors
 
@@ -57,6 +58,13 @@ def alone(name: str) -> dict[str, Any]:
     return together.results(together.SETTINGS[name])
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_split_momenta_change_nothing(count: int, folder: Path) -> None:
+    found = shared(count, folder)
+    assert found["bits, momenta split"] == alone("bits, centred, held")
+    assert found["real, momenta split"] == found["real"]
+
+
 @pytest.mark.parametrize("name", together.SETTINGS)
 @pytest.mark.parametrize("count", [2, 3])
 def test_workers_learn_what_one_process_learns(count: int, name: str, folder: Path) -> None:
@@ -67,26 +75,33 @@ def test_workers_learn_what_one_process_learns(count: int, name: str, folder: Pa
         return
     np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0.05, atol=1)
     for key, values in expected["parameters"].items():
+        if key.startswith(("writes.", "momentum.")):
+            continue
         differ = np.abs(np.subtract(found["parameters"][key], values)) > 1e-3
         assert differ.mean() < 1e-2, key
 
 
 def parameters(run_folder: Path) -> dict[str, Any]:
     tensors, _ = load_tensors(run_folder / "checkpoint.safetensors")
-    names = [name for name in tensors if name.startswith(("network.", "momentum.", "flips."))]
+    names = [
+        name for name in tensors if name.startswith(("network.", "momentum.", "flips.", "writes."))
+    ]
     return {name: tensors[name].tolist() for name in names}
 
 
-def test_a_killed_worker_ends_all_and_another_number_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", [[], ["--shard-momenta"]], ids=["whole", "split"])
+def test_a_killed_worker_ends_all_and_another_number_goes_on(
+    split: list[str], tmp_path: Path
+) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(sys.executable, *TRAIN, "--run-dir", whole).returncode == 0
     started = subprocess.Popen(
-        torchrun(3, *TRAIN, "--run-dir", killed),
+        torchrun(3, *TRAIN, "--run-dir", killed, *split),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (killed / "metrics.csv").exists():
+    while (place_of(killed) or (0, 0)) < (1, 0):
         assert started.poll() is None, started.communicate()[1]
         time.sleep(0.02)
     os.kill(workers_of(started.pid)[-1], signal.SIGKILL)
@@ -94,7 +109,7 @@ def test_a_killed_worker_ends_all_and_another_number_goes_on(tmp_path: Path) -> 
     assert started.returncode not in (0, None)
     assert len(read_metrics(killed / "metrics.csv")) < 3, "it was killed too late"
     assert "src/binep" not in said  # no traceback of ours
-    again = run(*torchrun(2, "-m", "binep", "train", "--resume", killed))
+    again = run(*torchrun(2, "-m", "binep", "train", "--resume", killed, *split))
     assert again.returncode == 0, again.stderr
     assert parameters(killed) == parameters(whole)
     about = json.loads((killed / "environment.json").read_text())

@@ -49,11 +49,13 @@ SETTINGS = {
 }
 
 
-def results(config: Config, workers: Alone = ALONE) -> dict[str, Any]:
-    """Metrics of three epochs and the parameters after them."""
-    experiment = Experiment(config, workers=workers)
+def results(config: Config, workers: Alone = ALONE, split: bool = False) -> dict[str, Any]:
+    """Metrics of three epochs, and the parameters and all else that is kept after them."""
+    experiment = Experiment(config, workers=workers, shard_momenta=split)
     epochs = [experiment.train_epoch(warn=lambda text: None) for _ in range(3)]
-    parameters = experiment.network.named_parameters()
+    state = experiment.state()
+    kept = {k: v for k, v in state.items() if k.startswith(("momentum.", "writes.", "decays"))}
+    parameters = {**dict(experiment.network.named_parameters()), **kept}
     return {
         "scores": [
             [*scores.errors.values(), scores.loss, *scores.settle_steps]
@@ -61,12 +63,15 @@ def results(config: Config, workers: Alone = ALONE) -> dict[str, Any]:
             for scores in (epoch.train, epoch.test)
         ],
         "flips": [[layer.flips for layer in epoch.layers if layer] for epoch in epochs],
-        "parameters": {name: p.detach().flatten().tolist() for name, p in parameters},
+        "parameters": {name: p.detach().flatten().tolist() for name, p in parameters.items()},
     }
 
 
 if __name__ == "__main__":
     with joined("cpu") as together:
         found = {name: results(config, together) for name, config in SETTINGS.items()}
+        name = "bits, centred, held"
+        found["bits, momenta split"] = results(SETTINGS[name], together, split=True)
+        found["real, momenta split"] = results(SETTINGS["real"], together, split=True)
         if together.rank == 0:
             Path(sys.argv[1]).write_text(json.dumps(found))

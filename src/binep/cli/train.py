@@ -64,6 +64,8 @@ class Options(Pluggable):
     the same folder again, only what is missing of them is run."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard, too, in the run's folder; goes with --resume, too."""
+    shard_momenta: bool = False
+    """With torchrun: each worker keeps the momenta of a part of the weights, not of all."""
     experiment: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
@@ -72,14 +74,18 @@ def main(arguments: Sequence[str]) -> None:
     start, name = _start(arguments)
     options = parse(Options, arguments, prog=PROG, default=Options(experiment=start))
     from binep.cli.training import resume_training, run_training
-    from binep.experiment.workers import joined
+    from binep.experiment.workers import are_started, joined
     from binep.runs.tensorboard import Board
 
+    if options.shard_momenta and not are_started():
+        raise ConfigError("--shard-momenta: goes with torchrun and several workers alone")
+    if options.seeds is not None and are_started():
+        raise ConfigError(f"--seeds {options.seeds}: goes with one process; torchrun makes one run")
     board = Board() if options.tensorboard else None
     if options.resume is not None:
         with joined(options.experiment.device) as workers:
             changes = _changes(start, options.experiment)
-            resume_training(options.resume, board, workers, **changes)
+            resume_training(options.resume, board, workers, options.shard_momenta, **changes)
         return
     begun = _begun_from(options)
     config, source = _on_its_data(options.experiment, start)
@@ -88,7 +94,9 @@ def main(arguments: Sequence[str]) -> None:
         config = _with_thresholds(config, source)
     if options.seeds is None:
         with joined(config.device) as workers:
-            run_training(config, name, options.run_dir, board, begun, source, workers)
+            run_training(
+                config, name, options.run_dir, board, begun, source, workers, options.shard_momenta
+            )
         return
     from binep.cli.seeds import run_seeds
 

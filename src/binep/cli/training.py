@@ -40,6 +40,7 @@ def run_training(
     begun_from: tuple[Path, Mapping[str, Tensor]] | None = None,
     source: Source | None = None,
     workers: Alone = ALONE,
+    shard_momenta: bool = False,
 ) -> None:
     """Train, showing progress, and leave a run folder.
 
@@ -51,12 +52,13 @@ def run_training(
         begun_from: the run and the tensors of a trained network to start from.
         source: the data set, where it has been read already.
         workers: that train together, of which the first keeps the folder.
+        shard_momenta: see `Experiment`.
     """
     tensors = None
     if begun_from is not None:
         where, tensors = begun_from
         config = config.replace(start=start.identity(tensors))
-    experiment = Experiment(config, source, workers)
+    experiment = Experiment(config, source, workers, shard_momenta)
     if tensors is not None:
         start.begin(experiment, tensors, where)
     if workers.rank:
@@ -69,15 +71,21 @@ def run_training(
 
 
 def resume_training(
-    folder: Path, board: Board | None = None, workers: Alone = ALONE, **changes: Any
+    folder: Path,
+    board: Board | None = None,
+    workers: Alone = ALONE,
+    shard_momenta: bool = False,
+    **changes: Any,
 ) -> None:
     """Resume a run with some settings changed, showing progress."""
     read_config(folder)  # what is no run folder is not locked
     if workers.rank:
-        _follow(runs.resume(folder, workers=workers, **changes)[0])
+        _follow(runs.resume(folder, workers=workers, shard_momenta=shard_momenta, **changes)[0])
         return
     with files.locked(folder) as lock:
-        experiment, rows, guards = runs.resume(folder, warn, workers=workers, **changes)
+        experiment, rows, guards = runs.resume(
+            folder, warn, workers=workers, shard_momenta=shard_momenta, **changes
+        )
         place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
         if experiment.epoch == experiment.config.epochs:
             place = "has ended; nothing left to do without more --epochs"
@@ -155,16 +163,29 @@ def _train(
 
 
 def _follow(experiment: Experiment) -> None:
-    """Train with the first worker, which keeps the folder and shows progress."""
+    """Train with the first worker, which keeps the folder and shows progress.
+
+    With split momenta all workers make each checkpoint together.
+    """
     experiment.workers.check_agreement(_facts(experiment))
+
+    def save() -> None:
+        if experiment.sharded:
+            experiment.state()
+
+    def after_batch(meter: Meter) -> None:
+        if _stopped_by(asked, experiment.workers):
+            save()
+            raise SystemExit(128 + asked[0])
+        if experiment.any_worker(False):
+            save()
+
     with _stop_on_signals() as asked:
-
-        def after_batch(meter: Meter) -> None:
-            if _stopped_by(asked, experiment.workers):
-                raise SystemExit(128 + asked[0])
-
+        if experiment.epoch == experiment.batch == 0:
+            save()
         while experiment.epoch < experiment.config.epochs:
             experiment.train_epoch(after_batch, warn=lambda text: None)
+            save()
 
 
 def _facts(experiment: Experiment) -> dict[str, str]:
@@ -175,6 +196,7 @@ def _facts(experiment: Experiment) -> dict[str, str]:
         "binep": f"{about['versions']['binep']}, revision {about['git_revision']}",
         "PyTorch": about["versions"]["torch"],
         "data": summary_of(experiment.data.identity),
+        "--shard-momenta": str(experiment.sharded),
         "settings": hashlib.sha256(shared.to_toml().encode()).hexdigest()[:16],
         "place": f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}",
     }

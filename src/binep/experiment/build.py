@@ -19,6 +19,8 @@ from binep.data.sources import Source
 from binep.experiment import memory
 from binep.experiment.config import Config, ConfigError, Layer
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
+from binep.experiment.sharding import ShardedFlip
+from binep.experiment.workers import Workers
 from binep.registry import Kind, Registry
 
 
@@ -150,12 +152,16 @@ def build_estimator(
 
 
 def build_optimizers(
-    config: Config, network: Network, generator: torch.Generator | None = None
+    config: Config,
+    network: Network,
+    generator: torch.Generator | None = None,
+    sharded: Workers | None = None,
 ) -> tuple[Any, GradientDescent]:
     """The optimizers of a checked configuration, in the order of their steps.
 
     A flip rule, or None without binary weights; then descent for biases, real weights and scaling
-    factors. The generator draws the momenta's initial noise.
+    factors. The generator draws the momenta's initial noise. Workers that are given split the
+    momenta of binary weights.
     """
     layers = list(zip(config.layers.values(), network.learning_synapses(), strict=True))
     flips = [
@@ -185,8 +191,28 @@ def build_optimizers(
         for layer, synapse in layers
         if synapse.scale is not None and layer.scale_lr > 0
     ]
-    flip = _build_flip_rule(config, flips, generator) if flips else None
+    flip: Any = None
+    if flips and sharded is not None:
+        one_pass = config.speed.uses("one-pass-flips")
+        flip = ShardedFlip(_splittable(config, flips), sharded, one_pass)
+    elif flips:
+        flip = _build_flip_rule(config, flips, generator)
     return flip, GradientDescent(descent)
+
+
+def _splittable(config: Config, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parameter groups of a rule whose momenta can be split among workers.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    rule, noise = config.learning.flip_rule, config.learning.momentum_noise
+    if rule != "momentum" or noise:
+        raise ConfigError(
+            f"--shard-momenta with flip_rule = {rule}, momentum_noise = {str(noise).lower()}: must "
+            "be momentum, without noise"
+        )
+    return groups
 
 
 def _build_flip_rule(

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from binep.core.network import Network
+from binep.core.optim import BinaryFlip
 from binep.data import sources
 from binep.data.batches import Dataset, Split, batches
 from binep.data.own import from_arrays
@@ -28,10 +29,11 @@ from binep.experiment.build import (
 )
 from binep.experiment.config import Config, ConfigError
 from binep.experiment.parts import differing, parts_of
+from binep.experiment.sharding import ShardedFlip
 from binep.experiment.states import Place, check_fit, check_meter, check_rule, check_training
 from binep.experiment.training import LayerChange, Meter, Scores
 from binep.experiment.warnings import Guards, TrainingWarning
-from binep.experiment.workers import ALONE, Alone
+from binep.experiment.workers import ALONE, Alone, Workers
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Experiment:
             last layer that fits the configuration's data set is made to fit these classes. Or what
             `Config.source` gave, so as not to read it again.
         workers: among whom each batch is shared; see `binep.experiment.workers`.
+        shard_momenta: whether they also split the momenta of binary weights. All workers then
+            call `state` together.
 
     Attributes:
         source: what is known of the data set without its samples.
@@ -85,6 +89,7 @@ class Experiment:
         config: Config,
         data: Sequence[Any] | Source | None = None,
         workers: Alone = ALONE,
+        shard_momenta: bool = False,
     ) -> None:
         if data is not None and not isinstance(data, Source):
             config, data = _given(config, from_arrays(data))
@@ -94,6 +99,7 @@ class Experiment:
         if place is not None:  # kept as what it is from everywhere; errors say what was given
             config = config.replace(data_dir=Path(os.path.abspath(place.expanduser())))
         self._config = config
+        self.sharded = shard_momenta and workers.count > 1
         self.workers, self.device = workers, workers.device(torch.device(config.device))
         with self.working():
             held = sources.load(config.dataset, place, source=source)
@@ -138,7 +144,8 @@ class Experiment:
         network = initial_network(config, init, source=self.source)
         self.network: Network = network.to(self.device)
         self.estimator = build_estimator(config, self.network, self.nudge)
-        self.flip, self.descent = build_optimizers(config, self.network, init)
+        sharded = self.workers if self.sharded and isinstance(self.workers, Workers) else None
+        self.flip, self.descent = build_optimizers(config, self.network, init, sharded)
         self.optimizers: list[Optimizer] = [*([self.flip] if self.flip else []), self.descent]
 
     @contextlib.contextmanager
@@ -233,6 +240,10 @@ class Experiment:
         for group in self.descent.param_groups:
             if "initial_lr" in group:
                 group["lr"] = group["initial_lr"] * decay
+
+    def any_worker(self, wants: bool) -> bool:
+        """Whether a checkpoint is due: with split momenta all workers make it together."""
+        return bool(self.workers.largest(int(wants))) if self.sharded else wants
 
     def state(self) -> dict[str, Tensor]:
         """A snapshot of all that training continues from, by name; between two batches."""
@@ -357,7 +368,8 @@ def _flip_state(rule: Any) -> dict[str, Tensor]:
     state = {f"flips.{i}": flips for i, flips in enumerate(rule.flips())}
     kept = [rule.state[signs] for group in rule.param_groups for signs in group["params"]]
     if hasattr(rule, "decays"):
-        state |= {f"momentum.{i}": of["momentum"] for i, of in enumerate(kept)}
+        whole = rule.gathered if isinstance(rule, ShardedFlip) else lambda i, own: own
+        state |= {f"momentum.{i}": whole(i, of["momentum"]) for i, of in enumerate(kept)}
         state["decays"] = torch.tensor(rule.decays, dtype=torch.float64)
         return state
     named = ((f"rule.{i}.{key}", v) for i, of in enumerate(kept) for key, v in of.items())
@@ -367,12 +379,14 @@ def _flip_state(rule: Any) -> dict[str, Tensor]:
 def _restore_flip(rule: Any, state: Mapping[str, Tensor]) -> None:
     """Set what `_flip_state` returned."""
     params = [signs for group in rule.param_groups for signs in group["params"]]
+    own = rule.own if isinstance(rule, ShardedFlip) else lambda i, whole: whole
+    counted = BinaryFlip.writes(rule) if isinstance(rule, BinaryFlip) else rule.writes()
     for i, (signs, flips) in enumerate(zip(params, rule.flips(), strict=True)):
         flips.copy_(state[f"flips.{i}"])
         if f"writes.{i}" in state:
-            rule.writes()[i].copy_(state[f"writes.{i}"])
+            counted[i].copy_(own(i, state[f"writes.{i}"]))
         if hasattr(rule, "decays"):
-            rule.state[signs]["momentum"].copy_(state[f"momentum.{i}"])
+            rule.state[signs]["momentum"].copy_(own(i, state[f"momentum.{i}"]))
             # Momenta may be above their thresholds, as after noise: the next step visits them all.
             rule.state[signs]["visited"] = False
             continue

@@ -160,18 +160,28 @@ class Workers(Alone):
         """The type of device that is sent from."""
         return "cuda" if distributed.get_backend() == "nccl" else "cpu"
 
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """The tensors of all workers, of one shape, (count, *shape)."""
+        sent = tensor.contiguous().flatten().view(torch.uint8)  # Gloo does not know all types
+        parts = sent.new_empty(self.count, len(sent))
+        with _together():
+            distributed.all_gather(list(parts), sent)
+        return parts.view(tensor.dtype).view(self.count, *tensor.shape)
+
+    def joined_rows(self, own: Tensor, rows: int) -> Tensor:
+        """The whole of so many rows, (rows, …), from each worker's share of them."""
+        padded = own.new_zeros(-(-rows // self.count), *own.shape[1:])
+        padded[: len(own)] = own
+        sizes = [b - a for a, b in pairwise(self._bounds(rows))]
+        parts = zip(self.gathered(padded), sizes, strict=True)
+        return torch.cat([part[:size] for part, size in parts])
+
     def _whole(self, mine: Settled, samples: int) -> Settled:
         """The end of a batch's phase from that of this worker's share."""
-        most = -(-samples // self.count)
-        padded = mine.output.new_zeros(most, *mine.output.shape[1:])
-        padded[: len(mine.output)] = mine.output
-        parts = [torch.empty_like(padded) for _ in range(self.count)]
         last = torch.cat([mine.moved.double(), mine.residual.double()])
         with _together():
-            distributed.all_gather(parts, padded)
             distributed.all_reduce(last, distributed.ReduceOp.MAX)
-        sizes = [b - a for a, b in pairwise(self._bounds(samples))]
-        output = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        output = self.joined_rows(mine.output, samples)
         moved, residual = last.view(2, -1)
         return Settled(output, moved.long(), residual.to(mine.residual.dtype))
 

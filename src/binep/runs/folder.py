@@ -256,7 +256,8 @@ class _Recorder:
 
     def save_if_due(self) -> None:
         """Write the checkpoint where the last one is older than ``checkpoint_minutes``."""
-        if time.monotonic() - self.saved > 60 * self.experiment.config.checkpoint_minutes:
+        late = time.monotonic() - self.saved > 60 * self.experiment.config.checkpoint_minutes
+        if self.experiment.any_worker(late):
             self.save()
 
     def stopped(self) -> None:
@@ -335,6 +336,7 @@ def resume(
     warn: Callable[[str], None] = lambda text: None,
     data: Sequence[Any] | None = None,
     workers: Alone = ALONE,
+    shard_momenta: bool = False,
     **changes: Any,
 ) -> tuple[Experiment, list[Row], Guards]:
     """What `train` continues from: the experiment at its checkpoint, rows and guards.
@@ -344,6 +346,7 @@ def resume(
         warn: called where a checkpoint is too old to say what data it was trained on.
         data: the arrays, of a run that got them from Python; see `Experiment`.
         workers: that train together; they may be others than before.
+        shard_momenta: see `Experiment`.
         changes: settings of `binep.runs.settings.GOES_ON` to go on with; `train` writes them into
             config.toml. With more epochs a run ends with the bits of one that was planned so long.
 
@@ -373,7 +376,7 @@ def resume(
             f"epochs = {config.epochs}: must be at least {checkpoint.begun}, "
             "which the run has begun"
         )
-    experiment = _restored(folder, config, checkpoint, warn, data, workers)
+    experiment = _restored(folder, config, checkpoint, warn, data, workers, shard_momenta)
     return experiment, checkpoint.rows, Guards(checkpoint.warned)
 
 
@@ -384,8 +387,9 @@ def _restored(
     warn: Callable[[str], None],
     data: Sequence[Any] | None,
     workers: Alone = ALONE,
+    shard_momenta: bool = False,
 ) -> Experiment:
-    experiment = _experiment(folder, config, data, workers)
+    experiment = _experiment(folder, config, data, workers, shard_momenta)
     if note := same_data(folder / CHECKPOINT, checkpoint.data, experiment.data):
         warn(note)
     try:
@@ -400,7 +404,11 @@ def _restored(
 
 
 def _experiment(
-    folder: Path, config: Config, data: Sequence[Any] | None, workers: Alone = ALONE
+    folder: Path,
+    config: Config,
+    data: Sequence[Any] | None,
+    workers: Alone = ALONE,
+    shard_momenta: bool = False,
 ) -> Experiment:
     """The experiment of a run folder, whose data are not looked for in a folder beside others.
 
@@ -413,7 +421,7 @@ def _experiment(
             f"{folder / 'config.toml'}: data_dir = {place}: there is no such folder in "
             f"{Path.cwd()}: go to where the run was started, or give its path with --data-dir"
         )
-    return Experiment(config, data, workers)
+    return Experiment(config, data, workers, shard_momenta)
 
 
 def load(
