@@ -29,7 +29,7 @@ from binep.export.packed import Trained
 from binep.runs.files import RunError
 
 LOOKED_AT = 300
-"""Images of the test set from which samples are taken."""
+"""Images of the test set from which samples are taken, at most."""
 
 CLASSES = 20
 """Classes of which there is a sample, at most."""
@@ -155,7 +155,8 @@ def _samples(network: Network, data: Dataset) -> list[dict[str, Any]]:
         network: which reads them.
         data: its data set.
     """
-    images, labels = data.test.images[:LOOKED_AT], data.test.labels[:LOOKED_AT].tolist()
+    spread = slice(None, None, -(-len(data.test) // LOOKED_AT))  # it may be sorted by class
+    images, labels = data.test.images[spread], data.test.labels[spread].tolist()
     if images.dtype != torch.uint8:
         raise DataError(f"{data.name} has images of {images.dtype}, not of bytes")
     read = network.predict(data.prepare(images)).tolist()

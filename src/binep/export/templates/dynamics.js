@@ -382,7 +382,8 @@ function correlate(layer, above, below, factor, gradient) {
   const from = active(below);
   for (const i of active(above)) {
     const row = i * layer.inputs;
-    for (const j of from) gradient[row + j] += factor * above[i] * below[j];
+    const strength = f32(factor * above[i]);
+    for (const j of from) gradient[row + j] += strength * below[j];
   }
 }
 
@@ -393,8 +394,8 @@ function correlateBias(layer, above, factor, gradient) {
 }
 
 const emptyGradient = (layer) => ({
-  weights: new Float64Array(layer.weights.length),
-  bias: new Float64Array(layer.bias.length),
+  weights: new Float32Array(layer.weights.length),
+  bias: new Float32Array(layer.bias.length),
 });
 
 /** Per layer the direction to go against: Σ over a batch is divided by β and its size. */
@@ -438,15 +439,20 @@ function perScale(layer, gradient) {
   return sums;
 }
 
-/** m = (1-γ)·m + γ·g, then a sign flips where sign·m > τ (m is minus the paper's). */
+/**
+ * m = (1-γ)·m + γ·g, then a sign flips where sign·m > τ (m is minus the paper's). As in binep
+ * m / decay is kept, of which decay alone changes nothing.
+ */
 function flip(layer, gradient, { gamma, threshold }) {
   layer.momentum ??= new Float32Array(gradient.length);
-  const { weights, momentum } = layer;
+  layer.decay = (layer.decay ?? 1) * (1 - gamma);
+  const { weights, momentum, decay } = layer;
+  const [rate, most] = [f32(gamma / decay), f32(threshold / decay)];
   const perInput = new Int32Array(layer.inputs);
   let flips = 0;
   for (let i = 0; i < weights.length; i++) {
-    momentum[i] = (1 - gamma) * momentum[i] + gamma * gradient[i];
-    if (weights[i] * momentum[i] > f32(threshold)) {
+    momentum[i] += f32(gradient[i] * rate);
+    if (weights[i] * momentum[i] > most) {
       weights[i] = -weights[i];
       flips += 1;
       perInput[i % layer.inputs] += 1;
