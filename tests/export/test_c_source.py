@@ -17,11 +17,10 @@ from torch import Tensor
 from binep.core.network import Network
 from binep.core.neurons import Binary, Real
 from binep.core.speed import SHORTCUTS, Speed
-from binep.core.synapses import Conv, Dense
+from binep.core.synapses import Dense
 from binep.data.batches import prepared
 from binep.export import c_source, packed
 from binep.export.packed import Trained
-from binep.runs.files import RunError
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler, cc")
 
@@ -42,8 +41,7 @@ def classified(trained: Trained, images: Tensor, folder: Path) -> tuple[Tensor, 
 
 
 @needs_cc
-@pytest.mark.parametrize("kind", ["real", "bits", "convolutional_real", "convolutional_bits"]
-)
+@pytest.mark.parametrize("kind", ["real", "bits", "convolutional_real", "convolutional_bits"])
 def test_digits_get_the_same_classes(
     kind: str, digits: Tensor, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -78,7 +78,9 @@ def opened(
 
 def wait(tab: Any, condition: str) -> None:
     """Until a condition holds; the page's policy forbids what playwright does for it."""
-    tab.evaluate(f"async () => {{ while (!({condition})) await new Promise(requestAnimationFrame); }}")
+    tab.evaluate(
+        f"async () => {{ while (!({condition})) await new Promise(requestAnimationFrame); }}"
+    )
 
 
 SETTLE = """async (images) => {
@@ -221,7 +223,7 @@ def test_samples_are_of_all_classes_and_the_file_is_complete(real: Trained, fold
     text = written(real, "file", folder).read_text(encoding="utf-8")
     assert len(re.findall(r'"label": \d', text)) >= 10
     assert not re.search(r"""(src|href)=["'](?!data:)""", text)
-    assert "http" not in re.sub(r'http://www.w3.org/2000/svg|http-equiv', "", text)
+    assert "http" not in re.sub(r"http://www.w3.org/2000/svg|http-equiv", "", text)
 
 
 def test_what_has_no_page_is_refused_in_one_line(

@@ -29,6 +29,7 @@ COMMANDS = {
     "reproduce": "Run rows of the paper's tables, and write them: ROW...",
     "check": "Compare equilibrium propagation with backpropagation: gradients PRESET.",
     "presets": "List the presets.",
+    "models": "List the trained networks that come with binep.",
 }
 """What each command does, as `binep --help` says it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +184,12 @@ def shipped() -> list[str]:
     return sorted(file.stem for file in _MODELS.glob("*.safetensors"))
 
 
+def card(name: str) -> dict[str, Any]:
+    """What is known of a network that comes with binep: its file NAME.toml, beside the network."""
+    text = (_MODELS / f"{name}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
 def _from_run(folder: Path) -> Trained:
     config, file = read_config(folder), folder / "model.safetensors"
     source = held_source(file) or config.source()
@@ -212,8 +219,8 @@ def _from_file(path: Path) -> Trained:
             state[name] = found
         network.load_state_dict(state)
         network.check()
-        scales = [v and tuple(map(float, v)) for v in (about["mean"], about["std"])]
-        return Trained(network, tuple(map(str, about["classes"])), *scales, _run(about))
+        mean, std = (v and tuple(map(float, v)) for v in (about["mean"], about["std"]))
+        return Trained(network, tuple(map(str, about["classes"])), mean, std, _run(about))
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(f"{path}: {error}") from None
 
