@@ -94,20 +94,35 @@ static inline int32_t binep_bit_sum(const uint64_t *signs, const uint64_t *bits,
     return sum;
 }
 
+/* Sum of signs times values, in eight parts that need not wait for each other. */
+static inline float binep_signed_sum(const uint64_t *signs, const float *values, int n)
+{
+    float parts[8] = {0}, sum = 0;
+    for (int j = 0; j < n; j += 8) {
+        const int byte = (int)((signs[j / 64] >> (j % 64)) & 255);
+        if (j + 8 <= n)
+            for (int l = 0; l < 8; l++)
+                parts[l] += (float)(((byte >> l) & 1) * 2 - 1) * values[j + l];
+        else
+            for (int l = 0; j + l < n; l++)
+                parts[l] += (float)(((byte >> l) & 1) * 2 - 1) * values[j + l];
+    }
+    for (int l = 0; l < 8; l++)
+        sum += parts[l];
+    return sum;
+}
+
 /* Sum over j of W_ij * sent_j without alpha; of bits, if they are not NULL. */
 static inline float binep_sum(const binep_matrix *m, int i, const float *sent, const uint64_t *bits)
 {
     const uint64_t *signs = m->signs ? m->signs + (size_t)i * m->words : NULL;
     float sum = 0;
-    if (signs && bits)
-        return (float)binep_bit_sum(signs, bits, m->words);
-    for (int j = 0; j < m->inputs; j++) {
-        float value = bits ? (float)((bits[j / 64] >> (j % 64)) & 1) : sent[j];
-        if (signs)
-            sum += ((signs[j / 64] >> (j % 64)) & 1) ? value : -value;
-        else
-            sum += m->weights[(size_t)i * m->row + (size_t)j * m->column] * value;
-    }
+    if (signs)
+        return bits ? (float)binep_bit_sum(signs, bits, m->words)
+                    : binep_signed_sum(signs, sent, m->inputs);
+    for (int j = 0; j < m->inputs; j++)
+        sum += m->weights[(size_t)i * m->row + (size_t)j * m->column] *
+               (bits ? (float)((bits[j / 64] >> (j % 64)) & 1) : sent[j]);
     return sum;
 }
 
