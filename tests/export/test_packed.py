@@ -297,4 +297,4 @@ def test_presets_come_back_in_a_bit_per_weight(tmp_path: Path, name: str) -> Non
     signs = sum(s.values.numel() for s in network.learning_synapses() if s.scale is not None)
     floats = sum(p.numel() for p in network.parameters()) - signs
     described = (tmp_path / "network").stat().st_size - signs / 8 - 4 * floats
-    assert described < 4500
+    assert described < 5000

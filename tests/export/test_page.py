@@ -130,7 +130,7 @@ TEACH = """async ({ images, labels, beta, batch }) => {
   for (const [i, image] of images.entries()) {
     await ask("show", Uint8Array.from(image));
     await ask("nudge", labels[i], beta);
-    const layers = await ask("teach", batch);
+    const { layers } = await ask("teach", batch);
     lessons.push(layers.map(({ perInput }) => perInput && Array.from(perInput)));
   }
   return lessons;
@@ -216,6 +216,27 @@ def test_one_draws_nudges_teaches_and_takes_it_back(
         tab.keyboard.press(key)
     wait(tab, "now !== null && now.taken > 0")
     assert sum(tab.evaluate("Array.from(pixels)")) > 0
+    tab.close()
+
+
+def test_gently_is_as_one_of_the_largest_batch_that_flips_a_weight(
+    browser: Any, bits: Trained, digits: Tensor, folder: Path
+) -> None:
+    tab = browser.new_page()
+    tab.goto(written(bits, "gentle", folder).as_uri())
+    teach = """async ([image, batch]) => {
+      await ask("reset");
+      await ask("show", Uint8Array.from(image));
+      await ask("nudge", 3, 2);
+      const { batch: taken, layers } = await ask("teach", batch);
+      return [taken, layers.reduce((sum, { flips }) => sum + flips, 0)];
+    }"""
+    image = digits[5].flatten().tolist()
+    found = {size: tab.evaluate(teach, [image, size])[1] for size in (1, 2, 4, 8, 16, 32, 64)}
+    assert found[1] > 0 == found[64]
+    taken, flips = tab.evaluate(teach, [image, 0])
+    assert taken == max(size for size, count in found.items() if count)
+    assert flips == found[taken]
     tab.close()
 
 

@@ -398,15 +398,15 @@ const emptyGradient = (layer) => ({
   bias: new Float32Array(layer.bias.length),
 });
 
-/** Per layer the direction to go against: Σ over a batch is divided by β and its size. */
-function compare(network, first, second, beta, batch) {
+/** Per layer the direction to go against, from two equilibria whose nudges differ by β. */
+function compare(network, first, second, beta) {
   const { x } = first.clamped;
   return network.layers.map((layer, k) => {
     const gradient = emptyGradient(layer);
     const pairs = [[second, -1], [first, 1]].map(([phase, sign]) => ({
       above: phase.now.sent[k],
       below: k ? phase.now.sent[k - 1] : x,
-      factor: sign / (beta * batch),
+      factor: sign / beta,
     }));
     const [after, before] = pairs;
     if (k === 0) { // the input is the same in both: one product of the difference serves
@@ -423,11 +423,11 @@ function compare(network, first, second, beta, batch) {
 }
 
 /** Of the readout: the gradient of the cost at the free equilibrium. */
-function differentiateCost(network, output, label, batch) {
+function differentiateCost(network, output, label) {
   const gradient = emptyGradient(network.readout);
   const residual = residualOfReadout(network, output, label);
-  correlate(network.readout, residual, output, -1 / batch, gradient.weights);
-  correlateBias(network.readout, residual, -1 / batch, gradient.bias);
+  correlate(network.readout, residual, output, -1, gradient.weights);
+  correlateBias(network.readout, residual, -1, gradient.bias);
   return gradient;
 }
 
@@ -461,6 +461,29 @@ function flip(layer, gradient, { gamma, threshold }) {
   return { flips, perInput };
 }
 
+/** The largest batch, of 64 to 1, as one image of which a gradient flips any weight. */
+function gentlest(layers, gradients) {
+  const ratios = layers.map((layer, k) => {
+    if (!layer.binary) return 0;
+    const { gamma, threshold } = learning.layers[k];
+    const decay = (layer.decay ?? 1) * (1 - gamma);
+    let most = 0; // batch sizes below it flip a weight: sign·(m + γ·g / batch) > τ
+    layer.weights.forEach((w, i) => {
+      const left = threshold - w * decay * (layer.momentum?.[i] ?? 0);
+      most = Math.max(most, left > 0 ? (gamma * w * gradients[k].weights[i]) / left : 64);
+    });
+    return most;
+  });
+  const most = Math.min(64, Math.max(...ratios));
+  return 2 ** Math.max(0, Math.ceil(Math.log2(Math.max(1, most))) - 1 + (most === 64 ? 1 : 0));
+}
+
+/** As the mean over a batch of which the other images are learnt already. */
+function divide({ weights, bias }, batch) {
+  for (let i = 0; i < weights.length; i++) weights[i] /= batch;
+  for (let i = 0; i < bias.length; i++) bias[i] /= batch;
+}
+
 const SCALE_FLOOR = 1e-6;
 
 /** An update: flips, then biases, real weights and scaling factors. */
@@ -485,8 +508,6 @@ function descend(parameter, gradient, rate) {
 // ---- what the page asks for --------------------------------------------------------------------
 
 let file, learning, network, clamped, free, phase;
-
-const learningLayers = () => [...network.layers, ...(network.readout ? [network.readout] : [])];
 
 /** What is measured of where the phase stands. */
 function measured() {
@@ -549,8 +570,8 @@ const commands = {
     return standing();
   },
 
-  /** Learns from the two equilibria, as of one image of a batch; per layer the flips. */
-  teach(batch) {
+  /** Learns from the two equilibria, as of one image of a batch, or as gently as flips a weight. */
+  teach(size) {
     const { label, beta } = settle(phase).nudge;
     let [first, second, difference] = [free, phase, beta];
     if (learning.nudging === "centred") { // between +β and -β
@@ -558,11 +579,13 @@ const commands = {
       first = settle(begin(network, clamped, free.now.states, learning.nudged_steps, nudge));
       difference = 2 * beta;
     }
-    const gradients = compare(network, first, second, difference, batch);
-    if (network.readout) {
-      gradients.push(differentiateCost(network, free.now.states.at(-1), label, batch));
-    }
-    return learningLayers().map((layer, k) => learn(layer, gradients[k], learning.layers[k]));
+    const gradients = compare(network, first, second, difference);
+    if (network.readout) gradients.push(differentiateCost(network, free.now.states.at(-1), label));
+    const layers = [...network.layers, ...(network.readout ? [network.readout] : [])];
+    const batch = size || gentlest(layers, gradients);
+    gradients.forEach((gradient) => divide(gradient, batch));
+    const learnt = layers.map((layer, k) => learn(layer, gradients[k], learning.layers[k]));
+    return { batch, layers: learnt };
   },
 };
 

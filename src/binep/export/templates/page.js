@@ -339,19 +339,10 @@ function makeBeta() {
   showBeta();
 }
 
-/** The largest batch, of 1 to 64, of which one image can still flip weights of every layer. */
-function gentlest() {
-  // A state moves by β at most, and bits by 1: no weight has a gradient above 1, or 1/β of bits.
-  const { beta: strength, layers } = facts.learning;
-  const ratios = layers.map(({ gamma, threshold }) => gamma / threshold / Math.max(1, Math.abs(strength)));
-  const exponent = Math.floor(Math.log2(Math.min(64, ...ratios)));
-  return 2 ** Math.max(0, exponent);
-}
-
 function makeBatch() {
-  const sizes = [1, 2, 4, 8, 16, 32, 64];
-  $("batch").replaceChildren(...sizes.map((size) => element("option", { value: size }, String(size))));
-  $("batch").value = gentlest();
+  const sizes = [1, 2, 4, 8, 16, 32, 64].map((size) => [size, String(size)]);
+  $("batch").replaceChildren(...[[0, "gentle"], ...sizes].map(([value, text]) =>
+    element("option", { value }, text)));
 }
 
 function showBeta() {
@@ -370,14 +361,14 @@ async function nudge() {
 async function teach() {
   await takeSteps(Infinity);
   const [label, score] = [chosenClass(), before];
-  const layers = await ask("teach", Number($("batch").value));
+  const { batch, layers } = await ask("teach", Number($("batch").value));
   taught.images += 1;
   taught.flips += layers.reduce((sum, layer) => sum + (layer.flips ?? 0), 0);
   now = await ask("show", pixels);
   history = [now];
   before = score;
   await takeSteps(Infinity);
-  describeTeaching(layers, label, score);
+  describeTeaching(layers, batch, label, score);
   $("reset").disabled = false;
   now = await ask("show", pixels);
   history = [now];
@@ -387,13 +378,13 @@ async function teach() {
 
 const counted = (count) => count.toLocaleString("en");
 
-function describeTeaching(layers, label, score) {
+function describeTeaching(layers, batch, label, score) {
   const binary = layers.filter((layer) => layer.flips !== null);
   const flips = binary.reduce((sum, layer) => sum + layer.flips, 0);
   const of = binary.reduce((sum, layer) => sum + layer.weights, 0);
   const parts = binary.length
     ? [element("div", {}, element("div", { class: "big" }, counted(flips)),
-      `of ${counted(of)} weights flipped.${flips ? "" : " The two equilibria are too alike, or the batch is too large."}`)]
+      `of ${counted(of)} weights flipped, as of one image in a batch of ${batch}.`)]
     : [element("div", {}, "All weights have moved a little.")];
   if (binary.length > 1) {
     parts.push(element("ul", {}, ...binary.map((layer, k) =>
