@@ -15,7 +15,9 @@ from binep.cli.output import print_table
 class Options:
     """List the trained networks that come with binep.
 
-    Their names stand wherever a command takes a RUN that need not go on, and in `binep.load`.
+    A name may stand for a RUN in:
+    - evaluate, predict, export and page
+    - Python: binep.load("mnist-fc1")
     """
 
 

@@ -15,8 +15,10 @@ from binep.experiment.config import ConfigError
 class Options(Pluggable):
     """Write a page that runs a trained network in a browser.
 
-    One HTML file, without a server or a network: one draws an image, sees the layers settle, nudges
-    the output to a class, and teaches the network the difference.
+    One HTML file, which needs no server and fetches nothing:
+    - draw an image, and see the layers settle
+    - nudge the output to a class: a second equilibrium forms
+    - teach the network the difference, and count the flips
     """
 
     run: Run
