@@ -119,7 +119,8 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     lines = [
         "# Images a second, outside PyTorch",
         "",
-        f"Networks that come with binep (`binep models`) classify {rows[0]['images']} images of MNIST, one thread, "
+        f"Networks that come with binep (`binep models`) classify {rows[0]['images']} "
+        "images of MNIST, one thread, "
         "images per second of processor time: the best of "
         f"{1 + max(row['turn'] for row in rows)} turns. "
         "'binep' is `network.predict` of all images at once; 'PyTorch, step by step' the same "
