@@ -1,13 +1,14 @@
 # make train   install and train the quickstart network
 # make test    install and check everything: lint, types, tests, documentation
 # make docs    build the documentation as a site, docs/_build/html/index.html
+# make page    build the page that runs a trained network in a browser, digit.html
 # make fuzz    over 20,000 random configurations, damaged files and forged fields; with strace also
 #              a kill at, and an error from, each system call of a run
 # make bench   measure speed and memory into results/speed; BENCH="--help" lists its options
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint types tests docs fuzz bench clean
+.PHONY: train test lint types tests docs page fuzz bench clean
 
 train: .venv/installed
 	$(BIN)/binep train quickstart
@@ -26,6 +27,9 @@ tests: .venv/installed-dev
 
 docs: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -E -W --keep-going -q docs docs/_build/html
+
+page: .venv/installed
+	$(BIN)/binep page mnist-fc1 --output digit.html
 
 fuzz: .venv/installed-dev
 	BINEP_FUZZ=32 $(BIN)/pytest tests/runs/test_fuzz.py tests/runs/test_forged.py \

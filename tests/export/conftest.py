@@ -16,7 +16,8 @@ def _learned(config: Config) -> Trained:
     experiment = Experiment(config)
     experiment.train_epoch()
     data = experiment.data
-    return Trained(experiment.network, data.classes, data.mean, data.std)
+    run = {"config": config.to_toml(), "data": data.identity}
+    return Trained(experiment.network, data.classes, data.mean, data.std, run)
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +64,29 @@ def convolutional_bits() -> Trained:
     conv = {"padding": 1, "pool": 3, **rates}
     layers = {"1": ConvLayer(6, **conv), "2": ConvLayer(8, **conv), "3": Layer(100, **rates)}
     return _bits(layers, 1.0, hold_nudge=True, momentum_noise=True, zero_bias=True)
+
+
+@pytest.fixture(scope="session")
+def convolutional_real() -> Trained:
+    """Real neurons: a convolution and a dense layer; α is learnt, too."""
+    rates = {"gamma": 1e-6, "threshold": 1e-7, "bias_lr": 0.05, "scale_lr": 1e-4}
+    layers = {"1": ConvLayer(8, padding=1, pool=3, **rates), "2": Layer(10, **rates)}
+    dynamics = Dynamics(initial_state=0.5, free_steps=60, nudged_steps=10)
+    learning = Learning(nudging="one-sided", clip_nudged=False)
+    return _learned(
+        Config(layers=layers, dynamics=dynamics, learning=learning, max_batches=40, threads=1)
+    )
+
+
+@pytest.fixture(scope="session")
+def readout() -> Trained:
+    """Real weights, average pooling, and a softmax layer that reads the last one."""
+    conv = ConvLayer(4, kernel=3, padding=0, pool=4, pooling="average", bias_lr=0.1)
+    layers = {"1": conv, "2": Layer(20, bias_lr=0.1), "3": Layer(10, bias_lr=0.1)}
+    learning = Learning(
+        synapses="real", cost="cross-entropy", nudging="centred", nudge="inside", beta=0.5
+    )
+    dynamics = Dynamics(free_steps=40, nudged_steps=10)
+    return _learned(
+        Config(layers=layers, learning=learning, dynamics=dynamics, max_batches=20, threads=1)
+    )

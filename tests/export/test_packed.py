@@ -19,7 +19,8 @@ from binep.core.costs import CrossEntropy, SquaredError
 from binep.core.network import Network
 from binep.core.neurons import Binary, Real
 from binep.core.synapses import Conv, Dense
-from binep.experiment.config import preset
+from binep.experiment.build import initial_network
+from binep.experiment.config import preset, preset_names
 from binep.experiment.experiment import Experiment
 from binep.export import packed
 from binep.runs.files import RunError
@@ -207,3 +208,93 @@ def test_a_folder_without_a_trained_network_cannot_be_exported(
 
     assert main(["export", str(tmp_path)]) == 2
     assert "not a run folder" in capsys.readouterr().err
+
+
+def test_what_comes_with_binep_is_found_by_its_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from binep.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    assert "mnist-fc1" in packed.shipped()
+    assert main(["models"]) == 0
+    said = capsys.readouterr().out
+    for name in packed.shipped():
+        about = packed.card(name)
+        assert name in said
+        assert {"network", "data", "command", "seed", "test_error"} <= about.keys()
+        trained = packed.read(Path(name))
+        assert trained.run is not None
+        assert trained.run["data"]["sha256"] == about["data_sha256"]
+        config = trained.config(Path(name))
+        assert config.seed == about["seed"]
+        assert f"{about['test_error']:.2f}" in said
+    digits = Experiment(preset("quickstart")).data
+    images, labels = digits.prepare(digits.test.images), digits.test.labels
+    wrong = binep.load("mnist-fc1").predict(images) != labels
+    assert wrong.double().mean() < 0.02
+    assert main(["export", "mnist-fc1"]) == 0  # not among the package's files
+    assert (tmp_path / "network.safetensors").exists()
+
+
+def test_a_name_that_is_none_is_refused_with_those_that_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from binep.cli.main import main
+
+    for command in ("export", "evaluate", "page"):
+        assert main([command, "mnist-fc"]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "did you mean mnist-fc1" in said
+        for name in packed.shipped():
+            assert name in said
+    with pytest.raises(RunError, match="other: no run folder, no file, and none of the networks"):
+        binep.load("other")
+
+
+def test_a_file_is_evaluated_like_its_run(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from binep.cli.main import main
+
+    file = tmp_path / "network.safetensors"
+    assert main(["export", str(run), "--output", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 0
+    expected = capsys.readouterr().out
+    assert main(["evaluate", str(file)]) == 0
+    assert capsys.readouterr().out == expected
+    alone = tmp_path / "alone.safetensors"
+    binep.load(file).save(alone)
+    assert main(["evaluate", str(alone)]) == 2
+    assert "does not say how it was trained" in capsys.readouterr().err
+    tensors, about = load_tensors(file)
+    about["run"]["config"] = 3
+    save_tensors(file, tensors, about)
+    with pytest.raises(RunError, match="run holds no text of a configuration"):
+        binep.load(file)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_come_back_in_a_bit_per_weight(tmp_path: Path, name: str) -> None:
+    """Narrowed: all that the format has to hold, in no more than it may take."""
+    config = preset(name)
+    last = max(config.layers)
+    narrow = {k: layer for k, layer in config.layers.items() if k != last}
+    narrow = {
+        k: dataclasses.replace(layer, size=-(-layer.size // 8)) for k, layer in narrow.items()
+    }
+    layers = {**config.layers, **narrow}
+    network = initial_network(config.replace(layers=layers))
+    trained = packed.Trained(network, run={"config": config.to_toml(), "data": None})
+    packed.save(trained, tmp_path / "network")
+    found = packed.read(tmp_path / "network")
+    assert found.run == trained.run
+    expected = network.state_dict()
+    for key, tensor in found.network.state_dict().items():
+        assert torch.equal(tensor, expected[key])
+    signs = sum(s.values.numel() for s in network.learning_synapses() if s.scale is not None)
+    floats = sum(p.numel() for p in network.parameters()) - signs
+    described = (tmp_path / "network").stat().st_size - signs / 8 - 4 * floats
+    assert described < 5000

@@ -15,7 +15,7 @@ class Options(Pluggable):
     """Test a trained network again."""
 
     run: Run
-    """A run folder."""
+    """A run folder, a file that `binep export` wrote of one, or a name (`binep models`)."""
     data_dir: Path | None = None
     """Folder of the data sets, if not the run's."""
     device: str | None = None
@@ -23,12 +23,12 @@ class Options(Pluggable):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the scores of a run's last network on its test set."""
+    """Print the scores of a trained network on its test set."""
     options = parse(Options, arguments, prog="binep evaluate")
-    from binep.runs import folder as runs
+    from binep.export import packed
 
     chosen = given(options, "data_dir", "device")
-    scores = runs.load(options.run, warn=warn, **chosen).evaluate()
+    scores = packed.experiment(options.run, warn=warn, **chosen).evaluate()
     print(
         f"test error {errors(scores)}  test loss {scores.loss:.6g}  "
         f"settles in {join(scores.settle_steps)} steps  {scores.samples} samples"

@@ -15,15 +15,15 @@ class Options(Pluggable):
     """Write a trained network as a file for other programs."""
 
     run: Run
-    """A run folder, or a packed file."""
+    """A run folder, a packed file, or the name of a network that comes with binep."""
     format: Literal["packed", "npz", "c", "onnx"] = "packed"
     """packed: .safetensors with a bit per binary weight, which `binep predict` and `binep.load`
     take, too. npz: the same as NumPy arrays, for programs without binep. c: a header of C99 that
-    holds and runs a network of dense layers, and a program beside it that classifies images.
+    holds and runs the network, and a program beside it that classifies images.
     onnx: a graph from images to class scores, for onnxruntime and others."""
     output: Path | None = None
-    """The file; otherwise network.safetensors, network.npz, network.h or network.onnx
-    beside the run's model."""
+    """The file; otherwise network.safetensors, network.npz, network.h or network.onnx beside the
+    run's model, or here."""
 
 
 SUFFIXES = {"packed": ".safetensors", "npz": ".npz", "c": ".h", "onnx": ".onnx"}
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     from binep.runs.files import RunError
 
     trained = packed.read(options.run)
+    # Of a name that is no path, the parent is the folder that one is in.
     folder = options.run if options.run.is_dir() else options.run.parent
     path = options.output or folder / f"network{SUFFIXES[options.format]}"
     save = {

@@ -24,10 +24,12 @@ COMMANDS = {
     "compare": "Show runs side by side: what differs between settings, and results: RUN...",
     "report": "Write a page about one run or several: RUN... --output FILE.html",
     "export": "Write a trained network as a file for other programs: RUN --format packed",
+    "page": "Write a page that runs a trained network in a browser: RUN --output digit.html",
     "inspect": "Follow one image through a trained network: RUN --index 18",
     "reproduce": "Run rows of the paper's tables, and write them: ROW...",
     "check": "Compare equilibrium propagation with backpropagation: gradients PRESET.",
     "presets": "List the presets.",
+    "models": "List the trained networks that come with binep.",
     "completion": "Print a script that completes words in bash and zsh.",
 }
 """What each command does, as `binep --help` says it."""

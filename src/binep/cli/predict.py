@@ -27,7 +27,8 @@ class Options(Pluggable):
     """Classify pictures and arrays: a line of CSV each, with class and scores."""
 
     run: Run
-    """A run folder, or a file that `binep export --format packed` or `Network.save` wrote."""
+    """A run folder; a file that `binep export --format packed` or `Network.save` wrote; or a name
+    (`binep models`)."""
     files: Files
     """Pictures (.png, .jpg, …) and arrays (.npy, or .npz with an x). uint8 becomes x/255."""
     output: Path | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from binep.core.costs import CrossEntropy
 from binep.core.network import Network
 from binep.core.neurons import Binary, Neurons, Real
-from binep.core.synapses import Dense, Synapse
+from binep.core.synapses import Conv, Dense, Synapse
 from binep.export import description
 from binep.export.packed import Trained
 from binep.runs.files import RunError, write
@@ -25,21 +26,18 @@ def save(trained: Trained | Network, path: Path | str) -> None:
     """Write a header of C99 and, beside it, its test program: network.h and network_test.c.
 
     Args:
-        trained: dense layers; the parameters become float32.
+        trained: the parameters become float32.
         path: the header's.
 
     Raises:
-        RunError: it has convolutions, or more inputs than sums of 32 bits hold; or a file cannot be
-            written.
+        RunError: more inputs of a neuron than sums of 32 bits hold; or a file cannot be written.
         ValueError: a part that is no class of binep.
     """
     trained = Trained(trained) if isinstance(trained, Network) else trained
     path = Path(path)
     description.described(trained.network)
     for number, synapse in enumerate(trained.network.synapses, start=1):
-        if not isinstance(synapse, Dense):
-            raise RunError(f"layer {number} is a convolution: --format c writes dense layers only")
-        if synapse.values.shape[1] > 2**23:
+        if synapse.values[0].numel() > 2**23:
             raise RunError(f"layer {number} has over 2^23 inputs: too many for sums of 32 bits")
     values = _values(trained) | {"stem": path.stem, "header": path.name}
     for template, place in (("network.h", path), ("network_test.c", test_program(path))):
@@ -57,7 +55,8 @@ def _values(trained: Trained) -> dict[str, Any]:
     """What stands in the place of each @name@ of the templates."""
     network = trained.network
     cost, shape = network.cost, network.synapses[0].input_shape
-    inputs, sizes = network.synapses[0].values.shape[1], [len(s.bias) for s in network.synapses]
+    inputs, sizes = math.prod(shape), [math.prod(s.output_shape) for s in network.synapses]
+    patches = [s.values[0].numel() for s in network.synapses if isinstance(s, Conv)]
     readout = isinstance(cost, CrossEntropy)
     return {
         "title": f"A network of {'-'.join(map(str, [inputs, *sizes]))} neurons.",
@@ -68,7 +67,8 @@ def _values(trained: Trained) -> dict[str, Any]:
         "layers": len(network),
         "neurons": sum(sizes),
         "words": sum(map(_words, sizes)),
-        "widest": sizes[0],
+        "widest": max(sizes),
+        "patch": max(patches, default=1),
         "input_words": _words(inputs),
         "steps": network.free_steps,
         "stops": int(network.tolerance > 0),
@@ -84,22 +84,44 @@ def _data(trained: Trained) -> Iterator[str]:
     for name, each in (("mean", trained.mean), ("std", trained.std)):
         yield _array(f"binep_{name}", np.array(each or (0,), np.float32))
     for number, (synapse, neurons) in enumerate(_layers(network), start=1):
-        outputs, inputs = synapse.values.shape
-        values = synapse.values.detach().float().numpy()
+        size, values = math.prod(synapse.output_shape), synapse.values.detach().float().numpy()
+        values = values.reshape(len(values), -1)
+        scale = np.ones(1) if synapse.scale is None else synapse.scale.detach().numpy().reshape(-1)
         yield _array(f"binep_bias_{number}", synapse.bias.detach().float().numpy())
-        if synapse.scale is None:
-            yield _array(f"binep_weights_{number}", values.ravel())
-            up = f"{{{outputs}, {inputs}, 0, NULL, binep_weights_{number}, {inputs}, 1}}"
-            down = f"{{{inputs}, {outputs}, 0, NULL, binep_weights_{number}, 1, {inputs}}}"
-        else:
-            yield _array(f"binep_rows_{number}", _packed(values))
-            yield _array(f"binep_columns_{number}", _packed(values.T))
-            up = f"{{{outputs}, {inputs}, {_words(inputs)}, binep_rows_{number}, NULL, 0, 0}}"
-            down = f"{{{inputs}, {outputs}, {_words(outputs)}, binep_columns_{number}, NULL, 0, 0}}"
-        scale = 1.0 if synapse.scale is None else float(synapse.scale.detach())
+        yield _array(f"binep_scale_{number}", scale.astype(np.float32))
+        up, down = f"binep_rows_{number}", "NULL"
+        yield _array(up, values.ravel() if synapse.scale is None else _packed(values))
+        if isinstance(synapse, Dense) and synapse.scale is not None:
+            down = f"binep_columns_{number}"
+            yield _array(down, _packed(values.T))
+        matrices = ", ".join(_matrices(synapse, up, down))
+        rest = f"binep_scale_{number}, {len(scale)}, binep_bias_{number}"
         rules = _rules(neurons, network.tolerance)
-        table.append(f"    {{{up}, {down}, {_float(scale)}, binep_bias_{number}, {rules}}},")
+        table.append(f"    {{{size}, {matrices}, {_geometry(synapse)}, {rest}, {rules}}},")
     yield "\n".join(["static const binep_layer binep_layers[] = {", *table, "};", ""])
+
+
+def _matrices(synapse: Synapse, up: str, down: str) -> tuple[str, str]:
+    """The weights up and down; a convolution needs those up alone."""
+    outputs, inputs = len(synapse.values), synapse.values[0].numel()
+    nothing = "{0, 0, 0, NULL, NULL, 0, 0}"
+    if synapse.scale is None:
+        above = f"{{{outputs}, {inputs}, 0, NULL, {up}, {inputs}, 1}}"
+        below = f"{{{inputs}, {outputs}, 0, NULL, {up}, 1, {inputs}}}"
+    else:
+        above = f"{{{outputs}, {inputs}, {_words(inputs)}, {up}, NULL, 0, 0}}"
+        below = f"{{{inputs}, {outputs}, {_words(outputs)}, {down}, NULL, 0, 0}}"
+    return above, below if isinstance(synapse, Dense) else nothing
+
+
+def _geometry(synapse: Synapse) -> str:
+    """What `binep_conv` says of a convolution; zeros of dense synapses."""
+    if not isinstance(synapse, Conv):
+        return "{" + ", ".join(["0"] * 10) + "}"
+    kernel, takes_max = synapse.values.shape[-1], int(not synapse.averages)
+    numbers = (kernel, synapse.padding, synapse.pool, takes_max, *synapse.input_shape)
+    places = (synapse.map_shape[1], *synapse.output_shape[1:])
+    return "{" + ", ".join(map(str, (*numbers, *places))) + "}"
 
 
 def _layers(network: Network) -> Iterator[tuple[Synapse, Neurons | None]]:

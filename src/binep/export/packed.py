@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,18 @@ from torch import Tensor
 
 from binep.core.network import Network
 from binep.experiment.build import initial_network
+from binep.experiment.config import Config
+from binep.experiment.experiment import Experiment
 from binep.export import description
-from binep.runs.checkpoints import held_source, load_network
+from binep.registry import did_you_mean
+from binep.runs import folder as runs
+from binep.runs.checkpoints import check_identity, held_source, load_network, same_data
 from binep.runs.files import RunError, write
 from binep.runs.settings import read_config
-from binep.runs.tensors import load_tensors, save_tensors
+from binep.runs.tensors import content_of, load_tensors, save_tensors
 
 KIND = "packed network"
+_MODELS = Path(__file__).parent.parent / "models"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +39,32 @@ class Trained:
         network: on the CPU.
         classes: names of the classes, in order; empty if they have none.
         mean, std: of each input channel, in units of x/255, which inputs were normalised by.
+        run: of a network that a run trained, "config", its settings as TOML, and "data", what it
+            was trained on (`Dataset.identity`), or None where that is not known.
     """
 
     network: Network
     classes: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    run: Mapping[str, Any] | None = None
+
+    def config(self, path: Path) -> Config:
+        """The settings that it was trained with.
+
+        Args:
+            path: where it was read, for errors.
+
+        Raises:
+            RunError: it was not trained by a run.
+            ConfigError: the settings cannot be read, or need a module of one's own (--plugin).
+        """
+        if self.run is None:
+            raise RunError(
+                f"{path}: does not say how it was trained: give the run folder, or what "
+                "`binep export` wrote of it"
+            )
+        return Config.from_toml(self.run["config"], str(path))
 
 
 def save(trained: Trained | Network, path: Path | str) -> None:
@@ -54,13 +81,18 @@ def save(trained: Trained | Network, path: Path | str) -> None:
     save_tensors(Path(path), *_content(trained))
 
 
+def content(trained: Trained) -> bytes:
+    """What `save` writes."""
+    return content_of(*_content(trained))
+
+
 def save_npz(trained: Trained | Network, path: Path | str) -> None:
     """`save`, as NumPy arrays; what JSON says of them is the array "about"."""
     tensors, about = _content(trained)
-    content = io.BytesIO()
+    file = io.BytesIO()
     arrays: dict[str, Any] = {name: t.detach().cpu().numpy() for name, t in tensors.items()}
-    np.savez(content, about=np.array(json.dumps(about)), **arrays)
-    write(Path(path), content.getvalue())
+    np.savez(file, about=np.array(json.dumps(about)), **arrays)
+    write(Path(path), file.getvalue())
 
 
 def _content(trained: Trained | Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -69,6 +101,8 @@ def _content(trained: Trained | Network) -> tuple[dict[str, Tensor], dict[str, A
     network = trained.network
     about: dict[str, Any] = {"kind": KIND, "network": description.described(network)}
     about |= {"classes": trained.classes, "mean": trained.mean, "std": trained.std}
+    if trained.run is not None:
+        about["run"] = trained.run
     tensors = {
         name: _packed(tensor) if _is_binary(network, name) else tensor
         for name, tensor in network.state_dict().items()
@@ -80,8 +114,9 @@ def load(path: Path | str) -> Network:
     """A trained network: `network(x)` gives class scores, `network.predict(x)` labels.
 
     Args:
-        path: a run folder, or a file that `Network.save` or `binep export --format packed` wrote.
-            Nothing but the folder or file is needed.
+        path: a run folder; a file that `Network.save` or `binep export --format packed` wrote; or
+            the name of a network that comes with binep, as `binep models` lists them. Nothing but
+            the folder or file is needed.
 
     Raises:
         RunError: it is missing or damaged.
@@ -91,15 +126,78 @@ def load(path: Path | str) -> Network:
 
 def read(path: Path) -> Trained:
     """`load`, with the names of classes and what inputs were normalised by."""
+    path = located(path)
     return _from_run(path) if path.is_dir() else _from_file(path)
+
+
+def experiment(path: Path, *, warn: Callable[[str], None], **overrides: Any) -> Experiment:
+    """The experiment of a run folder or of a file that was exported from one.
+
+    Args:
+        path: see `load`.
+        warn: called where it is not known on what data it was trained.
+        overrides: settings of `Config` to replace, such as device.
+
+    Raises:
+        RunError: it is missing or damaged, or does not say how it was trained.
+        DataError: the data set is another than it was trained on.
+        ConfigError: its settings cannot be.
+    """
+    path = located(path)
+    if path.is_dir():
+        return runs.load(path, warn=warn, **overrides)
+    trained = _from_file(path)
+    made = Experiment(trained.config(path).replace(**overrides))
+    try:
+        made.network.load_state_dict(trained.network.state_dict())
+    except RuntimeError:
+        raise RunError(f"{path}: its network is not the one that its settings describe") from None
+    made.started = True
+    assert trained.run is not None
+    if note := same_data(path, trained.run["data"], made.data):
+        warn(note)
+    return made
+
+
+def located(path: Path) -> Path:
+    """A path that is there; or of the name of a network that comes with binep, its file.
+
+    Raises:
+        RunError: neither.
+    """
+    if path.exists() or path.is_symlink() or path.name != str(path):
+        return path
+    names = shipped()
+    if path.name in names:
+        return _MODELS / f"{path.name}.safetensors"
+    if path.suffix:
+        return path  # a file that is missing, as reading it will say
+    hint = did_you_mean(path.name, names)
+    raise RunError(
+        f"{path.name}: no run folder, no file, and none of the networks that come with "
+        f"binep{hint}: {', '.join(names)}"
+    )
+
+
+def shipped() -> list[str]:
+    """Names of the networks that come with binep, which `load` takes."""
+    return sorted(file.stem for file in _MODELS.glob("*.safetensors"))
+
+
+def card(name: str) -> dict[str, Any]:
+    """What is known of a network that comes with binep: its file NAME.toml, beside the network."""
+    text = (_MODELS / f"{name}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
 
 
 def _from_run(folder: Path) -> Trained:
     config, file = read_config(folder), folder / "model.safetensors"
     source = held_source(file) or config.source()
     network = initial_network(config, source=source)
-    load_network(network, file)
-    return Trained(network, source.classes, source.mean, source.std)
+    data = load_network(network, file)
+    text = config.replace(data_dir=None).to_toml()  # a folder of this machine
+    run = {"config": text, "data": data}
+    return Trained(network, source.classes, source.mean, source.std, run)
 
 
 def _from_file(path: Path) -> Trained:
@@ -121,10 +219,20 @@ def _from_file(path: Path) -> Trained:
             state[name] = found
         network.load_state_dict(state)
         network.check()
-        scales = [v and tuple(map(float, v)) for v in (about["mean"], about["std"])]
-        return Trained(network, tuple(map(str, about["classes"])), *scales)
+        mean, std = (v and tuple(map(float, v)) for v in (about["mean"], about["std"]))
+        return Trained(network, tuple(map(str, about["classes"])), mean, std, _run(about))
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(f"{path}: {error}") from None
+
+
+def _run(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a file says of the run; None if it was written without one."""
+    run: Mapping[str, Any] | None = about.get("run")
+    if run is not None:
+        if not isinstance(run["config"], str):
+            raise ValueError("run holds no text of a configuration")
+        check_identity(run)
+    return run
 
 
 def _is_binary(network: Network, name: str) -> bool:

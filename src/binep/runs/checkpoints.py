@@ -122,11 +122,11 @@ def _check_about(about: dict[str, Any]) -> None:
         checked_rows(about.get("rows"))
     except ValueError as error:
         raise ValueError(f"rows: {error}") from None
-    _check_identity(about)
+    check_identity(about)
 
 
-def _check_identity(about: dict[str, Any]) -> None:
-    """Refuse an identity of data that is none; an older version kept none.
+def check_identity(about: Mapping[str, Any]) -> None:
+    """Refuse an identity of data, under "data", that is none; an older version kept none.
 
     Raises:
         ValueError: see `Dataset.identity`.
@@ -160,7 +160,7 @@ def held_source(path: Path) -> Source | None:
     """
     _, about = load_tensors(path)
     try:
-        _check_identity(about)
+        check_identity(about)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
     data = about.get("data") or {}
@@ -230,7 +230,7 @@ def load_network(network: Network, path: Path) -> dict[str, Any] | None:
     try:
         check_fit(state, stored(network))
         check_network(state)
-        _check_identity(about)
+        check_identity(about)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
     network.load_state_dict(state)

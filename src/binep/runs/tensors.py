@@ -19,20 +19,26 @@ from binep.runs.headers import header_of
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors as safetensors, with facts about them and a digest of both.
+    """Write what `content_of` returns.
 
     Args:
         path: the file.
         tensors: on any device.
         about: what JSON can hold.
     """
+    with _panics_are_errors(path, sum(tensor.nbytes for tensor in tensors.values())):
+        content = content_of(tensors, about)
+    write(path, content)
+
+
+def content_of(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
+    """Tensors as safetensors, with facts about them and a digest of both."""
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about, sort_keys=True)
     # One key, since the library writes several in any order: equal tensors give equal bytes.
     header = {"binep": digest(kept, text) + text}
-    with _panics_are_errors(path, sum(tensor.nbytes for tensor in kept.values())):
-        content = safetensors.torch.save(kept, header)
-    write(path, content)
+    content: bytes = safetensors.torch.save(kept, header)
+    return content
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -25,7 +25,8 @@ enum {
     BINEP_LAYERS = @layers@,
     BINEP_NEURONS = @neurons@, /* of all layers together */
     BINEP_WORDS = @words@,     /* that hold a bit of each, layer by layer */
-    BINEP_WIDEST = @widest@,
+    BINEP_WIDEST = @widest@,   /* neurons of the largest layer */
+    BINEP_PATCH = @patch@,     /* what a place of a convolution sees at most */
     BINEP_INPUT_WORDS = @input_words@,
     BINEP_STEPS = @steps@,
     BINEP_STOPS = @stops@, /* whether the phase ends once all has settled */
@@ -41,10 +42,21 @@ typedef struct {
     int row, column;
 } binep_matrix;
 
-/* Synapses, and the neurons that they lead to. */
+/* A convolution over maps below, then pooling; kernel is 0 for dense synapses. */
 typedef struct {
+    int kernel, padding, pool, takes_max;
+    int channels, rows, columns; /* below */
+    int map_columns, places_down, places_across; /* before pooling; after it */
+} binep_conv;
+
+/* Synapses, and the neurons that they lead to. Of a convolution `up` has a row for each channel,
+   and `down` is empty. */
+typedef struct {
+    int size; /* neurons */
     binep_matrix up, down;
-    float scale; /* alpha; 1 with real weights */
+    binep_conv conv;
+    const float *scale; /* alpha, one or one for each channel; 1 with real weights */
+    int scales;
     const float *bias;
     int binary; /* neurons that fire bits */
     float initial, threshold, filter, kept; /* kept: 1 - filter */
@@ -54,7 +66,9 @@ typedef struct {
 /* What a classification works in. */
 typedef struct {
     float states[BINEP_NEURONS], next[BINEP_NEURONS], clamped[BINEP_WIDEST];
-    float input[BINEP_INPUTS];
+    float input[BINEP_INPUTS], feedback[BINEP_WIDEST], patch[BINEP_PATCH];
+    int route[BINEP_NEURONS]; /* of max-pooling, where in its map each maximum is */
+    uint64_t patch_bits[(BINEP_PATCH + 63) / 64];
     uint64_t bits[BINEP_WORDS], planes[8][BINEP_INPUT_WORDS];
 } binep_memory;
 
@@ -80,28 +94,174 @@ static inline int32_t binep_bit_sum(const uint64_t *signs, const uint64_t *bits,
     return sum;
 }
 
+/* Sum of signs times values, in eight parts that need not wait for each other. */
+static inline float binep_signed_sum(const uint64_t *signs, const float *values, int n)
+{
+    float parts[8] = {0}, sum = 0;
+    for (int j = 0; j < n; j += 8) {
+        const int byte = (int)((signs[j / 64] >> (j % 64)) & 255);
+        if (j + 8 <= n)
+            for (int l = 0; l < 8; l++)
+                parts[l] += (float)(((byte >> l) & 1) * 2 - 1) * values[j + l];
+        else
+            for (int l = 0; j + l < n; l++)
+                parts[l] += (float)(((byte >> l) & 1) * 2 - 1) * values[j + l];
+    }
+    for (int l = 0; l < 8; l++)
+        sum += parts[l];
+    return sum;
+}
+
 /* Sum over j of W_ij * sent_j without alpha; of bits, if they are not NULL. */
 static inline float binep_sum(const binep_matrix *m, int i, const float *sent, const uint64_t *bits)
 {
     const uint64_t *signs = m->signs ? m->signs + (size_t)i * m->words : NULL;
     float sum = 0;
-    if (signs && bits)
-        return (float)binep_bit_sum(signs, bits, m->words);
-    for (int j = 0; j < m->inputs; j++) {
-        float value = bits ? (float)((bits[j / 64] >> (j % 64)) & 1) : sent[j];
-        if (signs)
-            sum += ((signs[j / 64] >> (j % 64)) & 1) ? value : -value;
-        else
-            sum += m->weights[(size_t)i * m->row + (size_t)j * m->column] * value;
-    }
+    if (signs)
+        return bits ? (float)binep_bit_sum(signs, bits, m->words)
+                    : binep_signed_sum(signs, sent, m->inputs);
+    for (int j = 0; j < m->inputs; j++)
+        sum += m->weights[(size_t)i * m->row + (size_t)j * m->column] *
+               (bits ? (float)((bits[j / 64] >> (j % 64)) & 1) : sent[j]);
     return sum;
+}
+
+static inline int binep_bit(const uint64_t *bits, int i)
+{
+    return (int)((bits[i / 64] >> (i % 64)) & 1);
+}
+
+/* Alpha of a channel, or of a dense layer. */
+static inline float binep_alpha(const binep_layer *layer, int channel)
+{
+    return layer->scale[layer->scales > 1 ? channel : 0];
+}
+
+/* memory->patch, or patch_bits: what the place (y, x) of the maps sees, 0 beyond the edges. */
+static inline void binep_see(const binep_conv *conv, int y, int x, const float *sent,
+                             const uint64_t *bits, binep_memory *memory)
+{
+    const int size = conv->channels * conv->kernel * conv->kernel;
+    int n = 0;
+    for (int w = 0; w < (size + 63) / 64; w++)
+        memory->patch_bits[w] = 0;
+    for (int k = 0; k < conv->channels; k++)
+        for (int row = y - conv->padding; row < y - conv->padding + conv->kernel; row++)
+            for (int column = x - conv->padding; column < x - conv->padding + conv->kernel; column++) {
+                const int inside = row >= 0 && row < conv->rows && column >= 0 && column < conv->columns;
+                const int i = (k * conv->rows + row) * conv->columns + column;
+                if (bits)
+                    memory->patch_bits[n / 64] |= (uint64_t)(inside && binep_bit(bits, i)) << (n % 64);
+                else
+                    memory->patch[n] = inside ? sent[i] : 0;
+                n++;
+            }
+}
+
+/* drive: a convolution, pooled, before alpha and bias; and its route. */
+static inline void binep_convolve(const binep_layer *layer, const float *sent, const uint64_t *bits,
+                                  float *drive, int *route, binep_memory *memory)
+{
+    const binep_conv *conv = &layer->conv;
+    const int places = conv->places_down * conv->places_across, window = conv->pool * conv->pool;
+    for (int place = 0; place < places; place++)
+        for (int w = 0; w < window; w++) {
+            const int y = place / conv->places_across * conv->pool + w / conv->pool;
+            const int x = place % conv->places_across * conv->pool + w % conv->pool;
+            binep_see(conv, y, x, sent, bits, memory);
+            for (int c = 0; c < layer->up.outputs; c++) {
+                const uint64_t *seen = bits ? memory->patch_bits : NULL;
+                const float sum = binep_sum(&layer->up, c, memory->patch, seen);
+                const int i = c * places + place;
+                if (!conv->takes_max) {
+                    drive[i] = (w ? drive[i] : 0) + sum;
+                } else if (!w || sum > drive[i]) {
+                    drive[i] = sum;
+                    route[i] = y * conv->map_columns + x;
+                }
+            }
+        }
+    for (int i = 0; i < layer->size && !conv->takes_max; i++)
+        drive[i] /= (float)window;
+}
+
+/* drive: W * what is sent + b, of all neurons of a layer. */
+static inline void binep_up(const binep_layer *layer, const float *sent, const uint64_t *bits,
+                            float *drive, int *route, binep_memory *memory)
+{
+    const int places = layer->size / layer->up.outputs;
+    if (layer->conv.kernel)
+        binep_convolve(layer, sent, bits, drive, route, memory);
+    else
+        for (int i = 0; i < layer->size; i++)
+            drive[i] = binep_sum(&layer->up, i, sent, bits);
+    for (int i = 0; i < layer->size; i++)
+        drive[i] = drive[i] * binep_alpha(layer, i / places) + layer->bias[i / places];
+}
+
+/* Adds to memory->feedback what a place of a convolution's maps sends down. */
+static inline void binep_send(const binep_layer *layer, int c, int at, float value, binep_memory *memory)
+{
+    const binep_conv *conv = &layer->conv;
+    const binep_matrix *m = &layer->up;
+    const int top = at / conv->map_columns - conv->padding;
+    const int left = at % conv->map_columns - conv->padding;
+    int j = 0;
+    for (int k = 0; k < conv->channels; k++)
+        for (int row = top; row < top + conv->kernel; row++)
+            for (int column = left; column < left + conv->kernel; column++, j++) {
+                if (row < 0 || row >= conv->rows || column < 0 || column >= conv->columns)
+                    continue;
+                float *to = &memory->feedback[(k * conv->rows + row) * conv->columns + column];
+                if (m->signs)
+                    *to += binep_bit(m->signs + (size_t)c * m->words, j) ? value : -value;
+                else
+                    *to += m->weights[(size_t)c * m->row + j] * value;
+            }
+}
+
+/* Adds to the drive of the layer below what a convolution sends down: to the places of its maxima,
+   or to all places that it averaged. */
+static inline void binep_send_maps(const binep_layer *layer, const float *sent, const uint64_t *bits,
+                                   const int *route, float *drive, binep_memory *memory)
+{
+    const binep_conv *conv = &layer->conv;
+    const int below = conv->channels * conv->rows * conv->columns;
+    const int places = conv->places_down * conv->places_across, window = conv->pool * conv->pool;
+    for (int j = 0; j < below; j++)
+        memory->feedback[j] = 0;
+    for (int i = 0; i < layer->size; i++) {
+        const int c = i / places, place = i % places;
+        const float value = (bits ? (float)binep_bit(bits, i) : sent[i]) * binep_alpha(layer, c);
+        if (value == 0)
+            continue;
+        if (conv->takes_max)
+            binep_send(layer, c, route[i], value, memory);
+        for (int w = 0; w < window && !conv->takes_max; w++) {
+            const int y = place / conv->places_across * conv->pool + w / conv->pool;
+            const int x = place % conv->places_across * conv->pool + w % conv->pool;
+            binep_send(layer, c, y * conv->map_columns + x, value / (float)window, memory);
+        }
+    }
+    for (int j = 0; j < below; j++)
+        drive[j] += memory->feedback[j];
+}
+
+/* Adds to the drive of the layer below what a layer sends down: W^T * what it sends. */
+static inline void binep_down(const binep_layer *layer, const float *sent, const uint64_t *bits,
+                              const int *route, float *drive, binep_memory *memory)
+{
+    if (layer->conv.kernel)
+        binep_send_maps(layer, sent, bits, route, drive, memory);
+    else
+        for (int j = 0; j < layer->down.outputs; j++)
+            drive[j] += binep_sum(&layer->down, j, sent, bits) * layer->scale[0];
 }
 
 /* memory->clamped: W_1 * x + b_1. Grey levels times signs are added up plane by plane of bits. */
 static inline void binep_clamp(const uint8_t *image, binep_memory *memory)
 {
     const binep_layer *first = &binep_layers[0];
-    const int whole = first->up.signs && !BINEP_NORMALISED;
     for (int b = 0; b < 8; b++)
         for (int w = 0; w < BINEP_INPUT_WORDS; w++)
             memory->planes[b][w] = 0;
@@ -113,18 +273,16 @@ static inline void binep_clamp(const uint8_t *image, binep_memory *memory)
         for (int b = 0; b < 8; b++)
             memory->planes[b][j / 64] |= (uint64_t)((image[j] >> b) & 1) << (j % 64);
     }
-    for (int i = 0; i < first->up.outputs; i++) {
-        float sum;
-        if (whole) {
-            const uint64_t *signs = first->up.signs + (size_t)i * first->up.words;
-            int32_t levels = 0;
-            for (int b = 0; b < 8; b++)
-                levels += binep_bit_sum(signs, memory->planes[b], first->up.words) * (1 << b);
-            sum = (float)levels * (1.0f / 255.0f);
-        } else {
-            sum = binep_sum(&first->up, i, memory->input, NULL);
-        }
-        memory->clamped[i] = sum * first->scale + first->bias[i];
+    if (first->conv.kernel || !first->up.signs || BINEP_NORMALISED) {
+        binep_up(first, memory->input, NULL, memory->clamped, memory->route, memory);
+        return;
+    }
+    for (int i = 0; i < first->size; i++) {
+        const uint64_t *signs = first->up.signs + (size_t)i * first->up.words;
+        int32_t levels = 0;
+        for (int b = 0; b < 8; b++)
+            levels += binep_bit_sum(signs, memory->planes[b], first->up.words) * (1 << b);
+        memory->clamped[i] = (float)levels * (1.0f / 255.0f) * first->scale[0] + first->bias[i];
     }
 }
 
@@ -134,7 +292,7 @@ static inline void binep_fire(binep_memory *memory)
     const float *s = memory->states;
     uint64_t *bits = memory->bits;
     for (int k = 0; k < BINEP_LAYERS; k++) {
-        const int size = binep_layers[k].up.outputs;
+        const int size = binep_layers[k].size;
         for (int w = 0; w < (size + 63) / 64; w++)
             bits[w] = 0;
         for (int i = 0; i < size; i++)
@@ -154,38 +312,47 @@ static inline float binep_update(const binep_layer *layer, float state, float p)
     return p < 0 ? 0 : p > 1 ? 1 : p;
 }
 
-/* One time step of all layers at once; whether all has settled. */
-static inline int binep_step(binep_memory *memory)
+/* memory->next: the drive p of all layers, from the states of all. */
+static inline void binep_drive(binep_memory *memory)
 {
     const float *below = NULL, *s = memory->states;
     const uint64_t *bits_below = NULL, *bits = memory->bits;
-    float *next = memory->next;
-    int settled = 1;
-    binep_fire(memory);
+    float *drive = memory->next, *drive_below = NULL;
+    int *route = memory->route;
     for (int k = 0; k < BINEP_LAYERS; k++) {
         const binep_layer *layer = &binep_layers[k];
-        const int size = layer->up.outputs;
-        const float *above = s + size;
-        const uint64_t *bits_above = bits + (size + 63) / 64;
-        for (int i = 0; i < size; i++) {
-            float p = k ? binep_sum(&layer->up, i, below, bits_below) * layer->scale + layer->bias[i]
-                        : memory->clamped[i];
-            if (k + 1 < BINEP_LAYERS) {
-                const binep_layer *high = layer + 1;
-                p += binep_sum(&high->down, i, above, high->binary ? bits_above : NULL) * high->scale;
-            }
-            next[i] = binep_update(layer, s[i], p);
-            const float change = next[i] < s[i] ? s[i] - next[i] : next[i] - s[i];
-            settled &= change <= layer->settled;
+        const uint64_t *sent = layer->binary ? bits : NULL;
+        for (int i = 0; i < layer->size && !k; i++)
+            drive[i] = memory->clamped[i];
+        if (k) {
+            binep_up(layer, below, bits_below, drive, route, memory);
+            binep_down(layer, s, sent, route, drive_below, memory);
         }
         below = s;
-        bits_below = layer->binary ? bits : NULL;
-        s = above;
-        bits = bits_above;
-        next += size;
+        bits_below = sent;
+        drive_below = drive;
+        bits += (layer->size + 63) / 64;
+        s += layer->size;
+        drive += layer->size;
+        route += layer->size;
     }
-    for (int i = 0; i < BINEP_NEURONS; i++)
-        memory->states[i] = memory->next[i];
+}
+
+/* One time step of all layers at once; whether all has settled. */
+static inline int binep_step(binep_memory *memory)
+{
+    float *s = memory->states;
+    const float *p = memory->next;
+    int settled = 1;
+    binep_fire(memory);
+    binep_drive(memory);
+    for (int k = 0; k < BINEP_LAYERS; k++)
+        for (int i = 0; i < binep_layers[k].size; i++, s++, p++) {
+            const float next = binep_update(&binep_layers[k], *s, *p);
+            const float change = next < *s ? *s - next : next - *s;
+            settled &= change <= binep_layers[k].settled;
+            *s = next;
+        }
     return settled;
 }
 
@@ -195,13 +362,13 @@ static inline int binep_classify(const uint8_t *image, binep_memory *memory, flo
     float *s = memory->states;
     int best = 0;
     for (int k = 0; k < BINEP_LAYERS; k++)
-        for (int i = 0; i < binep_layers[k].up.outputs; i++)
+        for (int i = 0; i < binep_layers[k].size; i++)
             *s++ = binep_layers[k].initial;
     binep_clamp(image, memory);
     for (int step = 0; step < BINEP_STEPS; step++)
         if (binep_step(memory) && BINEP_STOPS)
             break;
-    s -= binep_layers[BINEP_LAYERS - 1].up.outputs; /* the output */
+    s -= binep_layers[BINEP_LAYERS - 1].size; /* the output */
     for (int c = 0; c < BINEP_CLASSES; c++) {
         scores[c] = 0;
         for (int copy = 0; copy < BINEP_COPIES; copy++)
@@ -209,7 +376,7 @@ static inline int binep_classify(const uint8_t *image, binep_memory *memory, flo
         scores[c] /= (float)BINEP_COPIES;
         if (BINEP_READOUT) {
             const binep_layer *readout = &binep_layers[BINEP_LAYERS + BINEP_READOUT - 1];
-            scores[c] = binep_sum(&readout->up, c, s, NULL) * readout->scale + readout->bias[c];
+            scores[c] = binep_sum(&readout->up, c, s, NULL) * readout->scale[0] + readout->bias[c];
         }
         if (scores[c] > scores[best])
             best = c;
