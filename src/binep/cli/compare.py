@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any, Literal
 
 from binep.cli.options import Pluggable, Runs, figure_kind, parse
 from binep.cli.output import print_table
 from binep.experiment.config import ConfigError
+
+if TYPE_CHECKING:
+    from binep.cluster.sweeps import Sweep
+
+WIDTH = 80
+"""Letters of a sweep's table in a line."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +24,8 @@ class Options(Pluggable):
     """Show runs side by side: settings that differ, and how they ended."""
 
     runs: Runs
-    """Run folders. Those that differ by the seed alone are one row: mean ± standard deviation."""
+    """Run folders, or a sweep's. Those that differ by the seed alone are one row: mean ± standard
+    deviation."""
     by: str | None = None
     """Column of metrics.csv to sort by, lowest first; valid_error if there is one, otherwise
     test_error."""
@@ -35,11 +43,17 @@ def main(arguments: Sequence[str]) -> None:
     """Print a table of runs, and draw a result over a setting if that is asked for."""
     options = parse(Options, arguments, prog="binep compare")
     if not options.runs:
-        raise ConfigError("compare what? Name two run folders or more")
+        raise ConfigError("compare what? Name two run folders or more, or a sweep")
     kind = figure_kind(options.output)
     from binep.analysis import comparison
+    from binep.cluster import sweeps
 
-    found = comparison.groups(options.runs, options.by, options.each)
+    first, alone = options.runs[0], Options(options.runs[:1], plugin=options.plugin)
+    if options == alone and sweeps.is_sweep(first):
+        show_sweep(sweeps.read(first))
+        return
+    chosen = [run for given in options.runs for run in sweeps.runs_of(given)]
+    found = comparison.groups(chosen, options.by, options.each)
     columns = comparison.results(found)
     by = options.by or comparison.judged_by(found)
     head, rows = comparison.table(found, list(dict.fromkeys([*columns, by])))
@@ -61,3 +75,59 @@ def main(arguments: Sequence[str]) -> None:
 
         files.write(options.output, curves.rendered(drawn, kind))
         print(options.output)
+
+
+def show_sweep(sweep: Sweep, most: int = 10) -> None:
+    """Print the best trials of a sweep and what they depend on; write best.toml and a figure."""
+    from binep.cluster import rays, sweeps
+    from binep.runs import curves, files
+
+    rays.require()
+    from rich.markup import escape
+    from rich.table import Table
+
+    from binep.cluster import importance
+
+    found = sweeps.trials(sweep)
+    groups = sweeps.ranked(found)
+    if not groups:
+        print(f"{sweep.folder}: no trial has ended an epoch yet")
+        return
+    table = Table(width=WIDTH, title_justify="left", title_style="")
+    table.title = f"{len(found)} of {sweep.trials} trials have begun; the best:"
+    for name in ("trial", "epochs", "valid error (%)"):
+        table.add_column(name, justify="right")
+    table.add_column("settings", ratio=1, overflow="fold")
+    seeds = any(len(group.trials) > 1 for group in groups)
+    for group in groups[:most]:
+        values = {s.name: s.of(group.trials[0].config) for s in sweep.settings}
+        if seeds:
+            values.pop("seed", None)
+        table.add_row(
+            " ".join(str(trial.number) for trial in group.trials),
+            f"{max(trial.epochs for trial in group.trials)}/{sweep.base.epochs}",
+            spread([trial.error or 0.0 for trial in group.trials]),
+            escape(settings_of(values)),
+        )
+    print_table(table)
+    shares = importance.importance(groups, sweep.settings)
+    if shares:
+        words = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+        print(f"importance of settings (PED-ANOVA): {words}")
+    print(f"binep train --config {sweeps.write_best(sweep, groups)}")
+    drawn = importance.parallel(groups, sweep.settings, sweep.base.epochs)
+    files.write(sweep.folder / "parallel.png", curves.rendered(drawn))
+    print(sweep.folder / "parallel.png")
+
+
+def spread(errors: Sequence[float]) -> str:
+    """Mean ± standard deviation of errors in percent."""
+    return f"{mean(errors):.2f}" + (f" ± {stdev(errors):.2f}" if len(errors) > 1 else "")
+
+
+def settings_of(values: Mapping[str, Any]) -> str:
+    """The values of settings in a line."""
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    )
