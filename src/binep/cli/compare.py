@@ -79,14 +79,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def show_sweep(sweep: Sweep, most: int = 10) -> None:
     """Print the best trials of a sweep and what they depend on; write best.toml and a figure."""
-    from binep.cluster import rays, sweeps
-    from binep.runs import curves, files
-
-    rays.require()
     from rich.markup import escape
     from rich.table import Table
 
-    from binep.cluster import importance
+    from binep.cluster import importance, sweeps
+    from binep.runs import curves, files
 
     found = sweeps.trials(sweep)
     groups = sweeps.ranked(found)
@@ -110,8 +107,7 @@ def show_sweep(sweep: Sweep, most: int = 10) -> None:
             escape(settings_of(values)),
         )
     print_table(table)
-    shares = importance.importance(groups, sweep.settings)
-    if shares:
+    if shares := importance.importance(groups, sweep.settings):
         words = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         print(f"importance of settings (PED-ANOVA): {words}")
     print(f"binep train --config {sweeps.write_best(sweep, groups)}")

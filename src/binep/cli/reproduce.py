@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         if options.address is None:
             run_or_resume(unfinished)
-        else:
+        elif unfinished:
             _run_on_cluster(unfinished, options)
     finally:
         files.write(options.output / "README.md", tables.page(options.output).encode())

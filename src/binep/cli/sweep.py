@@ -147,10 +147,6 @@ def _base(options: Options, start: Config) -> Config:
     config = config.replace(plugins=plugins.loaded())
     if not config.validation:
         config = config.replace(validation=HELD_OUT)
-        print(
-            f"chosen by a share of {HELD_OUT} of the training samples, which is held out: "
-            "--validation names another"
-        )
     if options.gpus > 0 and config.device == "cpu":
         config = config.replace(device="cuda")
     return placed(config, max(1, options.cpus))
@@ -179,7 +175,9 @@ def _run(sweep: Sweep, options: Options) -> None:
 
     print(
         f"{sweep.base.summary()}: {sweep.trials} trials of {sweep.base.epochs} epochs, "
-        f"sweep folder {sweep.folder}",
+        f"sweep folder {sweep.folder}\n"
+        f"chosen by the error on a share of {sweep.base.validation:g} of the training samples, "
+        "held out by --validation",
         flush=True,
     )
     again = f"{PROG} --resume {shlex.quote(str(sweep.folder))}"

@@ -31,7 +31,7 @@ ENVIRONMENT = {
 
 
 def require() -> None:
-    """Refuse to go on without Ray and Optuna.
+    """Refuse to go on without Ray and Optuna; silence what they would tell others.
 
     Raises:
         RunError: they are not installed.
@@ -39,11 +39,10 @@ def require() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        import optuna
+        import optuna  # noqa: F401
         import ray.tune  # noqa: F401
     except ImportError:
         raise RunError("Ray is not installed: pip install 'binep[sweep]'") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 @contextlib.contextmanager

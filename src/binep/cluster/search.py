@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import optuna
 from ray import tune
 from ray.tune.experiment import Trial as Job
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
@@ -198,6 +199,7 @@ def search(sweep: Sweep, parts: Sequence[Path], show: Callable[[News], None]) ->
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         done = tune.run(
             _trainable(sweep.folder.resolve(), [part.resolve() for part in parts]),
             name=STATE,

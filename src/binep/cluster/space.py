@@ -131,6 +131,7 @@ def read(texts: Sequence[str], config: Config) -> list[Setting]:
     for i, setting in enumerate(found):
         if any(other.name == setting.name for other in found[:i]):
             raise ConfigError(f"--set {texts[i]}: {setting.name} is set twice")
+    points(found)  # too many are refused before each value is tried
     for text, setting in zip(texts, found, strict=True):
         _check(text, setting, config)
     return found
