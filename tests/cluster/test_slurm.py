@@ -1,4 +1,4 @@
-"""The scripts for Slurm: what they call, with stand-ins for Slurm and Ray, and when they requeue."""
+"""The scripts for Slurm: what they call, with stand-ins for its commands; when they requeue."""
 
 from __future__ import annotations
 

@@ -13,10 +13,12 @@ from binep.cli.output import print_table
 from binep.experiment.config import ConfigError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from binep.cluster.sweeps import Sweep
 
-WIDTH = 80
-"""Letters of a sweep's table in a line."""
+COLUMNS = 4
+"""The most settings of which each has a column of such a table."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,6 @@ def main(arguments: Sequence[str]) -> None:
 
 def show_sweep(sweep: Sweep, most: int = 10) -> None:
     """Print the best trials of a sweep and what they depend on; write best.toml and a figure."""
-    from rich.markup import escape
     from rich.table import Table
 
     from binep.cluster import importance, sweeps
@@ -90,21 +91,20 @@ def show_sweep(sweep: Sweep, most: int = 10) -> None:
     if not groups:
         print(f"{sweep.folder}: no trial has ended an epoch yet")
         return
-    table = Table(width=WIDTH, title_justify="left", title_style="")
+    table = Table(title_justify="left", title_style="")
     table.title = f"{len(found)} of {sweep.trials} trials have begun; the best:"
     for name in ("trial", "epochs", "valid error (%)"):
         table.add_column(name, justify="right")
-    table.add_column("settings", ratio=1, overflow="fold")
     seeds = any(len(group.trials) > 1 for group in groups)
+    shown = [s for s in sweep.settings if not (seeds and s.name == "seed")]
+    add_settings(table, [s.name for s in shown])
     for group in groups[:most]:
-        values = {s.name: s.of(group.trials[0].config) for s in sweep.settings}
-        if seeds:
-            values.pop("seed", None)
+        values = {s.name: s.of(group.trials[0].config) for s in shown}
         table.add_row(
             " ".join(str(trial.number) for trial in group.trials),
             f"{max(trial.epochs for trial in group.trials)}/{sweep.base.epochs}",
             spread([trial.error or 0.0 for trial in group.trials]),
-            escape(settings_of(values)),
+            *setting_cells(values),
         )
     print_table(table)
     if shares := importance.importance(groups, sweep.settings):
@@ -121,9 +121,20 @@ def spread(errors: Sequence[float]) -> str:
     return f"{mean(errors):.2f}" + (f" ± {stdev(errors):.2f}" if len(errors) > 1 else "")
 
 
-def settings_of(values: Mapping[str, Any]) -> str:
-    """The values of settings in a line."""
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in values.items()
-    )
+def add_settings(table: Table, names: Sequence[str]) -> None:
+    """Add a column for each setting of a sweep, or one for all where there are many."""
+    if len(names) > COLUMNS:
+        table.add_column("settings", ratio=1, overflow="fold")
+        return
+    for name in names:
+        table.add_column("\n".join(name.rsplit(".", 1)), overflow="fold", justify="right")
+
+
+def setting_cells(values: Mapping[str, Any]) -> list[str]:
+    """The values of settings for the columns of `add_settings`."""
+    from rich.markup import escape
+
+    texts = {name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in values.items()}
+    if len(texts) > COLUMNS:
+        return [escape(", ".join(f"{name} {text}" for name, text in texts.items()))]
+    return [escape(text) for text in texts.values()]

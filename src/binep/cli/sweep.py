@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from binep.cli.compare import WIDTH, settings_of, show_sweep
+from binep.cli.compare import add_settings, setting_cells, show_sweep
 from binep.cli.options import Pluggable, parse
 from binep.cli.output import escaped, warn
 from binep.cli.train import from_file, on_its_data, spoken
@@ -238,10 +238,14 @@ class Display:
             self._say(f"trial {news.number}: its worker was lost: begun again from its checkpoint")
         elif news.state != "running" and self.live is None:
             ended = sum(one.state.startswith("ended") for one in self.news.values())
+            words = "".join(
+                f", {name} {value:.4g}" if isinstance(value, float) else f", {name} {value}"
+                for name, value in news.values.items()
+            )
             error = "" if news.error is None else f", valid error {news.error:.2f} %"
             self._say(
-                f"trial {news.number} {news.state} after epoch {news.epochs}{error}, "
-                f"{settings_of(news.values)}  ({ended}/{self.sweep.trials})"
+                f"trial {news.number} {news.state} after epoch {news.epochs}{error}{words}"
+                f"  ({ended}/{self.sweep.trials})"
             )
 
     def _say(self, line: str) -> None:
@@ -249,7 +253,6 @@ class Display:
 
     def table(self) -> Table:
         """The trials that run, and the best of those that have ended."""
-        from rich.markup import escape
         from rich.table import Table
 
         news = list(self.news.values())
@@ -262,16 +265,16 @@ class Display:
             f"{len(ended)} of {self.sweep.trials} trials ended, {early} of them early; "
             f"{len(at_work)} running; {clock}"
         )
-        table = Table(title=head, title_justify="left", title_style="", width=WIDTH)
+        table = Table(title=head, title_justify="left", title_style="")
         table.add_column("trial", justify="right")
         table.add_column("epoch", justify="right")
         table.add_column("valid error", justify="right")
         table.add_column("state")
-        table.add_column("settings", ratio=1, overflow="fold")
+        add_settings(table, [setting.name for setting in self.sweep.settings])
         best = sorted((one for one in ended if one.error is not None), key=lambda n: n.error or 0.0)
         for one in [*at_work[:8], *best[:8]]:
             error = "" if one.error is None else f"{one.error:.2f} %"
             epochs = f"{one.epochs}/{self.sweep.base.epochs}"
-            words = escape(settings_of(one.values))
-            table.add_row(str(one.number), epochs, error, one.state, words)
+            cells = setting_cells({s.name: one.values[s.name] for s in self.sweep.settings})
+            table.add_row(str(one.number), epochs, error, one.state, *cells)
         return table

@@ -109,7 +109,7 @@ class _Watch(tune.Callback):
     """Hands on what happens to trials."""
 
     def __init__(self, show: Callable[[News], None], epochs: int) -> None:
-        self.show, self.epochs = show, epochs
+        self.show, self.epochs, self.began = show, epochs, False
 
     def _tell(self, job: Job, state: str, why: str = "") -> None:
         last = job.last_result or {}
@@ -117,6 +117,13 @@ class _Watch(tune.Callback):
         error = None if error is None or math.isnan(error) else error
         number, values = job.config["number"], job.config["values"]
         self.show(News(number, values, state, epochs, error, why))
+
+    def on_step_begin(self, iteration: int, trials: list[Job], **info: Any) -> None:
+        if not self.began:  # of a sweep that goes on, those that had ended before
+            self.began = True
+            for job in trials:
+                if job.status == Job.TERMINATED:
+                    self.on_trial_complete(iteration, trials, job)
 
     def on_trial_start(self, iteration: int, trials: list[Job], trial: Job, **info: Any) -> None:
         self._tell(trial, "running")
