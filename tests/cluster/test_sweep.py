@@ -90,7 +90,7 @@ def learned(folder: Path) -> dict[str, bytes]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -130,7 +130,7 @@ def test_ctrl_c_leaves_what_resume_ends(reference: Path, cluster: Any, tmp_path:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         wait_for(lambda: begun(folder, 1))
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=120)
+        out, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGINT
     again = f"binep sweep --resume {folder} --address {cluster.address}"
     assert f"go on with: {again}" in out

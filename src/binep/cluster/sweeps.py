@@ -187,8 +187,10 @@ def read(folder: Path) -> Sweep:
         numbers = {name: table[name] for name in ("samples", "grace", "cpus", "gpus")}
         if not isinstance(base, dict) or not all(isinstance(text, str) for text in sets):
             raise ValueError("base is no table, or set no list of texts")
-        if any(type(value) not in (int, float) for value in numbers.values()):
-            raise ValueError("samples, grace, cpus and gpus are no numbers")
+        if any(type(numbers[name]) is not int for name in ("samples", "grace", "cpus")):
+            raise ValueError("samples, grace and cpus are no whole numbers")
+        if type(numbers["gpus"]) is not float:
+            raise ValueError("gpus is no number")
     except RunError:
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
