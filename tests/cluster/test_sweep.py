@@ -64,14 +64,13 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Of two machines, beside one that runs nothing, all of them here."""
+    """Of two machines, both of them this one."""
     rays.require()
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
+    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": STORE}
     made = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        made.add_node(num_cpus=1, object_store_memory=STORE)
+    made.add_node(num_cpus=1, object_store_memory=STORE)
     yield made
     made.shutdown()
 
@@ -147,7 +146,8 @@ def test_a_machine_that_is_killed_loses_no_trial(
 
     def kill() -> None:
         wait_for(lambda: begun(folder, 2))  # one on each machine
-        cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+        (machine,) = cluster.worker_nodes
+        cluster.remove_node(machine, allow_graceful=False)
         killed.append(not (folder / "best.toml").exists())
 
     thread = threading.Thread(target=kill)
