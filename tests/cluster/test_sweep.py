@@ -29,8 +29,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray, about itself
 ray = pytest.importorskip("ray")
 
 SWEEP = [
-    *("sweep", "quickstart", "--layers.1.size", "32", "--max-batches", "4", "--epochs", "3"),
-    *("--test-batch-size", "64", "--set", "beta=uniform(.1,1)", "--trials", "3", "--grace", "3"),
+    *("sweep", "quickstart", "--layers.1.size", "32", "--max-batches", "4", "--epochs", "5"),
+    *("--test-batch-size", "64", "--set", "beta=uniform(.1,1)", "--trials", "3", "--grace", "5"),
     *("--set", "layers.1.gamma=loguniform(1e-5,1e-3)"),
 ]
 STORE = 80 * 2**20
@@ -95,23 +95,33 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def begun(folder: Path, trials: int) -> bool:
-    """Whether so many trials have ended an epoch, and none has ended."""
-    return len([*folder.glob("trials/*/metrics.csv")]) >= trials
+def epochs_of(folder: Path) -> int:
+    """Epochs of a run that have ended."""
+    path = folder / "metrics.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+
+def trained_by(raylet: psutil.Process) -> list[Path]:
+    """The runs that the workers of a machine train, by the locks that they hold."""
+    found = []
+    for worker in raylet.children():
+        with contextlib.suppress(psutil.Error):
+            found += [Path(file.path).parent for file in worker.open_files()]
+    return [folder for folder in found if folder.parent.name == sweeps.TRIALS]
 
 
 def test_every_trial_is_a_run_and_the_best_one_is_trained_again(
     reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = sweeps.trials(sweeps.read(reference))
-    assert [(t.number, t.epochs) for t in found] == [(0, 3), (1, 3), (2, 3)]
+    assert [(t.number, t.epochs) for t in found] == [(0, 5), (1, 5), (2, 5)]
     assert len({t.config.learning.beta for t in found}) == 3
     assert all(t.config.validation == 0.1667 and t.config.threads == 1 for t in found)
     assert cli.main(["compare", str(reference)]) == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.split("binep train")[0].splitlines())) <= 80
     best = sweeps.ranked(found)[0].trials[0]
-    assert f"│ {best.number:5} │    3/3 │" in shown
+    assert f"│ {best.number:5} │    5/5 │" in shown
     assert (reference / "parallel.png").read_bytes()[:4] == b"\x89PNG"
     config = ["--config", str(reference / "best.toml"), "--run-dir", str(tmp_path / "again")]
     assert cli.main(["train", *config]) == 0
@@ -127,7 +137,7 @@ def test_ctrl_c_leaves_what_resume_ends(reference: Path, cluster: Any, tmp_path:
     command = [sys.executable, "-m", "binep", *SWEEP, "--sweep-dir", str(folder)]
     command += ["--address", cluster.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: begun(folder, 1))
+        wait_for(lambda: bool([*folder.glob("trials/*/metrics.csv")]))
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGINT
@@ -144,10 +154,16 @@ def test_a_machine_that_is_killed_loses_no_trial(
     folder = tmp_path / "sweep"
     killed: list[bool] = []
 
+    (machine,) = cluster.worker_nodes
+    raylet = psutil.Process(machine.all_processes["raylet"][0].process.pid)
+
     def kill() -> None:
-        wait_for(lambda: begun(folder, 2))  # one on each machine
-        (machine,) = cluster.worker_nodes
+        wait_for(lambda: any(epochs_of(trial) in (1, 2) for trial in trained_by(raylet)))
+        workers = raylet.children()
         cluster.remove_node(machine, allow_graceful=False)
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
         killed.append(not (folder / "best.toml").exists())
 
     thread = threading.Thread(target=kill)
