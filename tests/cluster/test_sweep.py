@@ -158,7 +158,8 @@ def test_a_machine_that_is_killed_loses_no_trial(
     raylet = psutil.Process(machine.all_processes["raylet"][0].process.pid)
 
     def kill() -> None:
-        wait_for(lambda: any(epochs_of(trial) in (1, 2) for trial in trained_by(raylet)))
+        # Of the second epoch, so that the first one's checkpoint is there, too.
+        wait_for(lambda: any(epochs_of(trial) in (2, 3) for trial in trained_by(raylet)))
         workers = raylet.children()
         cluster.remove_node(machine, allow_graceful=False)
         for worker in workers:
