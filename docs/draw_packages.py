@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "binep"
 FIGURE = Path(__file__).parent / "figures" / "packages.svg"
 FLOORS = (
     ("cli",),
-    ("analysis", "export"),
+    ("analysis", "cluster", "export"),
     ("runs",),
     ("experiment",),
     ("data", "ising", "solvers"),
@@ -21,6 +21,7 @@ FLOORS = (
 WORDS = {
     "cli": "commands",
     "analysis": "reports, checks, tables",
+    "cluster": "many runs (Ray)",
     "export": "files for other programs",
     "runs": "the run folder",
     "experiment": "configuration, training",

@@ -14,6 +14,7 @@ import subprocess
 import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,10 @@ from PIL import Image
 import binep
 from binep.cli import main as cli
 from binep.cli import paper as seed_cli
+from binep.cluster import space
 from binep.core import solvers
 from binep.experiment import plugins
-from binep.experiment.config import Config, Layer, preset_names
+from binep.experiment.config import Config, Layer, preset, preset_names
 from binep.experiment.experiment import Experiment
 from binep.runs import folder as runs
 
@@ -147,6 +149,13 @@ class Reader:
         if named or words[-1] in ("--config", "--resume", "--run-dir"):
             # Named, not run: it is there, and so is its flag.
             assert "".join(words[1:]) in call(cli.main, [command, "--help"])
+        elif command == "sweep" or "--address" in words:  # tests/cluster runs such
+            said = call(cli.main, [command, "--help"])
+            assert all(word in said for word in words if word.startswith("--"))
+            sets = [after for word, after in pairwise(words) if word == "--set"]
+            assert len(space.read(sets, preset("quickstart"))) == words.count("--set")
+        elif words == ["compare", "sweeps/first"]:
+            assert "sweep" in call(cli.main, ["compare", "--help"])
         elif "--resume" in words:
             call(cli.main, words)
         else:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any, Literal
 
 from binep.cli.options import Pluggable, Runs, figure_kind, parse
 from binep.cli.output import fits, print_table
 from binep.experiment.config import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from binep.cluster.sweeps import Sweep
+
+COLUMNS = 4
+"""The most settings of which each has a column of such a table."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +26,8 @@ class Options(Pluggable):
     """Show runs side by side: settings that differ, and how they ended."""
 
     runs: Runs
-    """Run folders. Those that differ by the seed alone are one row: mean ± standard deviation."""
+    """Run folders, or a sweep's. Those that differ by the seed alone are one row: mean ± standard
+    deviation."""
     by: str | None = None
     """Column of metrics.csv to sort by, lowest first; valid_error if there is one, otherwise
     test_error."""
@@ -35,11 +45,17 @@ def main(arguments: Sequence[str]) -> None:
     """Print a table of runs, and draw a result over a setting if that is asked for."""
     options = parse(Options, arguments, prog="binep compare")
     if not options.runs:
-        raise ConfigError("compare what? Name two run folders or more")
+        raise ConfigError("compare what? Name two run folders or more, or a sweep")
     kind = figure_kind(options.output)
     from binep.analysis import comparison
+    from binep.cluster import sweeps
 
-    found = comparison.groups(options.runs, options.by, options.each)
+    first, alone = options.runs[0], Options(options.runs[:1], plugin=options.plugin)
+    if options == alone and sweeps.is_sweep(first):
+        show_sweep(sweeps.read(first))
+        return
+    chosen = [run for given in options.runs for run in sweeps.runs_of(given)]
+    found = comparison.groups(chosen, options.by, options.each)
     columns = comparison.results(found)
     by = options.by or comparison.judged_by(found)
     head, rows = comparison.table(found, list(dict.fromkeys([*columns, by])))
@@ -78,3 +94,64 @@ def _print(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
                 break
         print_table(across)
         lines = lines[count:]
+
+
+def show_sweep(sweep: Sweep, most: int = 10) -> None:
+    """Print the best trials of a sweep and what they depend on; write best.toml and a figure."""
+    from rich.table import Table
+
+    from binep.cluster import importance, sweeps
+    from binep.runs import curves, files
+
+    found = sweeps.trials(sweep)
+    groups = sweeps.ranked(found)
+    if not groups:
+        print(f"{sweep.folder}: no trial has ended an epoch yet")
+        return
+    table = Table(title_justify="left", title_style="")
+    table.title = f"{len(found)} of {sweep.trials} trials have begun; the best:"
+    for name in ("trial", "epochs", "valid error (%)"):
+        table.add_column(name, justify="right")
+    seeds = any(len(group.trials) > 1 for group in groups)
+    shown = [s for s in sweep.settings if not (seeds and s.name == "seed")]
+    add_settings(table, [s.name for s in shown])
+    for group in groups[:most]:
+        values = {s.name: s.of(group.trials[0].config) for s in shown}
+        table.add_row(
+            " ".join(str(trial.number) for trial in group.trials),
+            f"{max(trial.epochs for trial in group.trials)}/{sweep.base.epochs}",
+            spread([trial.error or 0.0 for trial in group.trials]),
+            *setting_cells(values),
+        )
+    print_table(table)
+    if shares := importance.importance(groups, sweep.settings):
+        words = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+        print(f"importance of settings (PED-ANOVA): {words}")
+    print(f"binep train --config {sweeps.write_best(sweep, groups)}")
+    drawn = importance.parallel(groups, sweep.settings, sweep.base.epochs)
+    files.write(sweep.folder / "parallel.png", curves.rendered(drawn))
+    print(sweep.folder / "parallel.png")
+
+
+def spread(errors: Sequence[float]) -> str:
+    """Mean ± standard deviation of errors in percent."""
+    return f"{mean(errors):.2f}" + (f" ± {stdev(errors):.2f}" if len(errors) > 1 else "")
+
+
+def add_settings(table: Table, names: Sequence[str]) -> None:
+    """Add a column for each setting of a sweep, or one for all where there are many."""
+    if len(names) > COLUMNS:
+        table.add_column("settings", ratio=1, overflow="fold")
+        return
+    for name in names:
+        table.add_column("\n".join(name.rsplit(".", 1)), overflow="fold", justify="right")
+
+
+def setting_cells(values: Mapping[str, Any]) -> list[str]:
+    """The values of settings for the columns of `add_settings`."""
+    from rich.markup import escape
+
+    texts = {name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in values.items()}
+    if len(texts) > COLUMNS:
+        return [escape(", ".join(f"{name} {text}" for name, text in texts.items()))]
+    return [escape(text) for text in texts.values()]

@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "Write a trained network as a file for other programs: RUN --format packed",
     "page": "Write a page that runs a trained network in a browser: RUN --output digit.html",
     "inspect": "Follow one image through a trained network: RUN --index 18",
+    "sweep": "Search settings with many runs on a cluster: PRESET --set 'beta=uniform(0.1,1)'.",
     "reproduce": "Run rows of the paper's tables, and write them: ROW...",
     "check": "Compare equilibrium propagation with backpropagation: gradients PRESET.",
     "presets": "List the presets.",
@@ -71,7 +72,7 @@ def _warn_of_repeated(arguments: Sequence[str]) -> None:
     flags = (word.split("=")[0].replace("_", "-") for word in arguments if word[:2] == "--")
     counts = Counter(f"--{flag[5:]}" if flag[:5] == "--no-" else flag for flag in flags)
     for flag, count in counts.items():
-        if count > 1 and flag != "--plugin":
+        if count > 1 and flag not in ("--plugin", "--set"):
             warn(f"{flag} is given {count} times: the last one counts")
 
 

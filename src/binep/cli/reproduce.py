@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import signal
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from binep.cli.options import parse
+from binep.cli.output import escaped
 from binep.experiment.config import Config, ConfigError, did_you_mean, preset, preset_names
 
 
@@ -28,6 +30,8 @@ class Options:
         tyro.conf.arg(metavar="ROW...", help_behavior_hint=""),
     ] = ()
     """Presets, or all: every row of the paper's tables."""
+    all: bool = False
+    """Every row of the paper's tables."""
     seeds: int = 3
     """Runs of each row, from seed 0."""
     output: Path = Path("reproduced")
@@ -39,7 +43,9 @@ class Options:
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
     threads: int | None = None
-    """CPU threads; otherwise what PyTorch chooses."""
+    """CPU threads; otherwise what PyTorch chooses, and 1 for each run with --address."""
+    address: str | None = None
+    """A Ray cluster, auto or HOST:PORT, whose machines train the runs side by side."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -54,10 +60,50 @@ def main(arguments: Sequence[str]) -> None:
     tables.table(options.output)  # what cannot be read is reported before any work
     files.make_folder(options.output)
     try:
-        run_or_resume(unfinished)
+        if options.address is None:
+            run_or_resume(unfinished)
+        elif unfinished:
+            _run_on_cluster(unfinished, options)
     finally:
         files.write(options.output / "README.md", tables.page(options.output).encode())
         _print_rows(options.output, {folder.parent.name for folder in jobs})
+
+
+def _run_on_cluster(jobs: Mapping[Path, Config], options: Options) -> None:
+    """Train on a Ray cluster what is missing, and print a line for each run that has ended.
+
+    Raises:
+        RunError: some could not be trained.
+        SystemExit: it was interrupted, with 128 and the signal's number.
+    """
+    from binep.cluster import rays
+    from binep.runs.files import RunError
+
+    rays.require()
+    from binep.cluster.rows import train_all
+    from binep.cluster.runs import placed
+
+    cpus, gpus = options.threads or 1, float(options.device != "cpu")
+    failed: list[str] = []
+    done = 0
+
+    def show(folder: Path, text: str, well: bool) -> None:
+        nonlocal done
+        done += 1
+        line = f"{folder}: {text}"
+        if not well:
+            failed.append(line)
+        print(f"{escaped(line)}  ({done}/{len(jobs)})", flush=True)
+
+    with rays.connected(options.address, cpus, gpus), rays.as_interrupts() as came:
+        print(f"{len(jobs)} runs on the cluster {options.address}", flush=True)
+        try:
+            train_all({f: placed(c, cpus) for f, c in jobs.items()}, cpus, gpus, show)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on")
+            raise SystemExit(128 + (came or [signal.SIGINT])[0]) from None
+    if failed:
+        raise RunError(f"{len(failed)} of {len(jobs)} runs failed: {failed[0]}")
 
 
 def _jobs(options: Options) -> dict[Path, Config]:
@@ -78,12 +124,15 @@ def _jobs(options: Options) -> dict[Path, Config]:
         raise ConfigError(f"--seeds {options.seeds}: must be at least 1")
     chosen = {"data_dir": options.data_dir, "device": options.device, "threads": options.threads}
     jobs = {}
-    for name in claims.rows() if "all" in options.rows else dict.fromkeys(options.rows):
+    for name in (
+        claims.rows() if options.all or "all" in options.rows else dict.fromkeys(options.rows)
+    ):
         for seed in range(options.seeds):
             config = preset(name).replace(seed=seed, **chosen)
             if options.epochs is not None:
                 config = config.replace(epochs=min(options.epochs, config.epochs))
-            config.check()
+            # A machine without a GPU may start runs on others that have one.
+            (config.replace(device="cpu") if options.address else config).check()
             jobs[measurements.folder_of(options.output, name, seed)] = config
     return jobs
 

@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> None:
             resume_training(options.resume, board, workers, options.shard_momenta, **changes)
         return
     begun = _begun_from(options)
-    config, source = _on_its_data(options.experiment, start)
+    config, source = on_its_data(options.experiment, start)
     config = config.replace(plugins=plugins.loaded())
     if options.auto_threshold:
         config = _with_thresholds(config, source)
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str]) -> None:
     run_seeds(config, options.seeds, name, options.run_dir, begun, options.tensorboard)
 
 
-def _on_its_data(config: Config, start: Config) -> tuple[Config, Source | None]:
+def on_its_data(config: Config, start: Config) -> tuple[Config, Source | None]:
     """Settings with a last layer that fits the data set's classes, where that was not the start's.
 
     One that was resized, too, is left for the check of all settings.
@@ -151,13 +151,16 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
     parsed once with whatever layers are spoken of, to find the preset or the file.
     """
     flags = [word for word in arguments if word not in ("-h", "--help")]
-    numbers = re.findall(r"^--layers\.(\d+)\.", "\n".join(flags), re.MULTILINE)
-    layers = {number: Layer(1) for number in numbers}
-    own = _own_options(flags)
-    spoken = Config(layers=layers, options=own)
-    found = parse(Options, flags, prog=PROG, default=Options(experiment=spoken))
+    found = parse(Options, flags, prog=PROG, default=Options(experiment=spoken(flags)))
     start, name = _named(found, flags == list(arguments))
-    return start.replace(options={**own, **start.options}), name
+    return start.replace(options={**_own_options(flags), **start.options}), name
+
+
+def spoken(flags: Sequence[str]) -> Config:
+    """Settings with whatever layers and kinds of one's own are spoken of, so that all can parse."""
+    numbers = re.findall(r"^--layers\.(\d+)\.", "\n".join(flags), re.MULTILINE)
+    layers: dict[str, Layer] = {number: Layer(1) for number in numbers}
+    return Config(layers=layers, options=_own_options(flags))
 
 
 def _own_options(flags: Sequence[str]) -> dict[str, Any]:
@@ -179,9 +182,9 @@ def _named(found: Options, complete: bool) -> tuple[Config, str]:
     if found.preset is not None:
         return preset(found.preset), found.preset
     if found.config is not None:
-        return _from_file(found.config)
+        return from_file(found.config)
     if found.from_run is not None:
-        return _from_file(found.from_run)
+        return from_file(found.from_run)
     if not complete:
         return preset("quickstart"), "quickstart"
     taken = [name for name in found.experiment.speed.off if name in preset_names()]
@@ -217,7 +220,8 @@ def _check_sources(found: Options) -> None:
         read_config(found.from_run)
 
 
-def _from_file(file: Path) -> tuple[Config, str]:
+def from_file(file: Path) -> tuple[Config, str]:
+    """The settings of a TOML file or a run folder, and what a run of it is called."""
     path = file / "config.toml" if file.is_dir() else file
     config = Config.load(path)
     folder = path.resolve().parent

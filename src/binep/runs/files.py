@@ -37,6 +37,10 @@ class RunError(ValueError):
     """A run folder that cannot be written or read: the message names the file and the reason."""
 
 
+class BusyError(RunError):
+    """A folder that another process trains in."""
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file beside its place, flush it to the disk, then rename it into place.
 
@@ -138,7 +142,8 @@ def locked(folder: Path) -> Iterator[Lock]:
     there is no lock of files, ``.lock.soft`` is there instead, and holds the process's number.
 
     Raises:
-        RunError: one does already, or the folder cannot be written.
+        BusyError: one does already.
+        RunError: the folder cannot be written.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -148,7 +153,7 @@ def locked(folder: Path) -> Iterator[Lock]:
             where = f"{folder}: another process trains here"
             if (folder / SOFT_LOCK).exists():
                 where += f"; if none does, on any machine, delete {folder / SOFT_LOCK}"
-            raise RunError(where) from None
+            raise BusyError(where) from None
         except OSError as error:
             path = error.filename or folder
             raise RunError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,52 @@
+"""Runs side by side on a cluster, one task of Ray for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError
+
+from binep.cluster import runs
+from binep.cluster.search import RETRIES
+from binep.data.errors import DataError
+from binep.experiment.config import Config, ConfigError
+from binep.runs.files import RunError
+from binep.runs.metrics import Row
+
+
+def train_all(
+    jobs: Mapping[Path, Config], cpus: int, gpus: float, show: Callable[[Path, str, bool], None]
+) -> None:
+    """Train in each of some folders, within `rays.connected`.
+
+    One whose worker or machine is lost goes on elsewhere from its checkpoint.
+
+    Args:
+        jobs: folder and settings of each run that has not ended.
+        cpus: that a run takes.
+        gpus: that a run takes.
+        show: called for each run that has ended, with what came of it and whether it was trained.
+    """
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_trained)
+    running = {task.remote(folder.resolve(), config): folder for folder, config in jobs.items()}
+    while running:
+        ended, _ = ray.wait(list(running), timeout=1.0)
+        for one in ended:
+            folder = running.pop(one)
+            try:
+                text, well = ray.get(one)
+            except RayError as error:
+                text, well = f"its worker was lost: {type(error).__name__}", False
+            show(folder, text, well)
+
+
+def _trained(folder: Path, config: Config) -> tuple[str, bool]:
+    """What came of a run, or why it cannot be trained; and which of the two."""
+    rows: list[Row] = []
+    try:
+        runs.train(folder, config, rows.append)
+    except (ConfigError, DataError, RunError, MemoryError) as error:
+        return str(error).partition("\n")[0] or type(error).__name__, False
+    return f"test error {rows[-1]['test_error']:.2f} % after epoch {rows[-1]['epoch']:g}", True

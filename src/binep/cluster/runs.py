@@ -1,0 +1,90 @@
+"""A run as a worker of a cluster trains it: from its start, or from where another left it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from binep.experiment.config import Config, ConfigError
+from binep.experiment.experiment import EpochResult, Experiment
+from binep.experiment.warnings import Guards
+from binep.runs import files
+from binep.runs import folder as runs
+from binep.runs.metrics import Row, row_of
+
+PATIENCE = 90.0
+"""Seconds to wait for the lock of a worker that was lost, which NFS may keep for a while."""
+
+
+def placed(config: Config, cpus: int) -> Config:
+    """A configuration that is the same on all machines: its data folder, and its threads.
+
+    Args:
+        config: what to run.
+        cpus: that a run takes; as many threads, on which bits depend.
+    """
+    place = config.data_dir or os.environ.get("BINEP_DATA")
+    if place is not None:
+        place = Path(os.path.abspath(Path(place).expanduser()))
+    return config.replace(data_dir=place, threads=config.threads or cpus)
+
+
+def train(
+    folder: Path, config: Config, after_epoch: Callable[[Row], None] = lambda row: None
+) -> None:
+    """Train in a folder, from its start or from its checkpoint, to the bits of one training.
+
+    Args:
+        folder: of the run, on a file system that all machines share.
+        config: of a run that has not begun.
+        after_epoch: called with each new row of metrics.csv, and first with the last old one.
+
+    Raises:
+        ConfigError, DataError, RunError: the run cannot be trained.
+        MemoryError: it does not fit.
+    """
+    files.make_folder(folder)
+    with _locked(folder) as lock:
+        if (folder / "config.toml").exists():
+            experiment, rows, guards = runs.resume(folder)
+        else:
+            experiment, rows, guards = Experiment(config), [], Guards()
+        for row in rows[-1:]:
+            after_epoch(row)
+
+        def report(result: EpochResult) -> None:
+            after_epoch(row_of(result))
+
+        runs.train(experiment, folder, rows=rows, guards=guards, lock=lock, after_epoch=report)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[files.Lock]:
+    """The lock of a folder, for which a worker that was lost is waited."""
+    end = time.monotonic() + PATIENCE
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                lock = held.enter_context(files.locked(folder))
+                break
+            except files.BusyError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+        yield lock
+
+
+def checked_error(row: Row) -> float:
+    """The error on the validation set, in percent.
+
+    Raises:
+        ConfigError: it has none, as with a cost that is not of classes.
+    """
+    error = row.get("valid_error")
+    if error is None or math.isnan(error):
+        raise ConfigError("valid_error: there is none to compare by: the cost is not of classes")
+    return error
