@@ -143,7 +143,7 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("epoch 1/"):
+        if line.split()[:1] == ["1/500"]:
             break
     process.send_signal(signal.SIGINT)
     said, error = process.communicate()

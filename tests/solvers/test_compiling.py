@@ -156,7 +156,7 @@ def test_by_default_the_folder_is_the_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / name)
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / name))
     compiling._folder.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

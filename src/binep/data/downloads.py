@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import pooch  # type: ignore[import-untyped]
-
 from binep.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -97,6 +95,8 @@ def _first(urls: Sequence[str], md5: str, folder: Path, largest: int) -> Path:
 
 def _download(url: str, md5: str, folder: Path, largest: int) -> Path:
     """Fetch a file into a folder; pooch checks its sum."""
+    import pooch  # type: ignore[import-untyped]
+
     server = Bounded(largest)
     return Path(pooch.retrieve(url, f"md5:{md5}", url.split("/")[-1], folder, downloader=server))
 
@@ -118,6 +118,8 @@ class Bounded:
             OSError: no answer, or too slow a one.
             ValueError: more than is expected.
         """
+        import pooch
+
         errors: list[BaseException] = []
         answers: list[Any] = []
         keep = {"response": lambda answer, **_: answers.append(answer)}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pooch  # type: ignore[import-untyped]
+import platformdirs
 import torch
 from torch import Tensor
 
@@ -36,7 +36,7 @@ _LARGEST = 2**32 - 1  # bytes of any file, unzipped: 5 million digits
 
 def read_files(source: Files, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
     """Both splits of a published data set; see `binep.data.sources.load`."""
-    root = data_dir or os.environ.get("BINEP_DATA") or pooch.os_cache("binep")
+    root = data_dir or os.environ.get("BINEP_DATA") or platformdirs.user_cache_dir("binep")
     root = Path(os.path.expanduser(root))
     if pickles := _pickles(source, root):
         return _read_pickles(pickles[:-1], source), _read_pickles(pickles[-1:], source)

@@ -22,6 +22,7 @@ from typing import Any
 
 import llvmlite
 import numba
+import platformdirs
 from numba.core import serialize
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
@@ -101,9 +102,7 @@ def _folder() -> Path | None:
     if chosen:
         folder = Path(chosen, f"binep-numba-{numba.__version__}")
     else:
-        import pooch  # type: ignore[import-untyped]
-
-        folder = Path(pooch.os_cache("binep"), f"numba-{numba.__version__}")
+        folder = Path(platformdirs.user_cache_dir("binep"), f"numba-{numba.__version__}")
     try:
         if not folder.is_absolute() and not chosen:
             raise OSError(0, "this user has no home folder")
