@@ -266,3 +266,16 @@ def test_what_has_no_page_is_refused_in_one_line(
     refused(Trained(Network([Dense(4, 3)], Real()), run=real.run), "a page needs images")
     assert main(["page", str(saved), "--output", str(tmp_path / "digit.txt")]) == 2
     assert "must end in .html" in capsys.readouterr().err
+
+
+def test_without_mnist_the_samples_are_those_that_come_with_binep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("pooch.retrieve", refuse)
+    said: list[str] = []
+    text = page(Path("mnist-fc1"), warn=said.append, data_dir=tmp_path)
+    assert [line.split(":")[0] for line in said] == ["the samples are digits of mnist5k"]
+    assert text.count('"label"') >= 10

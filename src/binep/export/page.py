@@ -20,6 +20,7 @@ from binep.core.costs import CrossEntropy
 from binep.core.network import Network
 from binep.core.neurons import Binary
 from binep.core.synapses import Conv
+from binep.data import sources
 from binep.data.batches import Dataset
 from binep.data.errors import DataError
 from binep.data.source import Facts
@@ -44,7 +45,8 @@ def page(path: Path, *, warn: Callable[[str], None], **overrides: Any) -> str:
     Args:
         path: a run folder, a file that was exported from one, or the name of a network that comes
             with binep.
-        warn: called where the data set is not at hand: the page then has no samples.
+        warn: called where the data set is not at hand: the page then has no samples, or for MNIST
+            those of the digits that come with binep.
         overrides: settings of `Config` to replace, such as data_dir.
 
     Raises:
@@ -66,8 +68,12 @@ def page(path: Path, *, warn: Callable[[str], None], **overrides: Any) -> str:
         data = packed.experiment(path, warn=warn, **overrides).data
         samples, count = _samples(trained.network, data), len(data.train)
     except DataError as error:
-        warn(f"the page has no samples: {error}")
         samples, count = [], 0
+        if config.dataset == "mnist":
+            samples = _samples(trained.network, sources.load("mnist5k"))
+            warn(f"the samples are digits of mnist5k: {error}")
+        else:
+            warn(f"the page has no samples: {error}")
     return _rendered(trained, config, samples, count)
 
 
