@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 from binep.cli import errors, output
 from binep.cli.main import main
@@ -134,3 +136,28 @@ def test_a_flag_given_twice_is_named_once(
     lines = [x for x in capsys.readouterr().err.splitlines() if "given" in x]
     assert len(lines) == bool(said)
     assert not said or lines[0].startswith(f"binep: warning: {said}")
+
+
+def test_control_sequences_in_tables_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("folder")
+    table.add_row("a\x1b[31m\nb")
+    output.print_table(table)
+    said = capsys.readouterr().out
+    assert r"a\x1b[31m" in said
+    assert "\x1b" not in said
+    assert len(said.split()) == 4  # the head, a line, and two lines of the cell
+
+
+@pytest.mark.parametrize("setting", ["NUMBA_NUM_THREADS=0", "NUMBA_THREADING_LAYER=none-such"])
+def test_settings_that_numba_refuses_are_one_line(setting: str, tmp_path: Path) -> None:
+    name, value = setting.split("=")
+    done = subprocess.run(
+        [sys.executable, "-m", "binep", "train", "quickstart", *SMALL.split()],
+        cwd=tmp_path,
+        env={**os.environ, name: value},
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("binep: numba, with")]
+    assert (done.returncode, len(lines)) == (2, 1)
+    assert f"{name} = {value}" in lines[0]

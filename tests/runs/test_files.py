@@ -52,3 +52,8 @@ def test_a_device_or_a_fifo_is_not_replaced(tmp_path: Path, link: bool) -> None:
         files.write(path, b"content")
     assert stat.S_ISFIFO(path.stat().st_mode)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_folder_is_no_file_to_write() -> None:
+    with pytest.raises(files.RunError, match=r"^\.: is a folder: must be a file$"):
+        files.write(Path(), b"")

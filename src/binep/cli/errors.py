@@ -99,9 +99,23 @@ def _lines(error: BaseException) -> list[str]:
 
     if isinstance(error, MemoryError) or _is_no_memory(error):
         return [": ".join(["not enough memory", *str(error).splitlines()[:1]])]
+    if reason := _refused_by_numba(error):
+        return [reason]
     if isinstance(error, ConfigError | DataError | RunError | WorkerError):
         return str(error).splitlines() or [type(error).__name__]
     return []
+
+
+def _refused_by_numba(error: BaseException) -> str:
+    """What numba says of its settings, all of which are variables of the environment; or ""."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    settings = [f"{name} = {value}" for name, value in os.environ.items() if name[:6] == "NUMBA_"]
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    if not (settings and isinstance(error, ValueError) and module.split(".")[0] == "numba"):
+        return ""
+    return f"numba, with {', '.join(settings)}: {error}"
 
 
 def _is_no_memory(error: BaseException) -> bool:

@@ -35,6 +35,10 @@ def escaped(line: str, limit: int = 2000) -> str:
     return "".join(letters)
 
 
+def _lines_escaped(text: str) -> str:
+    return "\n".join(map(escaped, text.split("\n")))
+
+
 def warn(text: str) -> None:
     """Print a warning, where it does not mix with what the command prints."""
     print(f"binep: warning: {escaped(text)}", file=sys.stderr)
@@ -60,6 +64,9 @@ def _console(table: Table) -> Console:
     from rich import box
     from rich.console import Console
 
+    for column in table.columns:
+        cells = column._cells  # names of folders and of classes may hold anything
+        column._cells = [_lines_escaped(cell) if isinstance(cell, str) else cell for cell in cells]
     table.box, table.pad_edge = box.SIMPLE_HEAD if table.show_header else None, False
     console = Console(highlight=False)
     return console if console.is_terminal else Console(width=10_000, highlight=False)

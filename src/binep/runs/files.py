@@ -48,6 +48,8 @@ def write(path: Path, content: bytes) -> None:
         RunError: it cannot be written, or a device, a FIFO or a socket has its name; what was there
             before is as it was.
     """
+    if not path.name:
+        raise RunError(f"{path}: is a folder: must be a file")
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with contextlib.suppress(FileNotFoundError):
