@@ -27,6 +27,7 @@ from binep.cli import main as cli
 from binep.cli import progress, training
 from binep.experiment.config import Config, Dynamics, Layer, Learning, preset, preset_names
 from binep.experiment.experiment import Experiment
+from binep.experiment.workers import ALONE
 from binep.runs import curves as plots
 from binep.runs import folder as runs
 
@@ -209,7 +210,7 @@ def test_the_preset_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, line: st
         layers=start.layers | {"1": dataclasses.replace(start.layers["1"], size=512)},
     )
     assert cli.main(shlex.split(line)) == 0
-    assert given == [(wanted, "quickstart", None, None, None, None)]
+    assert given == [(wanted, "quickstart", None, None, None, None, ALONE, False)]
 
 
 # ---- evaluate, plot, presets, help

@@ -174,7 +174,7 @@ class Reporter:
         self._head()
         done = self.experiment.epoch * self.experiment.batches_per_epoch + meter.batches
         self.bar.update(self.task, completed=done)
-        self.live.update(Group(Text(row), self.bar))
+        self.live.update(Group(Text(row), self.bar), refresh=last)
 
     def warn(self, text: str) -> None:
         """Print a warning, above the bar where there is one."""
@@ -187,8 +187,8 @@ class Reporter:
         """Print the epoch's line."""
         flips = [change.flips for change in result.layers if change]
         self._head()
+        self.live.update(self.bar)  # of the epoch under way nothing is left below its line
         self._print(self.table.row(result.epoch, (result.train, result.valid, result.test), flips))
-        self.live.update(self.bar)
 
     def _head(self) -> None:
         if not self.headed:

@@ -34,10 +34,10 @@ class Options(Pluggable):
     """Search settings with many runs, on this machine or on a Ray cluster.
 
     What differs between runs is given with --set, everything else as to binep train.
-    - uniform(LOW,HIGH), loguniform(LOW,HIGH) and randint(LOW,HIGH), both ends included, and
-      choice(A,B,...) are drawn by Optuna, which learns from the trials that have ended.
+    - uniform(LOW,HIGH), loguniform(LOW,HIGH), randint(LOW,HIGH) with both ends, and
+      choice(A,B,...) are drawn by Optuna, which learns from ended trials.
     - grid(A,B,...) trains every draw of the others at each of its values.
-    Settings are chosen by the error on validation data, never on the test set.
+    - Settings are chosen by the error on validation data, never on the test set.
     """
 
     preset: Annotated[
