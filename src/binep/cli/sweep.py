@@ -33,7 +33,7 @@ HELD_OUT = 0.1667
 class Options(Pluggable):
     """Search settings with many runs, on this machine or on a Ray cluster.
 
-    What differs between runs is given with --set, everything else as to binep train.
+    What differs between runs is given with --set, all else as to binep train.
     - uniform(LOW,HIGH), loguniform(LOW,HIGH), randint(LOW,HIGH) with both ends, and
       choice(A,B,...) are drawn by Optuna, which learns from ended trials.
     - grid(A,B,...) trains every draw of the others at each of its values.
