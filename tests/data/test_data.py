@@ -198,7 +198,8 @@ def test_the_data_folder_is_the_argument_then_the_variable_then_the_cache(
     for count, folder in enumerate(folders, start=1):
         contents = dict(zip(IDX_FILES, map(idx, idx_arrays(0, count, 1)), strict=True))
         write(folder / FOLDERS["mnist"], contents)
-    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / {"binep": "cache"}[name])
+    cache = str(tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: {"binep": cache}[name])
     assert len(load("mnist").train) == 3
     monkeypatch.setenv("BINEP_DATA", "")
     assert len(load("mnist").train) == 3
