@@ -69,9 +69,9 @@ def test_a_run_is_locked_before_its_checkpoint_is_read(
     seen: list[bool] = []
     real = runs.resume
 
-    def seeing(folder: Path, warn: Any) -> Any:
+    def seeing(folder: Path, *arguments: Any, **settings: Any) -> Any:
         seen.append(locked_elsewhere(folder))
-        return real(folder, warn)
+        return real(folder, *arguments, **settings)
 
     monkeypatch.setattr(runs, "resume", seeing)
     assert cli.main(["train", "--resume", str(run)]) == 0
