@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +39,7 @@ class Forks:
     def __enter__(self) -> Forks:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.forked"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # a forked process has no other threads
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -58,10 +61,20 @@ class Forks:
         job = {"arguments": arguments, "said": str(said), "gate": gate and str(gate)}
         assert self.process.stdin is not None
         print(json.dumps(job), file=self.process.stdin, flush=True)
-        return self._heard()
+        self.number = self._heard()
+        return self.number
 
-    def wait(self) -> int:
-        """The exit code of the command that was begun last; the signal's, negative, if by one."""
+    def wait(self, seconds: float = 120) -> int:
+        """The exit code of the command that was begun last; the signal's, negative, if by one.
+
+        Raises:
+            TimeoutError: it has not ended in time, and was killed.
+        """
+        assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], seconds)[0]:
+            os.kill(self.number, signal.SIGKILL)
+            self._heard()
+            raise TimeoutError(f"a command has not ended after {seconds:g} s")
         return os.waitstatus_to_exitcode(self._heard())
 
     def _heard(self) -> int:
