@@ -79,6 +79,10 @@ BAD = [
         _file("train.csv", HEAD + "1,yes,red\n2,no,3\n"),
         "the column height holds 'red': must",
     ),
+    (
+        _file("train.csv", HEAD + "1,yes,2\n2,no,blue\n"),
+        "the column height holds 'blue': must",
+    ),
     (_file("train.csv", HEAD + "1,yes,1\n2,no,\n"), "the column height, row 2 is empty"),
     (_file("train.csv", HEAD + "1,,1\n2,no,1\n"), "the column label, row 1 is empty"),
     (_file("train.csv", HEAD + "1,yes,1\n2,yes,1\n"), "all labels of y_train are yes"),

@@ -79,9 +79,16 @@ def _arrays(table: Any, path: Path) -> tuple[Any, Any]:
     features = table.drop(columns=LABEL)
     for name, column in features.items():
         if column.dtype.kind not in "biuf":
-            raise DataError(
-                f"{path}: the column {name} holds {str(column.iloc[0])[:40]!r}: must be numbers"
-            )
+            odd = next((cell for cell in column if not _is_number(cell)), column.iloc[0])
+            raise DataError(f"{path}: the column {name} holds {str(odd)[:40]!r}: must be numbers")
     labels = table[LABEL].to_numpy()
     labels = labels if labels.dtype.kind in "iu" else labels.astype(str)
     return features.to_numpy(np.float64), labels
+
+
+def _is_number(cell: object) -> bool:
+    try:
+        float(str(cell))
+    except ValueError:
+        return False
+    return True
