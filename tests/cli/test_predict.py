@@ -79,6 +79,17 @@ def test_a_run_reads_its_own_test_images(
     assert [row["class"] for row in found[1:]] == labels
 
 
+def test_a_network_of_features_asks_for_an_array(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "network.safetensors"
+    Network([Dense(4, 5), Dense(5, 2)], Real()).save(path)
+    assert main(["predict", str(path), "new.csv"]) == 2
+    said = capsys.readouterr().err
+    wanted = "the network reads no pictures: must be an array (N, 4) in .npy or .npz"
+    assert said == f"binep: new.csv: {wanted}\n"
+
+
 def arrays(folder: Path) -> None:
     good = np.zeros((2, 3, 12, 20), np.float32)
     np.save(folder / "nan.npy", good + np.nan)

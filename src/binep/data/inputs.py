@@ -65,7 +65,10 @@ def _array(path: Path) -> _Array:
 def _picture(path: Path, shape: tuple[int, ...]) -> _Array:
     """A picture as (1, channels, height, width) uint8."""
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise DataError(f"{path}: pictures are for networks of 1 or 3 channels, not {shape}")
+        needed = ", ".join(map(str, ("N", *shape)))
+        raise DataError(
+            f"{path}: the network reads no pictures: must be an array ({needed}) in .npy or .npz"
+        )
     channels, height, width = shape
     with opened(path) as picture:
         if picture.size != (width, height):
