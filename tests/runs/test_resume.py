@@ -164,7 +164,7 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFix
     before = {p.name: p.read_bytes() for p in finished(tmp_path).iterdir()}
     assert cli.main(["train", "--resume", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "has ended; nothing left to do" in said
+    assert "has ended; nothing left to do without more --epochs, run folder" in said
     assert "after epoch 2" in said
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 

@@ -66,7 +66,7 @@ def run_training(
         return
     folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
     with files.locked(folder) as lock:
-        what = f"{config.summary(experiment.source)}: training"
+        what = f"{config.summary(experiment.source)}: training on {experiment.device}"
         _train(experiment, lock, [], Guards(), what, board, tensors)
 
 
@@ -87,6 +87,7 @@ def resume_training(
             folder, warn, workers=workers, shard_momenta=shard_momenta, **changes
         )
         place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
+        place += f" on {experiment.device}"
         if experiment.epoch == experiment.config.epochs:
             place = "has ended; nothing left to do without more --epochs"
         what = f"{experiment.config.summary(experiment.source)}: {place}"
@@ -121,7 +122,7 @@ def _train(
     folder = lock.folder
     if board is not None:
         board.check(folder)
-    print(escaped(f"{what} on {experiment.device}, run folder {folder}"), flush=True)
+    print(escaped(f"{what}, run folder {folder}"), flush=True)
     stopped, workers = "", experiment.workers
     workers.check_agreement(_facts(experiment))
     so_far = list(rows)
