@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +35,32 @@ def test_the_most_confident_errors_come_first(
     leads = [lead[i] for i in found]
     assert leads == sorted(leads, reverse=True)
     assert all(lead[i] <= min(leads, default=0) for i in set(wrong) - set(found)) or not count
+
+
+LEAD = "the largest lead of the predicted class over the right one first."
+
+
+@pytest.mark.parametrize(
+    ("wrong", "seen"),
+    [
+        (0, "Seed 4: none of 30 is misread."),
+        (2, f"Seed 4: 2 of 30 are misread, {LEAD}"),
+        (30, f"Seed 4: 30 of 30 are misread; these 24, {LEAD}"),
+    ],
+)
+def test_how_many_are_misread_is_said(wrong: int, seen: str) -> None:
+    labels = torch.zeros(30, dtype=torch.int64)
+    reading: Any = SimpleNamespace(
+        run=SimpleNamespace(config=SimpleNamespace(seed=4)),
+        scores=torch.eye(2)[(torch.arange(30) < wrong).long()],
+        labels=labels,
+        classes=("a", "b"),
+        images=torch.zeros(30, 1, 2, 2, dtype=torch.uint8),
+    )
+    report: Any = SimpleNamespace(readings=[reading])
+    found = pictures.misread(report)
+    assert found is not None
+    assert (found.seen, len(found.tiles)) == (seen, min(wrong, 24))
 
 
 def test_weights_as_images() -> None:

@@ -152,10 +152,12 @@ def misread(report: Report) -> Tiles | None:
         for i, image in zip(indices, images, strict=True)
     ]
     wrong = int((predictions != reading.labels).sum())
-    seen = f"Seed {reading.run.config.seed}: {wrong} of {len(reading.labels)} are misread"
-    if len(tiles) < wrong:
-        seen += f"; these {len(tiles)}"
-    seen += " with the largest lead of the predicted class over the right one first."
+    start = f"Seed {reading.run.config.seed}: "
+    if not wrong:
+        return Tiles([], f"{start}none of {len(reading.labels)} is misread.")
+    seen = f"{start}{wrong} of {len(reading.labels)} are misread"
+    seen += f"; these {len(tiles)}, " if len(tiles) < wrong else ", "
+    seen += "the largest lead of the predicted class over the right one first."
     return Tiles(tiles, seen)
 
 
