@@ -122,6 +122,9 @@ def test_a_result_is_drawn_over_a_setting(
     drawn = sorted((x, y) for line in points for x, y in zip(*line.get_data(), strict=True))
     assert drawn == [(0.1, 30), (0.5, 9), (0.5, 11), (1.0, 5)]
     assert list(means.get_ydata()) == [30, 10, 5]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "0.5", "1.0"]
+    assert axes.get_xscale() == "log"
+    assert not axes.get_xticks(minor=True).size
     output = tmp_path / "beta.svg"
     arguments = ["--plot", "beta", "--output", str(output)]  # as its flag is called
     assert main(["compare", *map(str, folders), *arguments]) == 0

@@ -156,7 +156,7 @@ def figure(found: Sequence[Group], setting: str, result: str) -> Figure:
         ConfigError: a setting that does not differ.
     """
     import matplotlib.figure
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    from matplotlib.ticker import NullLocator
 
     names = found[0].settings
     ends = [name for name in names if name.rpartition(".")[2] == setting]  # as its flag is called
@@ -179,10 +179,9 @@ def figure(found: Sequence[Group], setting: str, result: str) -> Figure:
         axes.set_xticks(places, [_text(name) for name in order])
     elif order[0] > 0 and order[-1] >= 10 * order[0]:
         axes.set_xscale("log")
-    elif len(order) <= 8:
-        axes.set_xticks(order)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter(NullFormatter())
+    if numbers and len(order) <= 8:
+        axes.set_xticks(order, [_text(x) for x in order])
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(setting)
     axes.set_ylabel(result.replace("_", " ") + (" (%)" if "error" in result else ""))
     axes.grid(alpha=0.3)
