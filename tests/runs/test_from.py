@@ -98,8 +98,11 @@ def test_other_settings_are_a_presets_or_a_files(trained: Path) -> None:
     ("flags", "error"),
     [
         ("--from nowhere", "nowhere: not a run folder"),
-        ("--from TRAINED --layers.1.size 9", "TRAINED: its network does not fit these settings: "),
-        ("quickstart --from TRAINED", "does not fit these settings: network.synapses.0"),
+        (
+            "--from TRAINED --layers.1.size 9",
+            "TRAINED: its network does not fit these settings: layer 1 has weights (",
+        ),
+        ("quickstart --from TRAINED", "does not fit these settings: layer 1 has weights ("),
         ("quickstart --keep-momentum", "--keep-momentum: goes with --from RUN alone"),
         ("--resume TRAINED --keep-momentum", "--keep-momentum: goes with --from RUN alone"),
         ("--from TRAINED --resume TRAINED", "--from TRAINED: is for a new run"),

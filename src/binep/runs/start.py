@@ -67,6 +67,11 @@ def begin(experiment: Experiment, tensors: Mapping[str, Tensor], where: Path) ->
     try:
         if odd := _of_network(state).keys() ^ _of_network(tensors).keys():
             raise ValueError(f"{', '.join(sorted(odd))} missing or unknown")
+        for name, tensor in _of_network(tensors).items():
+            there, here = tuple(tensor.shape), tuple(_of_network(state)[name].shape)
+            number, _, part = name.removeprefix("synapses.").partition(".")
+            if there != here and part == "values":
+                raise ValueError(f"layer {int(number) + 1} has weights {there}, with these {here}")
         experiment.restore({**state, **tensors})
     except ValueError as error:
         raise RunError(f"{where}: its network does not fit these settings: {error}") from None
