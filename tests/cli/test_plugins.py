@@ -94,7 +94,8 @@ def test_a_run_needs_what_it_was_trained_with(
     assert binep(command) == 2
     error = capsys.readouterr().err
     assert error == (
-        "binep: run/config.toml: was trained with 'parts_of_mine.py': give it with --plugin\n"
+        "binep: run/config.toml: was trained with 'parts_of_mine.py': give it with --plugin, "
+        "in Python to binep.experiment.plugins.load\n"
     )
     assert binep(f"{command} --plugin=parts_of_mine.py") == 0
     forget()

@@ -97,7 +97,10 @@ def require(recorded: Mapping[str, object]) -> None:
     """
     for name, digest in recorded.items():
         if name not in _LOADED:
-            raise ConfigError(f"was trained with {name!a}: give it with --plugin")
+            raise ConfigError(
+                f"was trained with {name!a}: give it with --plugin, in Python to "
+                "binep.experiment.plugins.load"
+            )
         if _LOADED[name] != digest:
             raise ConfigError(
                 f"was trained with a {name!a} of SHA-256 {str(digest)[:16]!a}, that of "
