@@ -25,6 +25,13 @@ from binep.cli import main as cli
         ("check gra", "gradients"),
         ("help pres", "presets"),
         ("predict digit.p", ""),
+        ("train --config ''", ""),  # a file, which the shell itself completes
+        ("evaluate ''", ""),
+        ("train quickstart --beta ''", ""),
+        ("train quickstart --activation h", "hard-sigmoid heaviside"),
+        ("train quickstart --dataset kmn", "kmnist"),
+        ("train --deterministic quick", "quickstart"),
+        ("compare run --format ''", "text csv markdown"),
     ],
 )
 def test_bash_completes(script: Path, words: str, found: str) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from binep.cli.options import parse
+from binep.cli.options import parse, wide
 from binep.experiment.config import preset_names
 
 _NAMED = {"train": (), "reproduce": (), "check": ("gradients",)}
@@ -25,6 +25,15 @@ _binep() {{
     case "$COMP_CWORD ${{COMP_WORDS[1]}}" in
     "1 "* | "2 help") words="{commands}" ;;
 {cases}
+    esac
+    case "${{COMP_WORDS[1]}} ${{COMP_WORDS[COMP_CWORD - 1]}}" in
+{choices}
+    *" --help" | *" --no-"*{switches}) ;;
+    *" --"*) words="" ;; # a number, a name or a file
+    esac
+    case "$word" in
+    -*) ;;
+    *) words=" $words" words="${{words%% --*}}" ;;
     esac
     COMPREPLY=($(compgen -W "$words" -- "$word"))
 }}
@@ -50,16 +59,33 @@ def main(arguments: Sequence[str]) -> None:
     parse(Options, arguments, prog="binep completion")
     from binep.cli.main import COMMANDS
 
-    cases = [f'    *" {name}") words="{" ".join(_words(name))}" ;;' for name in COMMANDS]
-    print(_SCRIPT.format(commands=" ".join([*COMMANDS, "help"]), cases="\n".join(cases)), end="")
+    cases, choices, switches = [], [], set()
+    for command in COMMANDS:
+        flags = _flags(command)
+        named = _NAMED.get(command)
+        presets = preset_names() if named is not None else []
+        words = [*(named or ()), *presets, *(word for words in flags for word in words[:2] if word)]
+        cases.append(f'    *" {command}") words="{" ".join(words)}" ;;')
+        for flag, without, values in flags:
+            if without:
+                switches.add(f' | *" {flag}"')
+            elif choosable := [word for word in values.split(",") if word not in ("", "None")]:
+                choices.append(f'    "{command} {flag}") words="{" ".join(choosable)}" ;;')
+    print(
+        _SCRIPT.format(
+            commands=" ".join([*COMMANDS, "help"]),
+            cases="\n".join(cases),
+            choices="\n".join(choices),
+            switches="".join(sorted(switches)),
+        ),
+        end="",
+    )
 
 
-def _words(command: str) -> list[str]:
-    """What may stand behind a command, besides files."""
-    named = _NAMED.get(command)
+def _flags(command: str) -> list[tuple[str, str, str]]:
+    """A command's flags, each with its --no- form and what it chooses from, with commas between."""
     help = io.StringIO()
-    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(help):
-        importlib.import_module(f"binep.cli.{command}").main([*(named or ()), "--help"])
-    flags = re.findall(r"(?m)^[ │]*(?:-h, )?(--[a-z][\w.-]*)(?:, (--no-[\w.-]+))?", help.getvalue())
-    presets = preset_names() if named is not None else []
-    return [*(named or ()), *presets, *(flag for pair in flags for flag in pair if flag)]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(help), wide():
+        importlib.import_module(f"binep.cli.{command}").main([*_NAMED.get(command, ()), "--help"])
+    pattern = r"(?m)^[ │]*(?:-h, )?(--[a-z][\w.-]*)(?:, (--no-[\w.-]+))?(?: \{([\w,.-]+)\})?"
+    return re.findall(pattern, help.getvalue())

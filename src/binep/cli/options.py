@@ -101,7 +101,7 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | No
 
     printed = io.StringIO()
     try:
-        with _wide(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        with wide(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             return parsed()
     except SystemExit as exit:
         if not exit.code:
@@ -117,13 +117,13 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | No
 def _flags_of(help: Callable[[], object]) -> set[str]:
     """The flags that a command's help names."""
     printed = io.StringIO()
-    with contextlib.suppress(SystemExit), _wide(), contextlib.redirect_stdout(printed):
+    with contextlib.suppress(SystemExit), wide(), contextlib.redirect_stdout(printed):
         help()
     return set(re.findall(r"--[a-z][\w.-]*", printed.getvalue()))
 
 
 @contextlib.contextmanager
-def _wide() -> Iterator[None]:
+def wide() -> Iterator[None]:
     """A terminal so wide that tyro breaks no line, and no long word in two."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100000"
