@@ -22,6 +22,7 @@ import pooch  # type: ignore[import-untyped]
 import pytest
 import samples
 import torch
+import torch.distributed.run
 from markdown_it import MarkdownIt
 from PIL import Image
 
@@ -50,7 +51,12 @@ SHORT = {
     "main.py": "--epochs 1 --max-batches 1 --threads 1",
 }
 """Flags at the end of a command replace the page's own, so that it takes a second."""
-PLACEHOLDERS = {"PRESET": "quickstart", "ROW": "mnist-fc1-ep-alpha", "RUN": "runs/yours"}
+PLACEHOLDERS = {
+    "COMMAND": "train",
+    "PRESET": "quickstart",
+    "ROW": "mnist-fc1-ep-alpha",
+    "RUN": "runs/yours",
+}
 """What a page means by a word in capitals; RUN is a run that every page finds."""
 
 
@@ -143,6 +149,8 @@ class Reader:
             self.binep(words[1:])
 
     def binep(self, words: list[str]) -> None:
+        if ">" in words:  # into a file of the shell's
+            words = words[: words.index(">")]
         words = [self.word(words, i) for i in range(len(words)) if words[i] != "..."]
         command = words[0]
         named = len(words) == 1 or words == ["check", "gradients"]
@@ -211,6 +219,7 @@ def test_what_a_page_says_to_run_runs(
 
 def test_flags_that_pages_name_exist() -> None:
     said = [call(cli.main, [command, "--help"]) for command in cli.COMMANDS]
+    said.append(torch.distributed.run.get_args_parser().format_help())  # torchrun's
     flags = set(re.findall(r"--[\w.-]+", " ".join([*said, call(seed_cli.main, ["--help"])])))
     for page in PAGES:
         for kind, text in blocks(page):
