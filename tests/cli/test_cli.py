@@ -272,6 +272,15 @@ def test_tables_fit_a_terminal_and_cut_no_name(
     assert ["learning.beta", "0.3", "0.5"] in across
 
 
+def test_help_is_broken_only_where_there_is_no_room(
+    binep: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    said = binep("train --help").out
+    assert "A run that was trained with one needs it, unchanged." in said
+    assert "Of its settings --epochs, --device, --data-dir, --threads, --checkpoint" in said
+
+
 def test_help_says_what_there_is(binep: Command) -> None:
     said = binep("--help")
     assert said.code == 0

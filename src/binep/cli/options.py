@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import re
@@ -79,6 +80,33 @@ def _without_former_names(info: StructTypeInfo) -> StructConstructorSpec | None:
     names = {field.name for field in dataclasses.fields(Speed)}
     fields = tuple(field for field in spec.fields if field.name in names)
     return dataclasses.replace(spec, instantiate=Speed, fields=fields)
+
+
+_ASKED: set[Any] = set()
+"""Types whose fields tyro's own rules are being asked for."""
+
+
+@RULES.struct_rule
+def _in_paragraphs(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Help whose lines are as long as there is room: tyro keeps the ends of indented lines."""
+    if not dataclasses.is_dataclass(info.type) or info.type in _ASKED:
+        return None
+    _ASKED.add(info.type)
+    try:
+        spec = ConstructorRegistry.get_struct_spec(info)
+    finally:
+        _ASKED.discard(info.type)
+    assert isinstance(spec, StructConstructorSpec)
+    fields = (
+        dataclasses.replace(field, helptext=functools.partial(_joined, field.helptext))
+        for field in spec.fields
+    )
+    return dataclasses.replace(spec, fields=tuple(fields))
+
+
+def _joined(help: str | Callable[[], str | None] | None) -> str | None:
+    text = help() if callable(help) else help
+    return None if text is None else " ".join(text.split())
 
 
 def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | None = None) -> T:
