@@ -356,7 +356,7 @@ BAD = {
     "train quickstart --run-dir full": "full: holds files already: ",
     "train quickstart --run-dir full/file": "full/file: cannot be made: ",
     "evaluate": "RUN is missing: a run folder",
-    "evaluate missing": "missing: not a run folder: ",
+    "evaluate missing": "missing: no run folder, no file, and none of the networks ",
     "evaluate empty": "empty: not a run folder: ",
     "evaluate truncated": "truncated/model.safetensors: damaged or ",
     "evaluate other --device cuda:99": "device = cuda:99: this machine has ",
