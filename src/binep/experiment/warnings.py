@@ -87,11 +87,13 @@ class Guards:
                 yield (
                     f"many {i}",
                     f"layer {i}: {change.flip_rate:.2%} of its weights flip per batch: raise "
-                    f"layers.{i}.threshold or lower layers.{i}.gamma",
+                    f"layers.{i}.threshold or lower layers.{i}.gamma; --auto-threshold "
+                    "proposes a threshold",
                 )
             if change.flips == 0:
                 yield (
                     f"none {i}",
                     f"layer {i}: no weight flipped in epoch {result.epoch}: if it still has to "
-                    f"learn, lower layers.{i}.threshold or raise layers.{i}.gamma",
+                    f"learn, lower layers.{i}.threshold or raise layers.{i}.gamma; "
+                    "--auto-threshold proposes a threshold",
                 )
