@@ -45,7 +45,8 @@ class InputDrive:
         else:
             product = F.linear(whole.float(), first.values)  # sums below 2^24 are exact
         assert first.scale is not None
-        return Clamped(x, first.biased((product * GREY_LEVEL).mul_(first.scale)))
+        drive = product.to(x.dtype).mul_(GREY_LEVEL).mul_(first.scale)
+        return Clamped(x, first.biased(drive))
 
     def _int8_signs(self, values: Tensor) -> Tensor:
         """The signs as int8; after flips only the rows that hold them are converted again."""
