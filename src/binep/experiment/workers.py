@@ -210,20 +210,22 @@ class Workers(Alone):
     def _sum_counts(self, gradient: Tensor, whole: _Whole, own: int, samples: int) -> Tensor:
         """The gradient of the whole batch, by the sum of whole numbers."""
         if not gradient.is_sparse:
-            return self._counted(gradient, whole, own, samples)
+            counts = whole.counts(gradient, own)
+            distributed.all_reduce(counts)
+            return counts.to(gradient.dtype).mul_(whole.unit(samples))
+        mine, values = gradient.indices()[0], gradient.values()
         touched = torch.zeros(len(gradient), dtype=torch.uint8, device=gradient.device)
-        touched[gradient.indices()[0]] = 1
+        touched[mine] = 1
         distributed.all_reduce(touched, distributed.ReduceOp.MAX)
         rows = touched.nonzero().flatten()
-        values = self._counted(gradient.to_dense()[rows], whole, own, samples)
+        places = touched.cumsum(0)[mine] - 1  # of the own rows among all that are sent
+        counts = torch.zeros(len(rows), *values.shape[1:], dtype=whole.sent_as, device=rows.device)
+        counts[places] = whole.counts(values, own)
+        distributed.all_reduce(counts)
+        values = counts.to(values.dtype).mul_(whole.unit(samples))
         return torch.sparse_coo_tensor(
             rows[None], values, gradient.shape, is_coalesced=True, check_invariants=False
         )
-
-    def _counted(self, gradient: Tensor, whole: _Whole, own: int, samples: int) -> Tensor:
-        counts = (gradient / whole.unit(own)).round_().to(whole.sent_as)
-        distributed.all_reduce(counts)
-        return counts.to(gradient.dtype).mul_(whole.unit(samples))
 
 
 class _Whole(NamedTuple):
@@ -242,6 +244,10 @@ class _Whole(NamedTuple):
     def unit(self, samples: int) -> float:
         """The unit, but for its sign, of the gradient of so many samples, in float32."""
         return float(torch.tensor(1 / (self.between * samples) * self.level, dtype=torch.float32))
+
+    def counts(self, gradient: Tensor, samples: int) -> Tensor:
+        """The whole numbers that a gradient of so many samples stands for."""
+        return (gradient / self.unit(samples)).round_().to(self.sent_as)
 
 
 def _wholes(estimator: GradientEstimator, x: Tensor) -> Mapping[Tensor, _Whole]:
