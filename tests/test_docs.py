@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import json
 import operator
@@ -141,6 +142,8 @@ class Reader:
                     self.do("command", recipe)
         elif words[:2] == ["tensorboard", "--logdir"]:  # a server: it finds what it shows
             assert list(Path(words[2]).rglob("events.out.tfevents.*"))
+        elif words[:2] == ["python", "-m"]:  # a benchmark: it is there
+            assert importlib.util.find_spec(words[2]) is not None
         elif words[:2] == ["python", "main.py"]:
             flags = SHORT["main.py"].split()
             call(seed_cli.main, [*words[2:], *flags] if words[2:] != ["..."] else ["--help"])
