@@ -210,7 +210,7 @@ def test_the_preset_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, line: st
         layers=start.layers | {"1": dataclasses.replace(start.layers["1"], size=512)},
     )
     assert cli.main(shlex.split(line)) == 0
-    assert given == [(wanted, "quickstart", None, None, None, None, ALONE, False)]
+    assert given == [(wanted, "quickstart", None, None, None, None, ALONE)]
 
 
 # ---- evaluate, plot, presets, help

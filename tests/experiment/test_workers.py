@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import together
 
+from binep.experiment.workers import Alone
+from binep.runs import folder as runs
 from binep.runs.checkpoints import place_of
 from binep.runs.metrics import read_metrics
 from binep.runs.tensors import load_tensors
@@ -156,3 +158,11 @@ def test_workers_of_other_settings_are_refused(tmp_path: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if line.startswith("binep")]
     assert len(lines) == 1
     assert lines[0].startswith("binep: worker 1: settings ")
+
+
+def test_a_run_without_a_checkpoint_goes_on_among_the_workers_given(tmp_path: Path) -> None:
+    config = together.SETTINGS["real"]
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    workers = Alone()
+    experiment, rows, _ = runs.resume(tmp_path, workers=workers)
+    assert (experiment.workers, experiment.epoch, rows) == (workers, 0, [])

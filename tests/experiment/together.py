@@ -13,7 +13,7 @@ from typing import Any
 
 from binep.experiment.config import Config, preset
 from binep.experiment.experiment import Experiment
-from binep.experiment.workers import ALONE, Alone, joined
+from binep.experiment.workers import ALONE, Alone, Workers, joined
 
 
 def narrowed(name: str, *sizes: int, **learning: Any) -> Config:
@@ -49,9 +49,9 @@ SETTINGS = {
 }
 
 
-def results(config: Config, workers: Alone = ALONE, split: bool = False) -> dict[str, Any]:
+def results(config: Config, workers: Alone = ALONE) -> dict[str, Any]:
     """Metrics of three epochs, and the parameters and all else that is kept after them."""
-    experiment = Experiment(config, workers=workers, shard_momenta=split)
+    experiment = Experiment(config, workers=workers)
     epochs = [experiment.train_epoch(warn=lambda text: None) for _ in range(3)]
     state = experiment.state()
     kept = {k: v for k, v in state.items() if k.startswith(("momentum.", "writes.", "decays"))}
@@ -70,8 +70,8 @@ def results(config: Config, workers: Alone = ALONE, split: bool = False) -> dict
 if __name__ == "__main__":
     with joined("cpu") as together:
         found = {name: results(config, together) for name, config in SETTINGS.items()}
-        name = "bits, centred, held"
-        found["bits, momenta split"] = results(SETTINGS[name], together, split=True)
-        found["real, momenta split"] = results(SETTINGS["real"], together, split=True)
+        split = Workers(splits_momenta=True)
+        found["bits, momenta split"] = results(SETTINGS["bits, centred, held"], split)
+        found["real, momenta split"] = results(SETTINGS["real"], split)
         if together.rank == 0:
             Path(sys.argv[1]).write_text(json.dumps(found))

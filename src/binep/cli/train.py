@@ -83,9 +83,9 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--seeds {options.seeds}: goes with one process; torchrun makes one run")
     board = Board() if options.tensorboard else None
     if options.resume is not None:
-        with joined(options.experiment.device) as workers:
+        with joined(options.experiment.device, options.shard_momenta) as workers:
             changes = _changes(start, options.experiment)
-            resume_training(options.resume, board, workers, options.shard_momenta, **changes)
+            resume_training(options.resume, board, workers, **changes)
         return
     begun = _begun_from(options)
     config, source = on_its_data(options.experiment, start)
@@ -93,10 +93,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.auto_threshold:
         config = _with_thresholds(config, source)
     if options.seeds is None:
-        with joined(config.device) as workers:
-            run_training(
-                config, name, options.run_dir, board, begun, source, workers, options.shard_momenta
-            )
+        with joined(config.device, options.shard_momenta) as workers:
+            run_training(config, name, options.run_dir, board, begun, source, workers)
         return
     from binep.cli.seeds import run_seeds
 

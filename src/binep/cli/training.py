@@ -20,7 +20,7 @@ from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.training import Meter
 from binep.experiment.warnings import Guards
-from binep.experiment.workers import ALONE, Alone
+from binep.experiment.workers import ALONE, Alone, Workers
 from binep.runs import files, metrics, start
 from binep.runs import folder as runs
 from binep.runs.checkpoints import summary_of
@@ -40,7 +40,6 @@ def run_training(
     begun_from: tuple[Path, Mapping[str, Tensor]] | None = None,
     source: Source | None = None,
     workers: Alone = ALONE,
-    shard_momenta: bool = False,
 ) -> None:
     """Train, showing progress, and leave a run folder.
 
@@ -52,13 +51,12 @@ def run_training(
         begun_from: the run and the tensors of a trained network to start from.
         source: the data set, where it has been read already.
         workers: that train together, of which the first keeps the folder.
-        shard_momenta: see `Experiment`.
     """
     tensors = None
     if begun_from is not None:
         where, tensors = begun_from
         config = config.replace(start=start.identity(tensors))
-    experiment = Experiment(config, source, workers, shard_momenta)
+    experiment = Experiment(config, source, workers)
     if tensors is not None:
         start.begin(experiment, tensors, where)
     if workers.rank:
@@ -74,18 +72,15 @@ def resume_training(
     folder: Path,
     board: Board | None = None,
     workers: Alone = ALONE,
-    shard_momenta: bool = False,
     **changes: Any,
 ) -> None:
     """Resume a run with some settings changed, showing progress."""
     read_config(folder)  # what is no run folder is not locked
     if workers.rank:
-        _follow(runs.resume(folder, workers=workers, shard_momenta=shard_momenta, **changes)[0])
+        _follow(runs.resume(folder, workers=workers, **changes)[0])
         return
     with files.locked(folder) as lock:
-        experiment, rows, guards = runs.resume(
-            folder, warn, workers=workers, shard_momenta=shard_momenta, **changes
-        )
+        experiment, rows, guards = runs.resume(folder, warn, workers=workers, **changes)
         place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
         place += f" on {experiment.device}"
         if experiment.epoch == experiment.config.epochs:
@@ -124,7 +119,7 @@ def _train(
         board.check(folder)
     print(escaped(f"{what}, run folder {folder}"), flush=True)
     stopped, workers = "", experiment.workers
-    workers.check_agreement(_facts(experiment))
+    _check_agreement(experiment)
     so_far = list(rows)
 
     def after_epoch(result: EpochResult) -> None:
@@ -168,17 +163,17 @@ def _follow(experiment: Experiment) -> None:
 
     With split momenta all workers make each checkpoint together.
     """
-    experiment.workers.check_agreement(_facts(experiment))
+    _check_agreement(experiment)
 
     def save() -> None:
-        if experiment.sharded:
+        if experiment.workers.splits_momenta:
             experiment.state()
 
     def after_batch(meter: Meter) -> None:
         if _stopped_by(asked, experiment.workers):
             save()
             raise SystemExit(128 + asked[0])
-        if experiment.any_worker(False):
+        if experiment.workers.is_due(False):
             save()
 
     with _stop_on_signals() as asked:
@@ -189,18 +184,21 @@ def _follow(experiment: Experiment) -> None:
             save()
 
 
-def _facts(experiment: Experiment) -> dict[str, str]:
-    """What workers must agree on."""
+def _check_agreement(experiment: Experiment) -> None:
+    """Refuse workers that differ in what they must agree on."""
+    if not isinstance(experiment.workers, Workers):
+        return
     about, config = environment(experiment), experiment.config
     shared = config.replace(data_dir=None, threads=None)
-    return {
+    facts = {
         "binep": f"{about['versions']['binep']}, revision {about['git_revision']}",
         "PyTorch": about["versions"]["torch"],
         "data": summary_of(experiment.data.identity),
-        "--shard-momenta": str(experiment.sharded),
+        "--shard-momenta": str(experiment.workers.splits_momenta),
         "settings": hashlib.sha256(shared.to_toml().encode()).hexdigest()[:16],
         "place": f"epoch {experiment.epoch + 1}, batch {experiment.batch + 1}",
     }
+    experiment.workers.check_agreement(facts)
 
 
 def _stopped_by(asked: list[int], workers: Alone) -> bool:

@@ -20,7 +20,7 @@ from binep.experiment import memory
 from binep.experiment.config import Config, ConfigError, Layer
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
 from binep.experiment.sharding import ShardedFlip
-from binep.experiment.workers import Workers
+from binep.experiment.workers import ALONE, Alone, Workers
 from binep.registry import Kind, Registry
 
 
@@ -155,7 +155,7 @@ def build_optimizers(
     config: Config,
     network: Network,
     generator: torch.Generator | None = None,
-    sharded: Workers | None = None,
+    workers: Alone = ALONE,
 ) -> tuple[Any, GradientDescent]:
     """The optimizers of a checked configuration, in the order of their steps.
 
@@ -192,9 +192,9 @@ def build_optimizers(
         if synapse.scale is not None and layer.scale_lr > 0
     ]
     flip: Any = None
-    if flips and sharded is not None:
+    if flips and isinstance(workers, Workers) and workers.splits_momenta:
         one_pass = config.speed.uses("one-pass-flips")
-        flip = ShardedFlip(_splittable(config, flips), sharded, one_pass)
+        flip = ShardedFlip(_splittable(config, flips), workers, one_pass)
     elif flips:
         flip = _build_flip_rule(config, flips, generator)
     return flip, GradientDescent(descent)

@@ -33,7 +33,7 @@ from binep.experiment.sharding import ShardedFlip
 from binep.experiment.states import Place, check_fit, check_meter, check_rule, check_training
 from binep.experiment.training import LayerChange, Meter, Scores
 from binep.experiment.warnings import Guards, TrainingWarning
-from binep.experiment.workers import ALONE, Alone, Workers
+from binep.experiment.workers import ALONE, Alone
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,8 @@ class Experiment:
             becomes x/255, or floating point; labels are names, or whole numbers from 0 or from 1. A
             last layer that fits the configuration's data set is made to fit these classes. Or what
             `Config.source` gave, so as not to read it again.
-        workers: among whom each batch is shared; see `binep.experiment.workers`.
-        shard_momenta: whether they also split the momenta of binary weights. All workers then
-            call `state` together.
+        workers: among whom each batch is shared; see `binep.experiment.workers`. Where they split
+            the momenta, all of them call `state` together.
 
     Attributes:
         source: what is known of the data set without its samples.
@@ -89,7 +88,6 @@ class Experiment:
         config: Config,
         data: Sequence[Any] | Source | None = None,
         workers: Alone = ALONE,
-        shard_momenta: bool = False,
     ) -> None:
         if data is not None and not isinstance(data, Source):
             config, data = _given(config, from_arrays(data))
@@ -99,7 +97,6 @@ class Experiment:
         if place is not None:  # kept as what it is from everywhere; errors say what was given
             config = config.replace(data_dir=Path(os.path.abspath(place.expanduser())))
         self._config = config
-        self.sharded = shard_momenta and workers.count > 1
         self.workers, self.device = workers, workers.device(torch.device(config.device))
         with self.working():
             held = sources.load(config.dataset, place, source=source)
@@ -144,8 +141,7 @@ class Experiment:
         network = initial_network(config, init, source=self.source)
         self.network: Network = network.to(self.device)
         self.estimator = build_estimator(config, self.network, self.nudge)
-        sharded = self.workers if self.sharded and isinstance(self.workers, Workers) else None
-        self.flip, self.descent = build_optimizers(config, self.network, init, sharded)
+        self.flip, self.descent = build_optimizers(config, self.network, init, self.workers)
         self.optimizers: list[Optimizer] = [*([self.flip] if self.flip else []), self.descent]
 
     @contextlib.contextmanager
@@ -240,10 +236,6 @@ class Experiment:
         for group in self.descent.param_groups:
             if "initial_lr" in group:
                 group["lr"] = group["initial_lr"] * decay
-
-    def any_worker(self, wants: bool) -> bool:
-        """Whether a checkpoint is due: with split momenta all workers make it together."""
-        return bool(self.workers.largest(int(wants))) if self.sharded else wants
 
     def state(self) -> dict[str, Tensor]:
         """A snapshot of all that training continues from, by name; between two batches."""

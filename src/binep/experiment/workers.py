@@ -41,6 +41,7 @@ class Alone:
     """A process that trains by itself: what `Workers` do together, for one."""
 
     rank, count = 0, 1
+    splits_momenta = False
 
     def device(self, device: torch.device) -> torch.device:
         """That of this worker."""
@@ -58,8 +59,9 @@ class Alone:
         """The largest number that a worker has."""
         return number
 
-    def check_agreement(self, facts: Mapping[str, Any]) -> None:
-        """Refuse workers whose facts differ."""
+    def is_due(self, late: bool) -> bool:
+        """Whether a checkpoint is to be made; with split momenta all workers make it together."""
+        return bool(self.largest(int(late))) if self.splits_momenta else late
 
     def check_parameters(self, network: Network) -> None:
         """Refuse parameters that are no longer the same on all workers."""
@@ -68,12 +70,16 @@ class Alone:
 class Workers(Alone):
     """One of the processes of torch's default group.
 
+    Args:
+        splits_momenta: whether each keeps the momenta of its own rows of binary weights alone.
+
     Attributes:
         rank: its number, from 0. Worker 0 alone writes files and prints.
         count: how many there are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, splits_momenta: bool = False) -> None:
+        self.splits_momenta = splits_momenta
         self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
 
     def device(self, device: torch.device) -> torch.device:
@@ -281,11 +287,12 @@ def are_started() -> bool:
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Alone]:
+def joined(device: str, splits_momenta: bool = False) -> Iterator[Alone]:
     """The workers that torchrun has started, met; `ALONE` where it has not.
 
     Args:
         device: of the configuration: GPUs send by NCCL, CPUs by Gloo.
+        splits_momenta: see `Workers`.
     """
     if not are_started():
         yield ALONE
@@ -293,7 +300,7 @@ def joined(device: str) -> Iterator[Alone]:
     with _together():
         distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        yield Workers()
+        yield Workers(splits_momenta)
     finally:
         with contextlib.suppress(RuntimeError):
             distributed.destroy_process_group()

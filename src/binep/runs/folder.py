@@ -257,7 +257,7 @@ class _Recorder:
     def save_if_due(self) -> None:
         """Write the checkpoint where the last one is older than ``checkpoint_minutes``."""
         late = time.monotonic() - self.saved > 60 * self.experiment.config.checkpoint_minutes
-        if self.experiment.any_worker(late):
+        if self.experiment.workers.is_due(late):
             self.save()
 
     def stopped(self) -> None:
@@ -336,7 +336,6 @@ def resume(
     warn: Callable[[str], None] = lambda text: None,
     data: Sequence[Any] | None = None,
     workers: Alone = ALONE,
-    shard_momenta: bool = False,
     **changes: Any,
 ) -> tuple[Experiment, list[Row], Guards]:
     """What `train` continues from: the experiment at its checkpoint, rows and guards.
@@ -346,7 +345,6 @@ def resume(
         warn: called where a checkpoint is too old to say what data it was trained on.
         data: the arrays, of a run that got them from Python; see `Experiment`.
         workers: that train together; they may be others than before.
-        shard_momenta: see `Experiment`.
         changes: settings of `binep.runs.settings.GOES_ON` to go on with; `train` writes them into
             config.toml. With more epochs a run ends with the bits of one that was planned so long.
 
@@ -364,9 +362,8 @@ def resume(
                 f"{folder}: holds a log, but no {CHECKPOINT} to go on from; "
                 f"binep train --config {folder} runs it again elsewhere"
             )
-        experiment = _experiment(
-            folder, config, data, workers
-        )  # killed before the first one was there
+        # It was killed before the first one was there.
+        experiment = _experiment(folder, config, data, workers)
         if config.start is not None:
             start.begin(experiment, start.read(folder, config), folder)
         return experiment, [], Guards()
@@ -376,7 +373,7 @@ def resume(
             f"epochs = {config.epochs}: must be at least {checkpoint.begun}, "
             "which the run has begun"
         )
-    experiment = _restored(folder, config, checkpoint, warn, data, workers, shard_momenta)
+    experiment = _restored(folder, config, checkpoint, warn, data, workers)
     return experiment, checkpoint.rows, Guards(checkpoint.warned)
 
 
@@ -387,9 +384,8 @@ def _restored(
     warn: Callable[[str], None],
     data: Sequence[Any] | None,
     workers: Alone = ALONE,
-    shard_momenta: bool = False,
 ) -> Experiment:
-    experiment = _experiment(folder, config, data, workers, shard_momenta)
+    experiment = _experiment(folder, config, data, workers)
     if note := same_data(folder / CHECKPOINT, checkpoint.data, experiment.data):
         warn(note)
     try:
@@ -408,7 +404,6 @@ def _experiment(
     config: Config,
     data: Sequence[Any] | None,
     workers: Alone = ALONE,
-    shard_momenta: bool = False,
 ) -> Experiment:
     """The experiment of a run folder, whose data are not looked for in a folder beside others.
 
@@ -421,7 +416,7 @@ def _experiment(
             f"{folder / 'config.toml'}: data_dir = {place}: there is no such folder in "
             f"{Path.cwd()}: go to where the run was started, or give its path with --data-dir"
         )
-    return Experiment(config, data, workers, shard_momenta)
+    return Experiment(config, data, workers)
 
 
 def load(
