@@ -26,6 +26,7 @@ from binep.runs import folder as runs
 from binep.runs.checkpoints import summary_of
 from binep.runs.environment import described, environment
 from binep.runs.settings import read_config
+from binep.runs.signals import handled
 from binep.runs.tensorboard import Board
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -213,26 +214,17 @@ def _stopped_by(asked: list[int], workers: Alone) -> bool:
 def _stop_on_signals() -> Iterator[list[int]]:
     """The numbers of the signals that have asked training to stop.
 
-    A second Ctrl-C or SIGTERM ends the process at once; a terminal's end comes twice by itself. A
-    signal that is ignored, as SIGHUP under nohup, is left so.
+    A second Ctrl-C or SIGTERM ends the process at once; a terminal's end comes twice by itself.
     """
     stop: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    before = {n: by for n, by in before.items() if by not in (signal.SIG_IGN, None)}
 
-    def ask(number: int, frame: object) -> None:
+    def ask(number: int, before: Any) -> None:
         stop.append(number)
         if number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, before[number])
+            signal.signal(number, before)
 
-    for number in before:
-        signal.signal(number, ask)
-    try:
+    with handled(SIGNALS, ask):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 from binep.experiment.config import ConfigError
 from binep.runs.files import RunError
+from binep.runs.signals import handled
 
 WAIT = 30
 """Seconds that an address has to answer."""
@@ -122,17 +122,9 @@ def as_interrupts() -> Iterator[list[int]]:
     """A context in which `ENDS` end work as Ctrl-C does; those that came."""
     came: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(number: int, before: Any) -> None:
         came.append(number)
         signal.raise_signal(signal.SIGINT)
 
-    numbers = [getattr(signal, name) for name in ENDS if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    before = {n: by for n, by in before.items() if by not in (signal.SIG_IGN, None)}
-    for number in before:
-        signal.signal(number, ask)
-    try:
+    with handled(ENDS, ask):
         yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
