@@ -7,9 +7,7 @@ has a row for each epoch, and ``flatness.svg`` shows them.
 
 from __future__ import annotations
 
-import csv
 import ctypes
-import io
 import multiprocessing
 import os
 import tempfile
@@ -23,6 +21,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from benchmarks.kinds import KINDS
+from benchmarks.report import write_table
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.runs import files
 from binep.runs import folder as runs
@@ -108,11 +107,7 @@ def main(options: Options) -> None:
             rows += process.submit(measured, kind, options.epochs).result()
         print(kind, *(f"{rows[-1][column]:g} {label}" for column, label in SHOWN.items()), sep="  ")
     options.output.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write(options.output / "flatness.csv", text.getvalue().encode())
+    write_table(options.output / "flatness.csv", rows)
     with matplotlib.rc_context({"svg.hashsalt": "binep"}):
         files.write(options.output / "flatness.svg", rendered(drawn(rows), "svg"))
 

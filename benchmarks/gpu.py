@@ -6,8 +6,6 @@ the device waited for before and after each batch. `python -m benchmarks.gpu --h
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import Any
 import torch
 import tyro
 
-from benchmarks.report import Row
+from benchmarks.report import Row, write_table
 from benchmarks.speed import SHAPES, Batch, batches_of, build, clock, settling, train
 from binep.core.speed import Speed
 from binep.data.sources import DataError
@@ -155,11 +153,7 @@ def write(folder: Path, tables: dict[str, list[Row]], skipped: Sequence[str]) ->
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in tables.items():
         if rows:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            files.write(folder / f"{name}.csv", text.getvalue().encode())
+            write_table(folder / f"{name}.csv", rows)
     files.write(folder / "README.md", "\n".join([*page(tables), *skipped, ""]).encode())
 
 

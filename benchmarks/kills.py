@@ -8,8 +8,6 @@ output folder has a row for each kind that has ended.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import random
 import signal
@@ -23,8 +21,8 @@ import tyro
 
 from benchmarks.forked import Forks
 from benchmarks.kinds import KINDS
+from benchmarks.report import write_table
 from binep.experiment.config import Config
-from binep.runs import files
 from binep.runs import folder as runs
 from binep.runs.checkpoints import CHECKPOINT
 from binep.runs.metrics import read_metrics
@@ -130,11 +128,7 @@ def main(options: Options) -> None:
         for kind in options.kinds:
             rows.append(measured(kind, options, forks))
             print(*rows[-1].values(), sep="  ", flush=True)
-            text = io.StringIO()
-            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            files.write(options.output / "kills.csv", text.getvalue().encode())
+            write_table(options.output / "kills.csv", rows)
 
 
 if __name__ == "__main__":

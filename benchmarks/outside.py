@@ -6,8 +6,6 @@ Seconds are of the processor, not of the clock, so that what else runs counts le
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import resource
 import subprocess
@@ -22,6 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from benchmarks.report import write_table
 from binep.core.network import Network
 from binep.core.speed import SHORTCUTS, Speed
 from binep.data import sources
@@ -149,11 +148,7 @@ def main(options: Options) -> None:
     images = test.images[:: max(1, len(test) // options.images)][: options.images]
     rows = [row for name in options.models for row in measure(name, images, options.turns)]
     files.make_folder(options.output)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write(options.output / "throughput.csv", table.getvalue().encode())
+    write_table(options.output / "throughput.csv", rows)
     text = page(rows, environment(Experiment(Config(layers={"1": Layer(10)}))))
     files.write(options.output / "README.md", text.encode())
     print(text)

@@ -7,8 +7,6 @@ both. ``revisions.csv`` in the output folder has a row for each shape.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import subprocess
 import sys
@@ -18,8 +16,8 @@ from statistics import median
 
 import tyro
 
+from benchmarks.report import write_table
 from benchmarks.speed import SHAPES
-from binep.runs import files
 
 _WORKER = """
 import importlib, itertools, sys, time, warnings
@@ -117,11 +115,7 @@ def main(options: Options) -> None:
     for shape in options.shapes:
         rows.append(timed(shape, options))
         print(*rows[-1].values(), flush=True)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        files.write(options.output / "revisions.csv", text.getvalue().encode())
+        write_table(options.output / "revisions.csv", rows)
 
 
 if __name__ == "__main__":

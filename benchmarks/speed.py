@@ -8,8 +8,6 @@ tables; the rest stays.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import math
@@ -30,7 +28,7 @@ import tyro
 from torch import Tensor
 
 from benchmarks.plain import Plain
-from benchmarks.report import TABLES, Row, read, write_report
+from benchmarks.report import TABLES, Row, read, write_report, write_table
 from benchmarks.roofline import measured_rates, stages
 from binep.core.gradients import EquilibriumPropagation
 from binep.core.speed import Speed
@@ -326,11 +324,7 @@ def keep(folder: Path, found: Measured) -> None:
         key = TABLES[name]
         again = {tuple(str(row[k]) for k in key) for row in rows}
         old = [row for row in read(folder, name) if tuple(row[k] for k in key) not in again]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*old, *rows])
-        files.write(folder / f"{name}.csv", text.getvalue().encode())
+        write_table(folder / f"{name}.csv", [*old, *rows], list(rows[0]))
 
 
 def run(options: Options) -> None:

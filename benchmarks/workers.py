@@ -7,8 +7,6 @@ was measured; the page also has what a model makes of it for more workers, and s
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +20,7 @@ import torch
 import tyro
 from torch import distributed
 
-from benchmarks.report import Row
+from benchmarks.report import Row, write_table
 from benchmarks.speed import SHAPES, batches_of, build
 from binep.experiment.config import preset
 from binep.experiment.experiment import Experiment
@@ -199,11 +197,7 @@ def main() -> None:
         if together.rank:
             return
         files.make_folder(options.output)
-        table = io.StringIO()
-        writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        files.write(options.output / "batches.csv", table.getvalue().encode())
+        write_table(options.output / "batches.csv", rows)
         text = page(medians(rows), together.count, described(environment(experiment)))
         files.write(options.output / "README.md", text.encode())
         print(text)
