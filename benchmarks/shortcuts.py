@@ -7,16 +7,15 @@ seeds. Rows already in the folder's errors.csv are kept, so that an interrupted 
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import tyro
 
-from benchmarks.report import Row
+from benchmarks.report import Row, write_table
+from binep.analysis.measurements import spread
 from binep.core.speed import SHORTCUTS, Speed
 from binep.experiment.config import Config, preset
 from binep.experiment.experiment import Experiment
@@ -125,11 +124,7 @@ def run(options: Options) -> None:
         found = train(config.replace(speed=speed, seed=seed, threads=options.threads))
         rows.append({"network": name, "switch": switch, "seed": str(seed)} | found)
         print(*rows[-1].values(), flush=True)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        files.write(path, text.getvalue().encode())
+        write_table(path, rows)
     files.write(options.output / "README.md", report(rows).encode())
 
 
@@ -160,12 +155,10 @@ def report(rows: Sequence[Row]) -> str:
         for switch in dict.fromkeys(row["switch"] for row in rows if row["network"] == name):
             of = [row for row in rows if (row["network"], row["switch"]) == (name, switch)]
             errors = [float(row["test_error"]) for row in of]
-            spread = f" ± {stdev(errors):.2f}" if len(errors) > 1 else ""
             each = ", ".join(f"{error:.1f}" for error in errors)
             flips = ", ".join(str(row["flips"]) for row in of)
             lines.append(
-                f"| {name} | {switch} | {of[0]['epochs']} | {mean(errors):.2f}{spread} | {each} "
-                f"| {flips} |"
+                f"| {name} | {switch} | {of[0]['epochs']} | {spread(errors)} | {each} | {flips} |"
             )
     return "\n".join(lines) + "\n"
 

@@ -156,7 +156,11 @@ def epochs_of(found: Sequence[Measured], config: Config) -> str:
 
 def mean_of(found: Sequence[Measured], column: str = "test_error") -> str:
     """Mean ± standard deviation of a column after the last epoch."""
-    errors = [m.last(column) or 0.0 for m in found]
+    return spread([m.last(column) or 0.0 for m in found])
+
+
+def spread(errors: Sequence[float]) -> str:
+    """Mean ± standard deviation of errors in percent; of one, the error itself."""
     return f"{mean(errors):.2f}" + (f" ± {stdev(errors):.2f}" if len(errors) > 1 else "")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
 from binep.cli.options import Pluggable, Runs, figure_kind, parse
@@ -100,6 +99,7 @@ def show_sweep(sweep: Sweep, most: int = 10) -> None:
     """Print the best trials of a sweep and what they depend on; write best.toml and a figure."""
     from rich.table import Table
 
+    from binep.analysis.measurements import spread
     from binep.cluster import importance, sweeps
     from binep.runs import curves, files
 
@@ -131,11 +131,6 @@ def show_sweep(sweep: Sweep, most: int = 10) -> None:
     drawn = importance.parallel(groups, sweep.settings, sweep.base.epochs)
     files.write(sweep.folder / "parallel.png", curves.rendered(drawn))
     print(sweep.folder / "parallel.png")
-
-
-def spread(errors: Sequence[float]) -> str:
-    """Mean ± standard deviation of errors in percent."""
-    return f"{mean(errors):.2f}" + (f" ± {stdev(errors):.2f}" if len(errors) > 1 else "")
 
 
 def add_settings(table: Table, names: Sequence[str]) -> None:
