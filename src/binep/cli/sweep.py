@@ -21,7 +21,7 @@ from binep.experiment.config import Config, ConfigError, preset
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from binep.cluster.search import News
+    from binep.cluster.search import TrialStatus
     from binep.cluster.sweeps import Sweep
 
 PROG = "binep sweep"
@@ -206,7 +206,7 @@ class Display:
         from rich.live import Live
 
         self.sweep = sweep
-        self.news: dict[int, News] = {}
+        self.statuses: dict[int, TrialStatus] = {}
         self.console = Console()
         self.began = time.monotonic()
         self.live = (
@@ -225,26 +225,28 @@ class Display:
             self.live.stop()
 
     @property
-    def failed(self) -> list[News]:
+    def failed(self) -> list[TrialStatus]:
         """Trials that failed."""
-        return [one for one in self.news.values() if one.state == "failed"]
+        return [one for one in self.statuses.values() if one.state == "failed"]
 
-    def show(self, news: News) -> None:
+    def show(self, status: TrialStatus) -> None:
         """Note what has happened to a trial, and print it where it is of interest."""
-        self.news[news.number] = news
-        if news.state == "failed":
-            self._say(f"warning: trial {news.number} failed: {news.why}")
-        elif news.state == "lost":
-            self._say(f"trial {news.number}: its worker was lost: begun again from its checkpoint")
-        elif news.state != "running" and self.live is None:
-            ended = sum(one.state.startswith("ended") for one in self.news.values())
+        self.statuses[status.number] = status
+        if status.state == "failed":
+            self._say(f"warning: trial {status.number} failed: {status.why}")
+        elif status.state == "lost":
+            self._say(
+                f"trial {status.number}: its worker was lost: begun again from its checkpoint"
+            )
+        elif status.state != "running" and self.live is None:
+            ended = sum(one.state.startswith("ended") for one in self.statuses.values())
             words = "".join(
                 f", {name} {value:.4g}" if isinstance(value, float) else f", {name} {value}"
-                for name, value in news.values.items()
+                for name, value in status.values.items()
             )
-            error = "" if news.error is None else f", valid error {news.error:.2f} %"
+            error = "" if status.error is None else f", valid error {status.error:.2f} %"
             self._say(
-                f"trial {news.number} {news.state} after epoch {news.epochs}{error}{words}"
+                f"trial {status.number} {status.state} after epoch {status.epochs}{error}{words}"
                 f"  ({ended}/{self.sweep.trials})"
             )
 
@@ -255,10 +257,10 @@ class Display:
         """The trials that run, and the best of those that have ended."""
         from rich.table import Table
 
-        news = list(self.news.values())
-        ended = [one for one in news if one.state.startswith("ended")]
+        statuses = list(self.statuses.values())
+        ended = [one for one in statuses if one.state.startswith("ended")]
         early = sum(one.state == "ended early" for one in ended)
-        at_work = [one for one in news if one.state in ("running", "lost")]
+        at_work = [one for one in statuses if one.state in ("running", "lost")]
         seconds = int(time.monotonic() - self.began)
         clock = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
         head = (

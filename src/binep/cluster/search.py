@@ -34,7 +34,7 @@ RETRIES = 20
 
 
 @dataclass(frozen=True)
-class News:
+class TrialStatus:
     """What has happened to a trial.
 
     Attributes:
@@ -93,8 +93,8 @@ class Drawn(Searcher):
         if self.optuna is None or len(errors) < len(self.points):
             return
         known = [value for value in errors if not math.isnan(value)]
-        told = {"valid_error": mean(known)} if known else None
-        self.optuna.on_trial_complete(self.first[trial_id], told, error=not known)
+        mean_result = {"valid_error": mean(known)} if known else None
+        self.optuna.on_trial_complete(self.first[trial_id], mean_result, error=not known)
 
     def save(self, checkpoint_path: str) -> None:
         """Keep what it knows in a file."""
@@ -108,15 +108,15 @@ class Drawn(Searcher):
 class _Watch(tune.Callback):
     """Hands on what happens to trials."""
 
-    def __init__(self, show: Callable[[News], None], epochs: int) -> None:
+    def __init__(self, show: Callable[[TrialStatus], None], epochs: int) -> None:
         self.show, self.epochs, self.began = show, epochs, False
 
-    def _tell(self, job: Job, state: str, why: str = "") -> None:
+    def _report(self, job: Job, state: str, why: str = "") -> None:
         last = job.last_result or {}
         epochs, error = int(last.get("epoch", 0)), last.get("valid_error")
         error = None if error is None or math.isnan(error) else error
         number, values = job.config["number"], job.config["values"]
-        self.show(News(number, values, state, epochs, error, why))
+        self.show(TrialStatus(number, values, state, epochs, error, why))
 
     def on_step_begin(self, iteration: int, trials: list[Job], **info: Any) -> None:
         if not self.began:  # of a sweep that goes on, those that had ended before
@@ -126,23 +126,23 @@ class _Watch(tune.Callback):
                     self.on_trial_complete(iteration, trials, job)
 
     def on_trial_start(self, iteration: int, trials: list[Job], trial: Job, **info: Any) -> None:
-        self._tell(trial, "running")
+        self._report(trial, "running")
 
     def on_trial_result(
         self, iteration: int, trials: list[Job], trial: Job, result: dict[str, Any], **info: Any
     ) -> None:
-        self._tell(trial, "running")
+        self._report(trial, "running")
 
     def on_trial_complete(self, iteration: int, trials: list[Job], trial: Job, **info: Any) -> None:
         why = (trial.last_result or {}).get("failed", "")
         early = (trial.last_result or {}).get("epoch", 0) < self.epochs
-        self._tell(trial, "failed" if why else "ended early" if early else "ended", why)
+        self._report(trial, "failed" if why else "ended early" if early else "ended", why)
 
     def on_trial_recover(self, iteration: int, trials: list[Job], trial: Job, **info: Any) -> None:
-        self._tell(trial, "lost")
+        self._report(trial, "lost")
 
     def on_trial_error(self, iteration: int, trials: list[Job], trial: Job, **info: Any) -> None:
-        self._tell(trial, "failed", f"its worker was lost {RETRIES + 1} times")
+        self._report(trial, "failed", f"its worker was lost {RETRIES + 1} times")
 
 
 def _trainable(folder: Path, parts: Sequence[Path]) -> Callable[[dict[str, Any]], None]:
@@ -189,7 +189,7 @@ def _scheduler(sweep: Sweep) -> TrialScheduler:
     )
 
 
-def search(sweep: Sweep, parts: Sequence[Path], show: Callable[[News], None]) -> int:
+def search(sweep: Sweep, parts: Sequence[Path], show: Callable[[TrialStatus], None]) -> int:
     """Train the trials of a sweep, or what is missing of them, within `rays.connected`.
 
     Args:
