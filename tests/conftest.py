@@ -2,10 +2,11 @@
 
 import os
 import signal
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import Phase, settings
+from hypothesis import Phase, register_random, settings
 
 import binep.solvers  # noqa: F401 – as with the public names of `binep`, all solvers are there
 
@@ -19,6 +20,29 @@ def pytest_configure(config: pytest.Config) -> None:
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
             usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
             signal.signal(number, usual)
+
+
+class TorchRandom:
+    """PyTorch's numbers, which hypothesis then seeds for each example as it does `random`'s."""
+
+    def seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def getstate(self) -> Any:
+        return torch.get_rng_state()
+
+    def setstate(self, state: Any) -> None:
+        torch.set_rng_state(state)
+
+
+torch_random = TorchRandom()  # hypothesis holds no more than a weak reference
+register_random(torch_random)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """A test draws the same numbers whatever ran before it."""
+    torch.manual_seed(0)
 
 
 # Tests run beside each other's threads; one each is faster, and repeats to the bit.

@@ -74,6 +74,7 @@ def test_any_network_computes_the_same(
 @needs_cc
 def test_channels_are_normalised_each_by_its_own(tmp_path: Path) -> None:
     network = Network([Dense((3, 4, 5), 4), Dense(4, 2)], Real(), free_steps=20)
+    network.speed = Speed(off=SHORTCUTS, precision="exact")
     trained = Trained(network, (), (0.1, 0.4, 0.5), (0.3, 0.6, 0.2))
     images = torch.randint(256, (5, 3, 4, 5)).to(torch.uint8)
     _, scores = classified(trained, images, tmp_path)

@@ -318,6 +318,8 @@ def test_a_start_that_is_out_of_date_counts_by_its_states_alone(
     steps = 4 if kind.activation == "binary" else STEPS
     ours = network.relax(x, steps, start=start)
     same(ours, fresh.relax(x, steps, start=beginning), kind.states)
+    if kind.activation == "real" and any(synapse.has_route for synapse in network.synapses):
+        return  # a maximum is fed back to itself: where it lies can depend on the steps' order
     plain = copy.deepcopy(network)
     _take_only(plain, Plain)
     same(ours, plain.relax(x, steps, start=beginning), kind.states)
