@@ -27,6 +27,7 @@ enum {
     BINEP_WORDS = @words@,     /* that hold a bit of each, layer by layer */
     BINEP_WIDEST = @widest@,   /* neurons of the largest layer */
     BINEP_PATCH = @patch@,     /* what a place of a convolution sees at most */
+    BINEP_LANES = 32, /* places of a convolution that are multiplied at a time */
     BINEP_INPUT_WORDS = @input_words@,
     BINEP_STEPS = @steps@,
     BINEP_STOPS = @stops@, /* whether the phase ends once all has settled */
@@ -66,7 +67,8 @@ typedef struct {
 /* What a classification works in. */
 typedef struct {
     float states[BINEP_NEURONS], next[BINEP_NEURONS], clamped[BINEP_WIDEST];
-    float input[BINEP_INPUTS], feedback[BINEP_WIDEST], patch[BINEP_PATCH];
+    float input[BINEP_INPUTS], feedback[BINEP_WIDEST];
+    float patch[BINEP_PATCH][BINEP_LANES], kernel[BINEP_PATCH]; /* of a convolution */
     int route[BINEP_NEURONS]; /* of max-pooling, where in its map each maximum is */
     uint64_t patch_bits[(BINEP_PATCH + 63) / 64];
     uint64_t bits[BINEP_WORDS], planes[8][BINEP_INPUT_WORDS];
@@ -137,50 +139,81 @@ static inline float binep_alpha(const binep_layer *layer, int channel)
     return layer->scale[layer->scales > 1 ? channel : 0];
 }
 
-/* memory->patch, or patch_bits: what the place (y, x) of the maps sees, 0 beyond the edges. */
-static inline void binep_see(const binep_conv *conv, int y, int x, const float *sent,
-                             const uint64_t *bits, binep_memory *memory)
+/* Where the map of a convolution is looked at for the w-th time of a window of its pooling. */
+static inline int binep_at(const binep_conv *conv, int place, int w)
+{
+    const int y = place / conv->places_across * conv->pool + w / conv->pool;
+    const int x = place % conv->places_across * conv->pool + w % conv->pool;
+    return y * conv->map_columns + x;
+}
+
+/* What a place of the maps sees, 0 beyond the edges: memory->patch_bits, or one lane of the patch. */
+static inline void binep_see(const binep_conv *conv, int at, const float *sent, const uint64_t *bits,
+                             int lane, binep_memory *memory)
 {
     const int size = conv->channels * conv->kernel * conv->kernel;
+    const int top = at / conv->map_columns - conv->padding;
+    const int left = at % conv->map_columns - conv->padding;
     int n = 0;
-    for (int w = 0; w < (size + 63) / 64; w++)
+    for (int w = 0; bits && w < (size + 63) / 64; w++)
         memory->patch_bits[w] = 0;
     for (int k = 0; k < conv->channels; k++)
-        for (int row = y - conv->padding; row < y - conv->padding + conv->kernel; row++)
-            for (int column = x - conv->padding; column < x - conv->padding + conv->kernel; column++) {
+        for (int row = top; row < top + conv->kernel; row++)
+            for (int column = left; column < left + conv->kernel; column++, n++) {
                 const int inside = row >= 0 && row < conv->rows && column >= 0 && column < conv->columns;
                 const int i = (k * conv->rows + row) * conv->columns + column;
                 if (bits)
                     memory->patch_bits[n / 64] |= (uint64_t)(inside && binep_bit(bits, i)) << (n % 64);
                 else
-                    memory->patch[n] = inside ? sent[i] : 0;
-                n++;
+                    memory->patch[n][lane] = inside ? sent[i] : 0;
             }
 }
 
-/* drive: a convolution, pooled, before alpha and bias; and its route. */
+/* Weight j of a channel, as a float. */
+static inline float binep_weight(const binep_matrix *m, int channel, int j)
+{
+    if (m->signs)
+        return binep_bit(m->signs + (size_t)channel * m->words, j) ? 1.0f : -1.0f;
+    return m->weights[(size_t)channel * m->row + j];
+}
+
+/* Pools what a channel's map holds at the w-th look at a window. */
+static inline void binep_pool(const binep_conv *conv, int place, int w, float sum, float *drive, int *route)
+{
+    if (!conv->takes_max) {
+        drive[place] = (w ? drive[place] : 0) + sum;
+    } else if (!w || sum > drive[place]) {
+        drive[place] = sum;
+        route[place] = binep_at(conv, place, w);
+    }
+}
+
+/* drive: a convolution, pooled, before alpha and bias; and its route. Floats are multiplied for
+   several places at a time. */
 static inline void binep_convolve(const binep_layer *layer, const float *sent, const uint64_t *bits,
                                   float *drive, int *route, binep_memory *memory)
 {
     const binep_conv *conv = &layer->conv;
     const int places = conv->places_down * conv->places_across, window = conv->pool * conv->pool;
-    for (int place = 0; place < places; place++)
-        for (int w = 0; w < window; w++) {
-            const int y = place / conv->places_across * conv->pool + w / conv->pool;
-            const int x = place % conv->places_across * conv->pool + w % conv->pool;
-            binep_see(conv, y, x, sent, bits, memory);
-            for (int c = 0; c < layer->up.outputs; c++) {
-                const uint64_t *seen = bits ? memory->patch_bits : NULL;
-                const float sum = binep_sum(&layer->up, c, memory->patch, seen);
-                const int i = c * places + place;
-                if (!conv->takes_max) {
-                    drive[i] = (w ? drive[i] : 0) + sum;
-                } else if (!w || sum > drive[i]) {
-                    drive[i] = sum;
-                    route[i] = y * conv->map_columns + x;
-                }
+    const int lanes = bits ? 1 : BINEP_LANES;
+    for (int first = 0; first < places * window; first += lanes) {
+        const int seen = places * window - first < lanes ? places * window - first : lanes;
+        for (int l = 0; l < seen; l++)
+            binep_see(conv, binep_at(conv, (first + l) / window, (first + l) % window), sent, bits, l, memory);
+        for (int c = 0; c < layer->up.outputs; c++) {
+            float sums[BINEP_LANES] = {0};
+            if (bits)
+                sums[0] = binep_sum(&layer->up, c, NULL, memory->patch_bits);
+            for (int j = 0; !bits && j < layer->up.inputs; j++) {
+                const float weight = binep_weight(&layer->up, c, j);
+                for (int l = 0; l < BINEP_LANES; l++)
+                    sums[l] += weight * memory->patch[j][l];
             }
+            for (int l = 0; l < seen; l++)
+                binep_pool(conv, (first + l) / window, (first + l) % window, sums[l], drive + c * places,
+                           route + c * places);
         }
+    }
     for (int i = 0; i < layer->size && !conv->takes_max; i++)
         drive[i] /= (float)window;
 }
@@ -199,25 +232,28 @@ static inline void binep_up(const binep_layer *layer, const float *sent, const u
         drive[i] = drive[i] * binep_alpha(layer, i / places) + layer->bias[i / places];
 }
 
-/* Adds to memory->feedback what a place of a convolution's maps sends down. */
-static inline void binep_send(const binep_layer *layer, int c, int at, float value, binep_memory *memory)
+/* memory->kernel: the weights of a channel, place by place, at each those of all channels below. */
+static inline void binep_spread(const binep_layer *layer, int channel, binep_memory *memory)
 {
-    const binep_conv *conv = &layer->conv;
-    const binep_matrix *m = &layer->up;
+    const int area = layer->conv.kernel * layer->conv.kernel, below = layer->conv.channels;
+    for (int k = 0; k < below; k++)
+        for (int place = 0; place < area; place++)
+            memory->kernel[place * below + k] = binep_weight(&layer->up, channel, k * area + place);
+}
+
+/* Adds memory->kernel * value to memory->feedback, ordered alike, where a place of the map looks. */
+static inline void binep_send(const binep_conv *conv, int at, float value, binep_memory *memory)
+{
     const int top = at / conv->map_columns - conv->padding;
     const int left = at % conv->map_columns - conv->padding;
-    int j = 0;
-    for (int k = 0; k < conv->channels; k++)
-        for (int row = top; row < top + conv->kernel; row++)
-            for (int column = left; column < left + conv->kernel; column++, j++) {
-                if (row < 0 || row >= conv->rows || column < 0 || column >= conv->columns)
-                    continue;
-                float *to = &memory->feedback[(k * conv->rows + row) * conv->columns + column];
-                if (m->signs)
-                    *to += binep_bit(m->signs + (size_t)c * m->words, j) ? value : -value;
-                else
-                    *to += m->weights[(size_t)c * m->row + j] * value;
-            }
+    for (int place = 0; place < conv->kernel * conv->kernel; place++) {
+        const int row = top + place / conv->kernel, column = left + place % conv->kernel;
+        if (row < 0 || row >= conv->rows || column < 0 || column >= conv->columns)
+            continue;
+        for (int k = 0; k < conv->channels; k++)
+            memory->feedback[(row * conv->columns + column) * conv->channels + k] +=
+                memory->kernel[place * conv->channels + k] * value;
+    }
 }
 
 /* Adds to the drive of the layer below what a convolution sends down: to the places of its maxima,
@@ -226,25 +262,25 @@ static inline void binep_send_maps(const binep_layer *layer, const float *sent, 
                                    const int *route, float *drive, binep_memory *memory)
 {
     const binep_conv *conv = &layer->conv;
-    const int below = conv->channels * conv->rows * conv->columns;
+    const int below = conv->rows * conv->columns;
     const int places = conv->places_down * conv->places_across, window = conv->pool * conv->pool;
-    for (int j = 0; j < below; j++)
+    for (int j = 0; j < below * conv->channels; j++)
         memory->feedback[j] = 0;
     for (int i = 0; i < layer->size; i++) {
         const int c = i / places, place = i % places;
         const float value = (bits ? (float)binep_bit(bits, i) : sent[i]) * binep_alpha(layer, c);
+        if (!place)
+            binep_spread(layer, c, memory);
         if (value == 0)
             continue;
         if (conv->takes_max)
-            binep_send(layer, c, route[i], value, memory);
-        for (int w = 0; w < window && !conv->takes_max; w++) {
-            const int y = place / conv->places_across * conv->pool + w / conv->pool;
-            const int x = place % conv->places_across * conv->pool + w % conv->pool;
-            binep_send(layer, c, y * conv->map_columns + x, value / (float)window, memory);
-        }
+            binep_send(conv, route[i], value, memory);
+        for (int w = 0; w < window && !conv->takes_max; w++)
+            binep_send(conv, binep_at(conv, place, w), value / (float)window, memory);
     }
     for (int j = 0; j < below; j++)
-        drive[j] += memory->feedback[j];
+        for (int k = 0; k < conv->channels; k++)
+            drive[k * below + j] += memory->feedback[j * conv->channels + k];
 }
 
 /* Adds to the drive of the layer below what a layer sends down: W^T * what it sends. */
