@@ -49,9 +49,12 @@ def trained(
     ]
     network = Network(synapses, Binary(rates.threshold), SquaredError(10, 4), speed=WAYS[way])
     data = load("mnist5k")
-    (x, labels), (unseen, answers) = some(data.train, rates.digits), some(data.test, 100)
+    x, labels = some(data.train, rates.digits + 100)
+    unseen, answers = some(data.test, 100)
+    if rates.validation:
+        unseen, answers = x[rates.digits :], labels[rates.digits :]
     estimator = EquilibriumPropagation(
-        network, beta=rates.beta, free_steps=50, nudged_steps=20, nudging="centred"
+        network, beta=rates.beta, free_steps=50, nudged_steps=20, nudging=rates.nudging
     )
     values, biases = [s.values for s in synapses], [s.bias for s in synapses]
     rules = (
@@ -78,7 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--couplings", nargs="+", default=["binary", "real"])
     parser.add_argument("--digits", type=int, default=1000, help="to learn, in batches of 20")
+    parser.add_argument(
+        "--validation", action="store_true", help="test on 100 other digits of the training set"
+    )
     parser.add_argument("--beta", type=float, default=1.0)
+    parser.add_argument(
+        "--nudging", choices=("one-sided", "random-sign", "centred"), default="one-sided"
+    )
     parser.add_argument("--threshold", type=float, default=0.1, help="from which neurons fire")
     parser.add_argument("--gamma", type=float, default=1e-3, help="of the momenta")
     parser.add_argument("--flip", type=float, default=1e-3, help="threshold of a flip")

@@ -11,7 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "binep"
 FIGURE = Path(__file__).parent / "figures" / "packages.svg"
 FLOORS = (
     ("cli",),
-    ("analysis", "cluster", "export"),
+    ("analysis",),
+    ("export", "cluster"),
     ("runs",),
     ("experiment",),
     ("data", "ising", "solvers"),

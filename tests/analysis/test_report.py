@@ -25,6 +25,7 @@ from binep.cli import main as cli
 from binep.data.sources import Files
 from binep.experiment.config import Config, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
+from binep.export import packed
 from binep.runs import curves as plots
 from binep.runs import folder as runs
 from binep.runs.metrics import read_metrics
@@ -363,11 +364,53 @@ def test_the_first_epochs_stand_beside_the_papers_own(tmp_path: Path) -> None:
     assert head[1:] == ["1", "2", "3", "4"]
 
 
+# ---- exported files, which hold no log
+
+
+@pytest.fixture(scope="module")
+def exported(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("exported")
+    files = [root / f"{i}.safetensors" for i in range(len(folders))]
+    for folder, file in zip(folders, files, strict=True):
+        assert cli.main(["export", str(folder), "--output", str(file)]) == 0
+    return files
+
+
+def test_of_exported_files_the_networks_are_shown(
+    folders: list[Path], page: Page, exported: list[Path], tmp_path: Path
+) -> None:
+    found = written(exported, tmp_path / "page.html")
+    *of_each, _ = found.column("test error (%)", "file")
+    assert of_each == page.column("tested again (%)")[:-1]
+    assert found.column("file", "file") == [*map(str, exported), "mean ± SD, n = 2"]
+    assert found.table("") == page.table("")  # of confusions
+    for kind in ("Misread", "Weights"):
+        ours, runs_ = found.images(kind), page.images(kind)
+        assert [name for name, _ in ours] == [name for name, _ in runs_]
+        assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(ours, runs_, strict=True))
+    assert "An exported file holds no log" in found.said
+    assert "Curves" not in found.said
+    assert f"binep evaluate {exported[0]}" in found.said
+
+
+def test_a_network_that_comes_with_binep_is_known_by_its_name(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:  # its whole data set need not be here
+        patch.setattr(Experiment, "class_scores", lambda self: (torch.eye(10), torch.arange(10)))
+        patch.setattr(packed, "experiment", lambda path, **_: Experiment(CONFIG))
+        found = written([Path("mnist-fc1")], tmp_path / "page.html")
+    assert found.column("file", "file") == ["mnist-fc1"]
+    assert "mnist-fc1-ep-alpha-final" in found.said
+    assert any(["of this network", "0.00"] in rows for rows in found.tables)
+
+
 # ---- what is wrong
 
 
 def test_bad_input_ends_with_one_line_before_any_work(
-    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folders: list[Path],
+    exported: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     other, damaged = tmp_path / "other", tmp_path / "damaged"
     for copy in (other, damaged):
@@ -392,6 +435,8 @@ def test_bad_input_ends_with_one_line_before_any_work(
         assert message in said.err
         assert (said.out, said.err.count("\n")) == ("", 1)
         assert not place.exists()
+    assert cli.main(["report", first, str(exported[0]), "--output", str(output)]) == 2
+    assert f"{exported[0]}: holds no log, unlike run folders" in capsys.readouterr().err
     model = other / "model.safetensors"
     shutil.copy(folders[0] / "config.toml", other / "config.toml")
     model.write_bytes(model.read_bytes()[:-1])

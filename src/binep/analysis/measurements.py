@@ -23,7 +23,7 @@ class Measured:
     Attributes:
         folder: where its log is.
         config: its setting.
-        metrics: a row for every epoch.
+        metrics: a row for every epoch; none of an exported file, which holds no log.
         about: what it ran on, from environment.json; empty if that was not kept.
     """
 
@@ -53,7 +53,7 @@ class Measured:
 
     def last(self, column: str) -> float | None:
         """Of metrics.csv, after the last epoch."""
-        return self.metrics[-1].get(column)
+        return self.metrics[-1].get(column) if self.metrics else None
 
 
 def _machine(about: Mapping[str, Any]) -> str:

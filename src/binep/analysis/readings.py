@@ -1,4 +1,4 @@
-"""What a report shows: logs of runs, and their networks tested again."""
+"""What a report shows: logs of runs, and their networks tested again; of exported files these."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from binep.analysis.measurements import Measured, longest, read
 from binep.core.synapses import Synapse
 from binep.data.sources import DataError
 from binep.experiment.build import initial_network
-from binep.experiment.config import Config, preset, preset_names
+from binep.experiment.config import Config, ConfigError, differing, preset, preset_names
+from binep.experiment.experiment import Experiment
+from binep.export import packed
 from binep.runs import folder as runs
 from binep.runs.checkpoints import load_network
-from binep.runs.metrics import read_alike
+from binep.runs.metrics import read_alike, settings_differ
 from binep.runs.settings import comparable
 
 
@@ -67,6 +69,11 @@ class Report:
     missing: list[str]
 
     @property
+    def is_logged(self) -> bool:
+        """Whether what each epoch gave is known: an exported file holds the network alone."""
+        return all(run.metrics for run in self.runs)
+
+    @property
     def config(self) -> Config:
         """Of the first run; the others differ in seed, machine and length only."""
         return self.runs[0].config
@@ -82,19 +89,42 @@ class Report:
         return claims.rows().get(self.preset or "")
 
 
-def gather(folders: Sequence[Path], **overrides: Any) -> Report:
+def gather(paths: Sequence[Path], **overrides: Any) -> Report:
     """Read runs and test their networks.
 
-    A run without its network, or whose data set is not at hand, is shown from its log alone.
+    A run without its network, or whose data set is not at hand, is shown from its log alone; an
+    exported file, which holds no log, from its network.
 
     Args:
-        folders: run folders.
+        paths: run folders; or files that `binep export` wrote, or names of networks that come
+            with binep.
         overrides: settings of `Config` to replace for testing, such as device.
 
     Raises:
-        ConfigError: runs of several settings, or a setting that cannot be.
+        ConfigError: runs of several settings, folders beside files, or a setting that cannot be.
         RunError: a file is missing or damaged.
+        DataError: the data set of an exported file is not at hand.
     """
+    exported = [path for path in paths if packed.located(path).is_file()]
+    if exported and len(exported) < len(paths):
+        raise ConfigError(f"{exported[0]}: holds no log, unlike run folders: report it apart")
+    return _of_files(exported, overrides) if exported else _of_folders(paths, overrides)
+
+
+def _of_files(paths: Sequence[Path], overrides: dict[str, Any]) -> Report:
+    configs = [packed.read(path).config(path) for path in paths]
+    for path, config in zip(paths, configs, strict=True):
+        if others := differing(comparable(config), comparable(configs[0])):
+            raise settings_differ(path, paths[0], others)
+    missing = ["An exported file holds no log: there are no curves, and no times of training"]
+    tested = [packed.experiment(path, warn=missing.append, **overrides) for path in paths]
+    found = [Measured(path, config, [], {}) for path, config in zip(paths, configs, strict=True)]
+    readings = [_tested(run, experiment) for run, experiment in zip(found, tested, strict=True)]
+    first = found[0], tested[0].network.synapses[0]
+    return Report(found, _preset_of(configs[0]), readings, first, missing)
+
+
+def _of_folders(folders: Sequence[Path], overrides: dict[str, Any]) -> Report:
     read_alike(folders)
     found = [read(folder) for folder in folders]
     missing: list[str] = []
@@ -112,13 +142,16 @@ def gather(folders: Sequence[Path], **overrides: Any) -> Report:
         except DataError as error:
             missing.append(f"{run.folder} could not be tested again: {error}")
             continue
-        scores, labels = (tensor.cpu() for tensor in experiment.class_scores())
-        images, classes = experiment.data.test.images.cpu(), experiment.data.classes
-        samples = experiment.samples_per_epoch
-        readings.append(Reading(run, scores, labels, images, classes, samples))
+        readings.append(_tested(run, experiment))
     if len({run.config.seed for run in found}) < len(found):
         missing.append("some runs share a seed: deviations are not those of as many seeds")
     return Report(found, _preset_of(found[0].config), readings, first, missing)
+
+
+def _tested(run: Measured, experiment: Experiment) -> Reading:
+    scores, labels = (tensor.cpu() for tensor in experiment.class_scores())
+    images, classes = experiment.data.test.images.cpu(), experiment.data.classes
+    return Reading(run, scores, labels, images, classes, experiment.samples_per_epoch)
 
 
 def _first_layer(config: Config, model: Path) -> Synapse:

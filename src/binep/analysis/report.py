@@ -22,12 +22,14 @@ from binep.analysis.measurements import (
     longest,
     mean_of,
     measured,
+    spread,
 )
 from binep.analysis.readings import Report, confusion
 from binep.analysis.tables import reference_of
 from binep.data.sources import Files
 from binep.experiment.config import Config, ConvLayer, Layer, preset
 from binep.experiment.kinds import NEURONS
+from binep.export import packed
 from binep.runs import headers
 
 READOUTS = {
@@ -55,16 +57,16 @@ def page(report: Report) -> str:
         config=report.config,
         toml=report.config.to_toml(),
         epochs=epochs_of(report.longest, _planned(report)),
-        result=errors_of(report.longest),
+        result=_result(report),
         seeds=", ".join(str(run.config.seed) for run in report.runs),
         results=_results(report),
         claims=_claims(report),
         source=claims.SOURCE,
-        curves=pictures.curves(report),
+        curves=pictures.curves(report) if report.is_logged else [],
         confusion=_confusion(report),
         misread=pictures.misread(report),
         weights=pictures.first_weights(report),
-        speed=_speed(report),
+        speed=_speed(report) if report.is_logged else None,
         setting=_setting(report.config),
         layers=_layers(report.config),
         origins=_origins(report),
@@ -76,6 +78,13 @@ def _planned(report: Report) -> Config:
     return preset(report.preset) if report.preset else report.config
 
 
+def _result(report: Report) -> str:
+    """Test error (%) after the last epoch; without a log, of the networks as they are."""
+    if report.is_logged:
+        return errors_of(report.longest)
+    return spread([reading.error for reading in report.readings])
+
+
 ESTIMATORS = {"ep": "equilibrium propagation", "bptt": "BPTT"}
 """Estimators by their names in a configuration; one of a user's own is called by that."""
 
@@ -85,6 +94,13 @@ Table = tuple[list[str], list[list[str]]]
 
 def _results(report: Report) -> Table:
     """Errors after the last epoch of each run, and their mean."""
+    if not report.is_logged:
+        tested = [
+            [str(r.run.folder), str(r.run.config.seed), f"{r.error:.2f}"] for r in report.readings
+        ]
+        if len(tested) > 1:
+            tested.append([f"mean ± SD, n = {len(tested)}", "", _result(report)])
+        return ["file", "seed", "test error (%)"], tested
     columns = {c: label for c, label in READOUTS.items() if c in report.runs[0].metrics[0]}
     again = {reading.run.folder: f"{reading.error:.2f}" for reading in report.readings}
     head = ["run", "seed", "epochs", *columns.values(), *(["tested again (%)"] if again else [])]
@@ -123,6 +139,9 @@ def _claims(report: Report) -> _Claims | None:
     if other := _other_data(report):
         rows = [["the paper's claim", row.claim], ["measured", f"not compared: {other}"]]
         return _Claims(rows, "", None)
+    if not report.is_logged:
+        rows = [["the paper's claim", row.claim], ["of this network", _result(report)]]
+        return _Claims(rows, "A file does not say after how many epochs.", None)
     root = found[0].folder.resolve().parent.parent
     epochs = epochs_of(found, preset(row.preset))
     reference = reference_of(root, row, found)
@@ -138,7 +157,9 @@ def _claims(report: Report) -> _Claims | None:
 def _other_data(report: Report) -> str:
     """What a run was trained on, in words, where it recorded that and it was not all of the set."""
     for run in report.runs:
-        held = headers.about(run.folder / "model.safetensors").get("data")
+        file = run.folder / "model.safetensors" if run.metrics else packed.located(run.folder)
+        about = headers.about(file)
+        held = about.get("data", about.get("run", {}).get("data"))
         source = run.config.source()
         if isinstance(held, dict) and isinstance(source, Files) and not source.is_whole(held):
             sizes = f"{held['train']} + {held['test']} samples"
@@ -291,11 +312,12 @@ Facts = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class _Origin:
-    """What one run ran on, and the commands that repeat it."""
+    """What one run ran on, and the commands that train and test it again, where there are such."""
 
     folder: str
     facts: Facts
-    again: list[str]
+    train: str
+    evaluate: str
 
 
 def _origins(report: Report) -> tuple[Facts, list[_Origin]]:
@@ -305,11 +327,11 @@ def _origins(report: Report) -> tuple[Facts, list[_Origin]]:
     origins = []
     for run, own in zip(report.runs, facts, strict=True):
         folder = shlex.quote(str(run.folder))
-        again = [f"binep train --config {folder}"]
-        if (run.folder / "model.safetensors").exists():
-            again.append(f"binep evaluate {folder}")
+        train = f"binep train --config {folder}" if run.metrics else ""
+        tested = not run.metrics or (run.folder / "model.safetensors").exists()
         own = [fact for fact in own if fact not in shared]
-        origins.append(_Origin(str(run.folder), own, again))
+        evaluate = f"binep evaluate {folder}" if tested else ""
+        origins.append(_Origin(str(run.folder), own, train, evaluate))
     return shared, origins
 
 

@@ -22,7 +22,7 @@ class Options(Pluggable):
     """
 
     runs: Runs
-    """Run folders."""
+    """Run folders; or files that `binep export` wrote, or names (`binep models`)."""
     output: Path = Path("report.html")
     """A file that ends in .html."""
     data_dir: Path | None = None

@@ -194,6 +194,11 @@ def read_alike(folders: Sequence[Path]) -> list[list[Row]]:
     metrics = [read_metrics(folder / "metrics.csv") for folder in folders]
     for folder, chosen, rows in zip(folders, settings, metrics, strict=True):
         if chosen != settings[0] or rows[0].keys() != metrics[0][0].keys():
-            which = ", ".join(differing(chosen, settings[0])) or "columns of metrics.csv"
-            raise ConfigError(f"{folder}: its settings are not those of {folders[0]}: {which}")
+            others = differing(chosen, settings[0]) or ["columns of metrics.csv"]
+            raise settings_differ(folder, folders[0], others)
     return metrics
+
+
+def settings_differ(path: Path, first: Path, others: Sequence[str]) -> ConfigError:
+    """The error of a run that is to be shown with others, and is not of their setting."""
+    return ConfigError(f"{path}: its settings are not those of {first}: {', '.join(others)}")
