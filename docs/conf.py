@@ -18,11 +18,13 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import binep
 from binep.cli import main as cli
 from binep.cli import paper as seed_cli
+from binep.export.page import page
 
 project = "binep"
 release = metadata.version("binep")
@@ -167,6 +169,15 @@ def link_names(app: Sphinx, page: nodes.document) -> None:
             link += literal
 
 
+def run_networks(app: Sphinx, exception: Exception | None) -> None:
+    """Beside page.html, the pages of networks that it leads to: those that come with binep."""
+    if exception is None and app.builder.name == "html":
+        text = (Path(app.srcdir) / "page.md").read_text(encoding="utf-8")
+        for name in re.findall(r'href="([\w-]+)\.html"', text):
+            content = page(Path(name), warn=logging.getLogger(__name__).info)
+            (Path(app.outdir) / f"{name}.html").write_text(content, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_directive("help-of-every-command", Help)
@@ -175,3 +186,4 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", show_files)
     app.connect("doctree-read", link_names)
     app.connect("autodoc-process-docstring", colons_again, priority=1000)
+    app.connect("build-finished", run_networks)
