@@ -20,15 +20,14 @@ from binep.core.gradients import EquilibriumPropagation
 from binep.core.network import Network
 from binep.core.neurons import Binary
 from binep.core.optim import BinaryFlip, GradientDescent
-from binep.core.solvers import register
-from binep.core.speed import SHORTCUTS, Speed
+from binep.core.solvers import Plain
 from binep.core.synapses import Dense, Weights
 from binep.data.batches import Split, prepared
 from binep.data.sources import load
 from binep.experiment.training import train_epoch
 from binep.ising import AnnealingSolver
 
-WAYS = {"annealing": Speed(off=("events",)), "Network.step": Speed(off=(*SHORTCUTS, "annealing"))}
+WAYS = {"annealing": AnnealingSolver, "Network.step": Plain}
 
 
 def some(part: Split, count: int) -> tuple[Tensor, Tensor]:
@@ -47,7 +46,7 @@ def trained(
         Dense(784, 120, weights=couplings, generator=generator),
         Dense(120, 40, weights=couplings, generator=generator),
     ]
-    network = Network(synapses, Binary(rates.threshold), SquaredError(10, 4), speed=WAYS[way])
+    network = Network(synapses, Binary(rates.threshold), SquaredError(10, 4), solver=WAYS[way])
     data = load("mnist5k")
     x, labels = some(data.train, rates.digits + 100)
     unseen, answers = some(data.test, 100)
@@ -94,7 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=0.01, help="of biases and real couplings")
     rates = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    register(AnnealingSolver)
     for couplings in rates.couplings:
         for way in rates.ways:
             for seed in range(rates.seeds):

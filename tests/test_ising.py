@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -15,17 +17,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks import ising
-from binep.core import solvers
 from binep.core.costs import CrossEntropy, SquaredError
 from binep.core.gradients import EquilibriumPropagation
 from binep.core.network import Network
 from binep.core.neurons import Binary, Real
 from binep.core.optim import BinaryFlip
-from binep.core.solvers import register
-from binep.core.speed import Speed
+from binep.core.phases import Phase
 from binep.core.synapses import Conv, Dense, Synapse
-from binep.experiment.config import Config
-from binep.experiment.experiment import Experiment
 from binep.experiment.training import train_epoch
 from binep.ising import AnnealingSolver, Energy
 
@@ -142,24 +140,13 @@ def test_what_has_no_such_energy_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         AnnealingSolver(network)
 
 
-@pytest.fixture
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is not for the tests after it."""
-    solvers.registered()
-    monkeypatch.setattr(solvers, "_REGISTERED", list(solvers._REGISTERED))
-
-
-ISING = Speed(off=("events",))
-
-
-@pytest.mark.usefixtures("_registered")
 @pytest.mark.parametrize("hold", [False, True])
 def test_phases_end_at_the_least_energy(hold: bool) -> None:
     """With a sampler that finds it; of E + β·C, or with a nudge that is held."""
-    kind = register(AnnealingSolver.using(dimod.ExactSolver()))
+    kind = AnnealingSolver.using(dimod.ExactSolver())
     torch.manual_seed(1)
     network = Network([Dense(4, 5), Dense(5, 3)], Binary(0.2, hold_nudge=hold)).double()
-    network.speed = ISING
+    network.solver = kind
     x, target = torch.rand(3, 4).double(), torch.eye(3).double()
     free = network.relax(x, 5)
     assert free.by is kind
@@ -198,11 +185,10 @@ class Recorder:
         return dimod.SampleSet.from_samples_bqm(options["initial_states"], bqm)
 
 
-@pytest.mark.usefixtures("_registered")
 def test_a_nudged_phase_starts_from_the_free_phases_bits() -> None:
     sampler = Recorder()
-    register(AnnealingSolver.using(sampler, nudged={"power": 2}, power=1))
-    network = Network([Dense(4, 5), Dense(5, 2)], Binary(0.5), speed=ISING)
+    kind = AnnealingSolver.using(sampler, nudged={"power": 2}, power=1)
+    network = Network([Dense(4, 5), Dense(5, 2)], Binary(0.5), solver=kind)
     x = torch.rand(2, 4)
     free = network.relax(x, 30)
     assert all(state.eq(1).all() for state in free.states)  # where neurons start
@@ -216,11 +202,9 @@ def test_a_nudged_phase_starts_from_the_free_phases_bits() -> None:
     assert [name for name, bit in last.items() if bit == 0] == [(1, 3)]
 
 
-@pytest.mark.usefixtures("_registered")
 def test_simulated_annealing_finds_low_energies_and_repeats_itself() -> None:
-    register(AnnealingSolver)
     torch.manual_seed(0)
-    network = Network([Dense(6, 8), Dense(8, 3)], Binary(), speed=ISING)
+    network = Network([Dense(6, 8), Dense(8, 3)], Binary(), solver=AnnealingSolver)
     x = torch.rand(4, 6)
     ends = []
     for _ in range(2):
@@ -236,15 +220,14 @@ def test_simulated_annealing_finds_low_energies_and_repeats_itself() -> None:
         assert found <= every[len(every) // 100]
 
 
-@pytest.mark.usefixtures("_registered")
 @pytest.mark.parametrize("beta", [0.7, -0.7])
 def test_what_is_learnt_is_the_gradient_of_the_difference_of_least_energies(beta: float) -> None:
     """J = (min F − min E)/β with F = E + β·C, by finite differences; real weights and biases."""
-    register(AnnealingSolver.using(dimod.ExactSolver()))
+    exact = AnnealingSolver.using(dimod.ExactSolver())
     generator = torch.Generator().manual_seed(4)
     sizes = ((4, 4), (4, 3))
     layers = [Dense(*size, weights="real", generator=generator) for size in sizes]
-    network = Network(layers, Binary(0.2), speed=ISING).double()
+    network = Network(layers, Binary(0.2), solver=exact).double()
     x, target = torch.rand(3, 4, generator=generator).double(), torch.eye(3).double()
 
     def difference() -> float:
@@ -272,12 +255,10 @@ def test_what_is_learnt_is_the_gradient_of_the_difference_of_least_energies(beta
     assert moving
 
 
-@pytest.mark.usefixtures("_registered")
 def test_equilibrium_propagation_learns_with_simulated_annealing() -> None:
-    register(AnnealingSolver)
     torch.manual_seed(0)
     cost = SquaredError(3, 3)
-    network = Network([Dense(12, 32), Dense(32, 9)], Binary(0.1), cost, speed=ISING)
+    network = Network([Dense(12, 32), Dense(32, 9)], Binary(0.1), cost, solver=AnnealingSolver)
     labels = torch.arange(30) % 3
     x = torch.rand(30, 12) * 0.2
     x[range(30), labels] += 1
@@ -292,36 +273,53 @@ def test_equilibrium_propagation_learns_with_simulated_annealing() -> None:
     assert min(errors) < 10 < errors[0]
 
 
-@pytest.mark.usefixtures("_registered")
-def test_it_is_chosen_by_switching_off_what_comes_before_it() -> None:
-    register(AnnealingSolver)
-    text = """
-dataset = "mnist5k"
-max_batches = 1
-batch_size = 4
-test_batch_size = 4
-[dynamics]
-activation = "heaviside"
-free_steps = 5
-nudged_steps = 5
-[speed]
-off = ["events"]
-[layers.1]
-size = 6
-[layers.2]
-size = 10
-"""
-    experiment = Experiment(Config.from_toml(text, "ising.toml"))
-    experiment.train_epoch()
-    assert experiment.network.relax(torch.rand(1, 1, 28, 28), 5).by is AnnealingSolver
-    experiment.network.speed = Speed(off=("events", "annealing"))
-    assert experiment.network.relax(torch.rand(1, 1, 28, 28), 5).by is solvers.Plain
+def test_what_is_named_takes_all_phases_or_says_why_it_cannot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = Network([Dense(4, 10)], Binary(), solver=AnnealingSolver)
+    assert copy.deepcopy(network).solver is AnnealingSolver
+    again = pickle.loads(pickle.dumps(network))
+    x = torch.rand(1, 4)
+    assert again.relax(x, 5).by is AnnealingSolver
+    network.solver = None
+    assert network.relax(x, 5).by is not AnnealingSolver
     readout = CrossEntropy(Dense(10, 2))
-    other = Network([Dense(4, 10)], Binary(), readout, speed=ISING)
-    free = other.relax(torch.rand(1, 4), 5)
-    nudged = other.relax(torch.rand(1, 4), 5, start=free, target=torch.eye(2)[:1], beta=1.0)
-    assert free.by is AnnealingSolver
-    assert nudged.by is solvers.Plain  # its nudge is not quadratic
+    for layers, neurons, cost, why in (
+        ([Dense(4, 10)], Real(), None, "layer 1 has Real neurons"),
+        ([Dense(4, 10)], Binary(), readout, "CrossEntropy is not linear in the output's bits"),
+    ):
+        wrong = Network(layers, neurons, cost)
+        assert not AnnealingSolver.fits(wrong, Phase.of(wrong, x, 5))
+        wrong.solver = AnnealingSolver
+        with pytest.raises(ValueError, match=f"^solver = annealing: {why}"):
+            wrong.relax(x, 5)
+    held = Network([Dense(4, 10)], Binary(hold_nudge=True), readout, solver=AnnealingSolver)
+    free = held.relax(x, 5)
+    nudged = held.relax(x, 5, start=free, target=torch.eye(2)[:1], beta=1.0)
+    assert free.by is nudged.by is AnnealingSolver
+    monkeypatch.setitem(sys.modules, "dwave.samplers", None)
+    with pytest.raises(ImportError, match=r"pip install 'binep\[ising\]'"):
+        held.relax(x, 5)
+
+
+def test_ends_depend_on_the_energy_alone() -> None:
+    """Not on what was asked before, nor on the order of a batch."""
+    torch.manual_seed(0)
+    network = Network([Dense(40, 30), Dense(30, 4)], Binary(0.1), solver=AnnealingSolver)
+    x, target = torch.randint(2, (6, 40)).float(), torch.eye(4)[torch.arange(6) % 4]
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    ends = []
+    for chosen in (torch.arange(6), order):
+        free = network.relax(x[chosen], 1)
+        nudged = network.relax(x[chosen], 1, start=free, target=target[chosen], beta=0.5)
+        ends.append([*free.states, *nudged.states])
+    for first, second in zip(*ends, strict=True):
+        assert torch.equal(first[order], second)
+    energy = Energy(network)
+    energy.clamp(x[:1])
+    seeds = {energy.digest(free=True), energy.digest(free=False)}
+    energy.clamp(x[1:2])
+    assert len({*seeds, energy.digest(free=True)}) == 3
 
 
 def test_matrices_of_convolutions_are_sparse() -> None:
@@ -333,7 +331,6 @@ def test_matrices_of_convolutions_are_sparse() -> None:
     assert (counts == 5).sum() == 48 * 2
 
 
-@pytest.mark.usefixtures("_registered")
 def test_the_benchmark_compares_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
     ising.main(["--digits", "40", "--seeds", "1", "--epochs", "2"])
     lines = capsys.readouterr().out.splitlines()

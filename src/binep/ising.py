@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from typing import Any, ClassVar, Self, cast
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -91,6 +92,10 @@ class Energy:
         self._linear = linear
         return self.bqm
 
+    def digest(self, free: bool) -> int:
+        """31 bits that tell apart `bqm` of different inputs, nudges and biases, and the phases."""
+        return crc32(self._linear.tobytes(), int(free)) >> 1
+
     def beta_range(self) -> tuple[float, float]:
         """1/temperature where annealing of `bqm` may begin and end.
 
@@ -120,16 +125,18 @@ class AnnealingSolver(Solver):
     """Takes a phase by minimising the energy with a sampler of dimod's, sample by sample.
 
     It is no shortcut: a sampler ends in other states than `Network.step`, so that networks use it
-    only once it is registered, and `events`, which comes before it, is off. The free phase
-    minimises E and the nudged one E + β·C, from the bits of the phase before it where the sampler
-    takes `initial_states`; with C = ½‖a_L − y‖², β·C is linear in bits. A held nudge is −nudge·a_L.
-    The end of a phase has states of 0 and 1, the bits. A call of the sampler counts as one step.
+    only where they name it: ``network.solver = AnnealingSolver``. The free phase minimises E and
+    the nudged one E + β·C, from the bits of the phase before it where the sampler takes
+    `initial_states`; with C = ½‖a_L − y‖², β·C is linear in bits. A held nudge is −nudge·a_L. The
+    end of a phase has states of 0 and 1, the bits. A call of the sampler counts as one step. Its
+    seed is a digest of the energy's linear terms, so that the same energy has the same end.
 
     Args:
-        network: one that `fits` accepted.
+        network: one that `check` accepted.
     """
 
     name = "annealing"
+    ignores = ("settle_tol", "neuron_filter")
     sampler: ClassVar[Any] = None
     """Any sampler of dimod's; `dwave.samplers.SimulatedAnnealingSampler` if None."""
     options: ClassVar[dict[str, Any]] = {}
@@ -141,13 +148,12 @@ class AnnealingSolver(Solver):
     def __init__(self, network: Network) -> None:
         super().__init__(network)
         self._sampler = self.sampler or _annealer()
-        self._seeds = np.random.default_rng(0)
 
     @classmethod
     def using(
         cls, sampler: Any, nudged: dict[str, Any] | None = None, **options: Any
     ) -> type[Self]:
-        """This solver with another sampler, or other options, for `register`.
+        """This solver with another sampler, or other options; its networks cannot be pickled.
 
         Args:
             sampler: None for simulated annealing, or any of dimod's.
@@ -159,14 +165,32 @@ class AnnealingSolver(Solver):
         return cast("type[Self]", type(cls.__name__, (cls,), {**names, **own}))
 
     @classmethod
+    def check(cls, network: Network) -> None:
+        """Refuse a network whose energy is not quadratic, or is not with what nudges it.
+
+        Raises:
+            ValueError: which layer, or the cost.
+            ImportError: dimod or its simulated annealing is not installed.
+        """
+        _check(network)
+        if not (type(network.cost) is SquaredError or network.neurons[-1].hold_nudge):
+            kind = type(network.cost).__name__
+            raise ValueError(
+                f"{kind} is not linear in the output's bits: must be SquaredError, or the nudge "
+                "held (hold_nudge)"
+            )
+        _dimod()
+        if cls.sampler is None:
+            _annealer()
+
+    @classmethod
     def fits(cls, network: Network, phase: Phase) -> bool:
-        """Whether E is quadratic, and so is what nudges; on a CPU."""
+        """Whether `check` accepts the network."""
         try:
-            _check(network)
-        except ValueError:
+            cls.check(network)
+        except (ValueError, ImportError):
             return False
-        quadratic = phase.is_free or phase.held is not None or type(network.cost) is SquaredError
-        return quadratic and phase.x.device.type == "cpu"
+        return True
 
     def solve(self, phase: Phase, memory: object) -> Equilibrium:
         """The states of the lowest energy that the sampler finds for each sample."""
@@ -180,7 +204,7 @@ class AnnealingSolver(Solver):
             ends.append(energy.states(found.first.sample))
         states = [torch.cat(layer) for layer in zip(*ends, strict=True)]
         pairs = zip(self.network.neurons, phase.states, states, strict=True)
-        moved = torch.tensor([bool((n.fire(a) != n.fire(b)).any()) for n, a, b in pairs]).long()
+        moved = torch.stack([(n.fire(a) != n.fire(b)).any() for n, a, b in pairs]).long()
         residual = phase.x.new_zeros(len(states))
         return phase.ended(self, clamped, states, moved, residual)
 
@@ -189,7 +213,7 @@ class AnnealingSolver(Solver):
         offered: dict[str, Any] = {
             "initial_states": energy.bits(start),
             "num_sweeps": phase.steps,
-            "seed": int(self._seeds.integers(2**31)),
+            "seed": energy.digest(phase.is_free),
         }
         if self.sampler is None:
             cold = not phase.is_free and self.nudged is None
@@ -206,7 +230,9 @@ def _nudge(phase: Phase, i: int) -> Tensor | None:
     """What nudges the bits of one sample's output, −β·∂C/∂a: β·(y − ½) of the squared error."""
     if phase.held is not None:
         return phase.held[i]
-    return None if phase.target is None else phase.beta * (phase.target[i] - 0.5)
+    if phase.target is None or phase.beta == 0:
+        return None
+    return phase.beta * (phase.target[i] - 0.5)
 
 
 def _check(network: Network) -> None:
@@ -223,7 +249,7 @@ def _check(network: Network) -> None:
 
 
 def _numbers(tensor: Tensor) -> Any:
-    return tensor.detach().flatten().double().numpy()
+    return tensor.detach().flatten().double().cpu().numpy()
 
 
 def _bias(synapse: Synapse, neurons: Any) -> Any:
@@ -235,10 +261,11 @@ def _bias(synapse: Synapse, neurons: Any) -> Any:
 def _matrix(synapse: Synapse) -> Any:
     """W as a matrix, (neurons above, neurons below), of synapses that are linear."""
     size = torch.Size(synapse.input_shape).numel()
-    each = torch.eye(size, dtype=synapse.values.dtype).view(size, *synapse.input_shape)
+    values = synapse.values
+    each = torch.eye(size, dtype=values.dtype, device=values.device)
     with torch.no_grad():
-        columns = synapse.up(each)[0]
-    return columns.flatten(1).T.double().numpy()
+        columns = synapse.up(each.view(size, *synapse.input_shape))[0]
+    return columns.flatten(1).T.double().cpu().numpy()
 
 
 def _dimod() -> Any:

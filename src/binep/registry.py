@@ -133,9 +133,10 @@ class Registry(Mapping[str, Kind]):
             if "__init__" not in vars(base) or base is object:
                 continue
             constructor: Any = vars(base)["__init__"]
-            hints = typing.get_type_hints(constructor, include_extras=True)
             parameters = list(inspect.signature(constructor).parameters.values())
-            for p in parameters[1 + self.positional :]:
+            named = parameters[1 + self.positional :]
+            hints = typing.get_type_hints(constructor, include_extras=True) if named else {}
+            for p in named:
                 if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
                     continue
                 if p.name in self.offers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 import binep
+from binep.core.phases import Phase
+from binep.core.solvers import Plain
 from binep.data.batches import Split
 from binep.data.sources import Source
 from binep.experiment import kinds
@@ -84,6 +87,23 @@ class Leaky(binep.Neurons):
     def update(self, state: Tensor, drive: Tensor, nudge: Tensor | None = None) -> Tensor:
         goal = drive if nudge is None else drive + nudge
         return torch.lerp(state, goal.clamp(0, 1), self.leak)
+
+
+@kinds.solver("own-cold")
+class Cold(Plain):
+    """Time steps, which begin anew from 0 in a phase that nothing nudges."""
+
+    name = "own-cold"
+    ignores = ("initial_state",)
+
+    @classmethod
+    def check(cls, network: binep.Network) -> None:
+        if len(network) < 2:
+            raise ValueError("must have two layers")
+
+    def solve(self, phase: Phase, memory: object) -> binep.Equilibrium:
+        zeros = [torch.zeros_like(s) for s in phase.states] if phase.is_free else phase.states
+        return super().solve(dataclasses.replace(phase, states=zeros), memory)
 
 
 @kinds.cost("own-error")

@@ -28,6 +28,9 @@ BASES = {
     "real": Config(),
     "inside": Config(learning=Learning(nudge="inside")),
     "bits": Config(dynamics=Dynamics("heaviside", 1.0), learning=Learning(beta=1.0)),
+    "annealing": Config(
+        dynamics=Dynamics("heaviside", 1.0, solver="annealing"), learning=Learning(beta=1.0)
+    ),
     "bits, each with a threshold": Config(dynamics=Dynamics("heaviside", 1.0)),
     "bptt": Config(learning=Learning(estimator="bptt")),
     "reference": Config(learning=Learning(synapses="real")),
@@ -115,7 +118,7 @@ def learnt(config: Config) -> list[torch.Tensor]:
 
 OTHERS = {
     *("activation", "estimator", "synapses", "cost", "output_copies", "flip_rule", "kind", "size"),
-    *("gamma", "threshold"),
+    *("gamma", "threshold", "solver"),
 }
 """Names of kinds, sizes that must fit, and rates that a reference may keep."""
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 import tyro
 
+from binep.core.solvers import Plain
 from binep.data.batches import Split
 from binep.data.sources import SOURCES, DataError, load
 from binep.experiment import kinds
 from binep.experiment.config import Config, ConfigError, Layer, Learning, preset
 from binep.experiment.experiment import Experiment
-from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
+from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS, SOLVERS
 from binep.experiment.layers import LAYERS, ConvLayer, DenseLayer
 from binep.registry import Kind, Registry
 
@@ -214,6 +215,36 @@ def test_real_synapses_are_refused_where_there_are_none() -> None:
         config.check()
 
 
+def test_a_solver_takes_all_phases() -> None:
+    text = TEXT.replace("initial_state = 0.25", "solver = 'own-cold'")
+    experiment = Experiment(read(text))
+    assert experiment.network.solver is own_kinds.Cold
+    assert experiment.train_epoch().train.loss > 0
+    x = experiment.data.prepare(experiment.data.test.images)
+    assert experiment.network.relax(x, 5).by is own_kinds.Cold
+    assert Config.from_toml(experiment.config.to_toml(), "again.toml") == experiment.config
+    assert Experiment(read()).network.solver is None
+    why = "initial_state = 0.25: must be left out: it does nothing with solver = own-cold"
+    with pytest.raises(ConfigError, match=f"^{why}$"):
+        read(
+            TEXT.replace("initial_state = 0.25", "initial_state = 0.25\nsolver = 'own-cold'")
+        ).check()
+    one = read(text).replace(layers={"1": Layer(2)})
+    with pytest.raises(ConfigError, match=r"^solver = own-cold: must have two layers$"):
+        one.check()
+
+
+def test_a_solver_has_no_settings() -> None:
+    with pytest.raises(TypeError, match="Other takes sweeps: must take the network alone"):
+
+        @kinds.solver("other")
+        class Other(Plain):
+            def __init__(self, network: Any, sweeps: int = 3) -> None:
+                super().__init__(network)
+
+    assert "other" not in SOLVERS
+
+
 def test_backpropagation_asks_for_a_derivative() -> None:
     learning = Learning(estimator="bptt")
     config = read().replace(learning=learning, options={})
@@ -221,7 +252,7 @@ def test_backpropagation_asks_for_a_derivative() -> None:
     assert Experiment(config).train_epoch().train.loss > 0
 
 
-@pytest.mark.parametrize("registry", [NEURONS, COSTS, ESTIMATORS, FLIP_RULES, SOURCES])
+@pytest.mark.parametrize("registry", [NEURONS, SOLVERS, COSTS, ESTIMATORS, FLIP_RULES, SOURCES])
 def test_a_taken_name_is_refused_and_a_cell_may_run_twice(registry: Registry) -> None:
     names = tuple(registry)
     for name in names:
@@ -302,7 +333,7 @@ def test_a_kind_gets_nothing_that_it_does_not_take() -> None:
     assert kind.build(1, a=2, b=3) == ((1,), {"a": 2})
 
 
-@pytest.mark.parametrize("registry", [NEURONS, COSTS, ESTIMATORS, FLIP_RULES])
+@pytest.mark.parametrize("registry", [NEURONS, SOLVERS, COSTS, ESTIMATORS, FLIP_RULES])
 def test_what_is_said_of_a_class_before_it_is_imported_is_true(registry: Registry) -> None:
     for kind in registry.values():
         for fact, value in kind.facts.items():

@@ -187,7 +187,7 @@ def test_few_graphs_are_kept(device: str) -> None:
     for size in (*range(1, 20), 3):
         x, target = batch(net, size)
         assert_plain(net, x, target)
-        solver = net.solver(CapturedSolver)
+        solver = net.made(CapturedSolver)
         assert len(solver._frames) <= captured._KEPT
 
 

@@ -167,7 +167,7 @@ class EquilibriumPropagation(GradientEstimator):
         factor = -1 / (beta * batch)  # minus: .grad is the direction to go against
         kind = first.by if first.by is not None and first.by is second.by else Plain
         with torch.autocast(x.device.type, enabled=False):
-            gradients = self.network.solver(kind).compare(first, second, factor, self.row_sparse)
+            gradients = self.network.made(kind).compare(first, second, factor, self.row_sparse)
             _fill(self.network, gradients)
 
     def _differentiate_cost(self, output: Tensor, target: Tensor) -> None:
@@ -217,7 +217,7 @@ class BackpropThroughTime(GradientEstimator):
             start = network.settle(phase)
             if start.by is not None:
                 with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-                    solver = network.solver(start.by)
+                    solver = network.made(start.by)
                     unrolled = solver.unroll(start, self.nudged_steps, target)
         if start is None or unrolled is None:
             return self._through_autograd(x, start, target)

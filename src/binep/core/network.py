@@ -38,13 +38,16 @@ class Network(nn.Module):
         speed: shortcuts that its dynamics may take.
         free_steps: T, the most steps of the free phase when it is called.
         tolerance: of that phase; see `relax`.
+        solver: what takes all phases, also those of a subclass with a step of its own; None: the
+            first registered solver that fits, or the subclass's steps.
 
     Raises:
-        TypeError: something else than synapses, neurons, a cost and `Speed`.
+        TypeError: something else than synapses, neurons, a cost, `Speed` and a class of solvers.
         ValueError: shapes that do not fit, or another number of neurons than of synapses.
     """
 
     synapses: Sequence[Synapse]
+    solver: type[Solver] | None = None
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class Network(nn.Module):
         speed: Speed | None = None,
         free_steps: int = 250,
         tolerance: float = 1e-6,
+        solver: type[Solver] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(synapses, nn.Module) and not isinstance(synapses, nn.ModuleList):
@@ -73,6 +77,7 @@ class Network(nn.Module):
             _expect(f"neurons[{i}]", kind, Neurons)
         _expect("cost", self.cost, Cost)
         _expect("speed", self.speed, Speed)
+        self.solver = _as_solver(solver)
         self._check_layers()
         # Each solver with the synapses that it was made for.
         self._solvers: dict[type[Solver], tuple[tuple[Synapse, ...], Solver]] = {}
@@ -121,8 +126,9 @@ class Network(nn.Module):
         """Refuse layers and signs that were changed to what cannot be.
 
         Raises:
+            TypeError: a solver that is no class of solvers.
             ValueError: layers that do not fit each other, parameters of several types, a name in
-                `Speed.off` that is none, or what `Synapse.check` refuses.
+                `Speed.off` that is none, or what `Synapse.check` or `Solver.check` refuses.
         """
         self._check_layers()
         solvers.check_off(self.speed)
@@ -132,6 +138,11 @@ class Network(nn.Module):
                 synapse.check(first)
             except ValueError as error:
                 raise ValueError(f"layer {number}: {error}") from None
+        if (solver := _as_solver(self.solver)) is not None:
+            try:
+                solver.check(self)
+            except ValueError as error:
+                raise ValueError(f"solver = {solver.name}: {error}") from None
 
     def _check_layers(self) -> None:
         for layer, (low, high) in enumerate(pairwise(self.synapses), start=1):
@@ -271,8 +282,9 @@ class Network(nn.Module):
         """The end of the free phase, or with a target of the nudged phase.
 
         Gradients are never recorded; `BackpropThroughTime` differentiates steps. In a step all
-        layers move at once, as in the paper, or odd ones before even ones (`Speed`). The first
-        solver that fits takes the steps: see `binep.core.solvers.choose`.
+        layers move at once, as in the paper, or odd ones before even ones (`Speed`). The
+        network's `solver` takes the steps, or the first that fits: see
+        `binep.core.solvers.choose`.
 
         Args:
             x: input, (batch, *input_shape), floating point.
@@ -296,18 +308,19 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def settle(self, phase: Phase) -> Equilibrium:
-        """The end of a phase of this network, by the first solver that fits."""
-        # The others know no steps but those of `Network`.
+        """The end of a phase of this network, by its `solver` or the first that fits."""
+        # Those that were not named know no steps but those of `Network`.
         standard = type(self).step is Network.step and type(self).clamp is Network.clamp
-        kind = solvers.choose(self, phase) if standard else solvers.Plain
+        named = self.solver is not None
+        kind = solvers.choose(self, phase) if named or standard else solvers.Plain
         start = phase.start
         memory = start.memory if start is not None and start.by is kind else None
         device = phase.x.device.type
         # What a solver keeps must be of use outside inference mode, too.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-            return self.solver(kind).solve(phase, memory)
+            return self.made(kind).solve(phase, memory)
 
-    def solver(self, kind: type[S]) -> S:
+    def made(self, kind: type[S]) -> S:
         """The network's solver of a kind: made when first needed, anew for replaced layers."""
         synapses = tuple(self.synapses)
         made_for, solver = self._solvers.get(kind, ((), None))
@@ -319,6 +332,12 @@ class Network(nn.Module):
             solver = kind(self)
             self._solvers[kind] = (synapses, solver)
         return cast(S, solver)
+
+
+def _as_solver(kind: type[Solver] | None) -> type[Solver] | None:
+    if kind is None or (isinstance(kind, type) and issubclass(kind, Solver)):
+        return kind
+    raise TypeError(f"solver = {kind!r}: must be a subclass of Solver, or None")
 
 
 def _expect(name: str, value: object, kind: type) -> None:

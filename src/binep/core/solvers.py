@@ -57,11 +57,13 @@ class Solver(ABC):
     their `Version` holds. Several threads may call it at once.
 
     Args:
-        network: one that `fits` accepted.
+        network: one that `fits` accepted, or that names it as its `solver`.
     """
 
     name: ClassVar[str]
     """What `Speed.off` calls it; the plain solver cannot be switched off."""
+    ignores: ClassVar[tuple[str, ...]] = ()
+    """Names of settings in [dynamics] of a configuration that do nothing where it is named."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -70,6 +72,14 @@ class Solver(ABC):
     @abstractmethod
     def fits(cls, network: Network, phase: Phase) -> bool:
         """Whether it can take this phase's steps. Compare exact types: a subclass may differ."""
+
+    @classmethod  # noqa: B027
+    def check(cls, network: Network) -> None:
+        """Refuse a network that names it as its `solver`, and whose phases it cannot take.
+
+        Raises:
+            ValueError: why it cannot.
+        """
 
     @abstractmethod
     def solve(self, phase: Phase, memory: object) -> Equilibrium:
@@ -164,7 +174,9 @@ def check_off(speed: Speed) -> None:
 
 
 def choose(network: Network, phase: Phase) -> type[Solver]:
-    """The first registered solver that fits a phase and is not switched off."""
+    """The network's own `solver`, or the first registered one that fits and is not off."""
+    if network.solver is not None:
+        return network.solver
     *faster, plain = registered()
     for kind in faster:
         if network.speed.uses(kind.name) and kind.fits(network, phase):

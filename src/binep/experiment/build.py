@@ -18,7 +18,7 @@ from binep.core.synapses import Synapse
 from binep.data.sources import Source
 from binep.experiment import memory
 from binep.experiment.config import Config, ConfigError, Layer
-from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
+from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS, SOLVERS
 from binep.experiment.sharding import ShardedFlip
 from binep.experiment.workers import ALONE, Alone, Workers
 from binep.registry import Kind, Registry
@@ -125,10 +125,11 @@ def build_network(
         speed=config.speed,
         free_steps=dynamics.free_steps,
         tolerance=dynamics.settle_tol,
+        solver=SOLVERS[dynamics.solver].load(),
     )
     try:
         network.check()
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise ConfigError(str(error)) from error
     return network
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
-from binep.experiment.settings import WHOLE, problems, shown
+from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS, SOLVERS
+from binep.experiment.settings import WHOLE, ConfigError, problems, shown
 
 if TYPE_CHECKING:
     from binep.data.sources import Source
@@ -20,6 +20,7 @@ def all_problems(config: Config, source: Source | None = None) -> list[str]:
     return (
         [*_values(config)]
         or [*_misfits(config, source)]
+        or [*_solver_misfits(config, source)]
         or [setting.line(config) for setting in idle(config)]
     )
 
@@ -104,6 +105,18 @@ def _estimator_misfits(config: Config) -> Iterator[str]:
             f"free_steps = {dynamics.free_steps}: must be at least nudged_steps = "
             f"{dynamics.nudged_steps} with {estimator}"
         )
+
+
+def _solver_misfits(config: Config, source: Source | None) -> Iterator[str]:
+    """What a named solver says of the network, which is made for this."""
+    if config.dynamics.solver == "steps":
+        return
+    from binep.experiment.build import initial_network
+
+    try:
+        initial_network(config, source=source)
+    except ConfigError as error:
+        yield str(error)
 
 
 # What does nothing -------------------------------------------------------------------------------
@@ -200,6 +213,9 @@ def _idle_neurons(config: Config) -> Iterator[Idle]:
     for name, offered in names.items():
         if offered not in neurons.takes:
             yield Idle("dynamics", name, why)
+    solver = SOLVERS[config.dynamics.solver]
+    for name in solver.fact("ignores", ()):
+        yield Idle("dynamics", name, f"it does nothing with solver = {solver.name}")
     if neurons.fact("settle_exactly") and config.dynamics.settle_tol > 0:  # 0 takes every step
         yield Idle("dynamics", "settle_tol", why)
     numbers = list(config.layers)

@@ -23,7 +23,7 @@ from binep.core.speed import FORMER, Speed
 from binep.data.regular import open_regular
 from binep.data.sources import SOURCES, Source, is_path, source_of
 from binep.experiment import checks, plugins, toml
-from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
+from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS, SOLVERS
 from binep.experiment.layers import ConvLayer, DenseLayer, Layer
 from binep.experiment.settings import (
     Choices,
@@ -77,6 +77,9 @@ class Dynamics:
     """Binary activations: the state from which a neuron fires."""
     neuron_filter: Share = 0.5
     """Binary activations: how far a state moves towards its drive in one step."""
+    solver: Annotated[str, Choices(SOLVERS)] = "steps"
+    """What takes the phases: time steps, or simulated annealing of the energy of binary
+    activations (pip install 'binep[ising]')."""
 
 
 @dataclass(frozen=True)

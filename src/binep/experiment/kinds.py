@@ -1,4 +1,4 @@
-"""What a configuration can name: layers, neurons, costs, estimators, flip rules and data sets.
+"""What a configuration can name: layers, neurons, solvers, costs, estimators, rules, data sets.
 
 Without PyTorch: a class is imported when one is built. A class of one's own is added by the
 decorator of its sort, anywhere, before the configuration is read:
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from binep.data.sources import data_set
 from binep.experiment.layers import layer
 from binep.experiment.settings import Count, Portion, Rate, Share
-from binep.registry import Registry
+from binep.registry import Kind, Registry
 
 __all__ = [
     "Count",
@@ -34,6 +34,7 @@ __all__ = [
     "flip_rule",
     "layer",
     "neurons",
+    "solver",
 ]
 
 T = TypeVar("T", bound=type[Any])
@@ -43,6 +44,7 @@ NEURONS = Registry(
     ("initial", "threshold", "filter", "hold_nudge", "nudge", "clip_nudged"),
     facts=("differentiable", "settle_exactly"),
 )
+SOLVERS = Registry("solver", positional=1, facts=("ignores",))  # the network
 COSTS = Registry("cost", ("classes", "copies", "readout"), facts=("classifies",))
 ESTIMATORS = Registry(
     "estimator",
@@ -68,6 +70,13 @@ NEURONS.add_path(
     "binep.core.neurons:Binary",
     ("initial", "threshold", "filter", "hold_nudge"),
     settle_exactly=True,
+)
+SOLVERS.add(Kind("steps", lambda: None))  # `Network.step`, or a shortcut that fits
+SOLVERS.add_path(
+    "annealing",
+    "binep.ising:AnnealingSolver",
+    (),
+    ignores=("settle_tol", "neuron_filter"),
 )
 COSTS.add_path(
     "squared-error", "binep.core.costs:SquaredError", ("classes", "copies"), classifies=True
@@ -99,6 +108,25 @@ def neurons(name: str) -> Callable[[T], T]:
     (neuron_filter), hold_nudge, nudge and clip_nudged.
     """
     return NEURONS.register(name)
+
+
+def solver(name: str) -> Callable[[T], T]:
+    """Let a configuration name this `Solver`: ``solver = "NAME"``; it then takes all phases.
+
+    The constructor takes the network alone. ``ignores`` in the class: names of settings of
+    [dynamics] that do nothing with it.
+
+    Raises:
+        TypeError: the constructor takes more.
+    """
+
+    def decorate(cls: T) -> T:
+        _, own = SOLVERS.parameters(cls)
+        if own:
+            raise TypeError(f"{cls.__name__} takes {own[0][0]}: must take the network alone")
+        return SOLVERS.register(name)(cls)
+
+    return decorate
 
 
 def cost(name: str) -> Callable[[T], T]:
