@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import csv
 import itertools
 import pickle
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -331,9 +333,24 @@ def test_matrices_of_convolutions_are_sparse() -> None:
     assert (counts == 5).sum() == 48 * 2
 
 
-def test_the_benchmark_compares_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
-    ising.main(["--digits", "40", "--seeds", "1", "--epochs", "2"])
-    lines = capsys.readouterr().out.splitlines()
-    found = [line.split()[:2] for line in lines]
-    ways = ("annealing", "Network.step")
-    assert found == [[kind, way] for kind in ("binary", "real") for way in ways]
+def test_the_benchmark_compares_both_ways(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ising.Options(digits=40, seeds=1, epochs=2, output=tmp_path / "ising")
+    ising.main(chosen)
+    with (tmp_path / "ising" / "errors.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    pairs = [(kind, way) for kind in ("binary", "real") for way in ("annealing", "Network.step")]
+    assert [(row["couplings"], row["way"]) for row in rows[::2]] == pairs
+    assert [row["epoch"] for row in rows] == ["1", "2"] * 4
+    assert len(capsys.readouterr().out.splitlines()) == 8
+    page = (tmp_path / "ising" / "README.md").read_text()
+    for row in rows[1::2]:
+        errors = f"{float(row['train_error']):.2f} | {float(row['test_error']):.2f}"
+        assert f"| {row['couplings']} | {row['way']} | {errors} |" in page
+
+
+def test_validation_tests_on_digits_that_are_learnt_from_by_none() -> None:
+    (x, _), (unseen, _) = ising.digits(ising.Options(digits=40, validation=True))
+    assert (len(x), len(unseen)) == (40, 100)
+    assert not (x[:, None] == unseen).all(dim=2).any()
