@@ -15,7 +15,7 @@ from binep.core.network import Network
 from binep.core.neurons import Binary
 from binep.core.solvers import Plain
 from binep.core.synapses import Dense
-from binep.experiment.config import Config, Dynamics, Layer
+from binep.experiment.config import Config, Dynamics, Layer, Learning
 from binep.export import c_source, onnx_graph, packed, reference
 from binep.ising import AnnealingSolver
 from binep.runs import folder as runs
@@ -30,10 +30,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs."""
     folder = tmp_path_factory.mktemp("annealing")
     config = Config(
-        layers={"1": Layer(20, gamma=0.1, threshold=1e-4), "2": Layer(10, threshold=1e-4)},
-        dynamics=Dynamics("heaviside", free_steps=5, nudged_steps=5),
+        layers={"1": Layer(20, gamma=0.1, threshold=1e-4), "2": Layer(30), "3": Layer(10)},
+        dynamics=Dynamics("heaviside", free_steps=2, nudged_steps=2, firing_threshold=0.1),
+        learning=Learning(beta=2.0),
         max_batches=2,
-        batch_size=4,
+        batch_size=8,
         test_batch_size=4,
         threads=1,
     )
