@@ -307,13 +307,14 @@ def test_what_is_named_takes_all_phases_or_says_why_it_cannot(
 def test_ends_depend_on_the_energy_alone() -> None:
     """Not on what was asked before, nor on the order of a batch."""
     torch.manual_seed(0)
-    network = Network([Dense(40, 30), Dense(30, 4)], Binary(0.1), solver=AnnealingSolver)
+    layers = [Dense(40, 30), Dense(30, 30), Dense(30, 4)]
+    network = Network(layers, Binary(0.1), solver=AnnealingSolver)
     x, target = torch.randint(2, (6, 40)).float(), torch.eye(4)[torch.arange(6) % 4]
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     ends = []
     for chosen in (torch.arange(6), order):
-        free = network.relax(x[chosen], 1)
-        nudged = network.relax(x[chosen], 1, start=free, target=target[chosen], beta=0.5)
+        free = network.relax(x[chosen], 2)
+        nudged = network.relax(x[chosen], 2, start=free, target=target[chosen], beta=0.5)
         ends.append([*free.states, *nudged.states])
     for first, second in zip(*ends, strict=True):
         assert torch.equal(first[order], second)

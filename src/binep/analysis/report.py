@@ -264,6 +264,7 @@ def _setting(config: Config) -> list[tuple[str, str]]:
         ("batches", f"{config.batch_size} samples{cut}"),
         ("synapses", "±α" if learning.synapses == "binary" else "real"),
         ("activation", dynamics.activation),
+        *([] if dynamics.solver == "steps" else [("solver", dynamics.solver)]),
         ("free phase", f"at most T = {dynamics.free_steps} steps"),
         ("nudged phase", f"at most Kmax = {dynamics.nudged_steps} steps"),
         ("gradient", ESTIMATORS.get(learning.estimator, learning.estimator)),

@@ -60,6 +60,9 @@ def main(arguments: Sequence[str]) -> None:
     whole = (options.run / checkpoints.CHECKPOINT).exists()
     load = runs.load_checkpoint if whole else runs.load
     experiment = load(options.run, warn=warn, device="cpu", **given(options, "data_dir"))
+    solver = experiment.config.dynamics.solver
+    if solver != "steps":
+        raise ConfigError(f"{options.run}: solver = {solver}: must be steps, as inspect shows them")
     with experiment.working():
         index = _telling(experiment) if options.index is None else options.index
         found = _followed(experiment, index)

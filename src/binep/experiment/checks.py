@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from binep.core.provided import provided
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS, SOLVERS
 from binep.experiment.settings import WHOLE, ConfigError, problems, shown
 
@@ -111,10 +112,8 @@ def _solver_misfits(config: Config, source: Source | None) -> Iterator[str]:
     """What a named solver says of the network, which is made for this."""
     if config.dynamics.solver == "steps":
         return
-    from binep.experiment.build import initial_network
-
     try:
-        initial_network(config, source=source)
+        provided("initial network")(config, source=source)
     except ConfigError as error:
         yield str(error)
 

@@ -31,11 +31,12 @@ def save(trained: Trained | Network, path: Path | str) -> None:
 
     Raises:
         RunError: more inputs of a neuron than sums of 32 bits hold; or a file cannot be written.
-        ValueError: a part that is no class of binep.
+        ValueError: a part that is no class of binep, or a solver that is named.
     """
     trained = Trained(trained) if isinstance(trained, Network) else trained
     path = Path(path)
     description.described(trained.network)
+    description.require_steps(trained.network, "C")
     for number, synapse in enumerate(trained.network.synapses, start=1):
         if synapse.values[0].numel() > 2**23:
             raise RunError(f"layer {number} has over 2^23 inputs: too many for sums of 32 bits")

@@ -11,7 +11,9 @@ import torch
 from binep.core.costs import Cost, CrossEntropy, SquaredError
 from binep.core.network import Network
 from binep.core.neurons import Binary, Neurons, Real
+from binep.core.solvers import Solver
 from binep.core.synapses import Conv, Dense, Synapse
+from binep.experiment.kinds import SOLVERS
 
 NEURONS: dict[str, type[Real | Binary]] = {"real": Real, "binary": Binary}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -21,12 +23,13 @@ def described(network: Network) -> dict[str, Any]:
     """All of a network but the values of its parameters.
 
     Raises:
-        ValueError: a part of another class than those of binep, which no description rebuilds, or
-            synapses that are used in two places.
+        ValueError: a part of another class than those of binep, which no description rebuilds, a
+            solver that no configuration can name, or synapses that are used in two places.
     """
     names = {name for name, _ in network.named_parameters()}
     if names != {name for name, _ in network.named_parameters(remove_duplicate=False)}:
         raise ValueError("synapses that are used in two places cannot be described")
+    solver = {} if network.solver is None else {"solver": _solver(network.solver)}
     return {
         "dtype": str(network.synapses[0].values.dtype).removeprefix("torch."),
         "synapses": [_synapse(synapse) for synapse in network.synapses],
@@ -35,7 +38,18 @@ def described(network: Network) -> dict[str, Any]:
         "free_steps": network.free_steps,
         "tolerance": network.tolerance,
         "frozen": [name for name, p in network.named_parameters() if not p.requires_grad],
+        **solver,
     }
+
+
+def require_steps(network: Network, what: str) -> None:
+    """Refuse a network whose phases are not those of `Network.step`, which `what` computes.
+
+    Raises:
+        ValueError: it names its solver.
+    """
+    if network.solver is not None:
+        raise ValueError(f"solver = {network.solver.name}: must be steps, as {what} computes them")
 
 
 def rebuilt(description: Mapping[str, Any]) -> Network:
@@ -51,6 +65,7 @@ def rebuilt(description: Mapping[str, Any]) -> Network:
             _made_cost(description["cost"]),
             free_steps=description["free_steps"],
             tolerance=description["tolerance"],
+            solver=_made_solver(description.get("solver")),
         )
         frozen = set(description["frozen"])
         for name, parameter in network.named_parameters():
@@ -58,6 +73,22 @@ def rebuilt(description: Mapping[str, Any]) -> Network:
         return network.to(DTYPES[description["dtype"]])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no description of a network: {error!r}") from None
+
+
+def _solver(solver: type[Solver]) -> str:
+    for name, kind in SOLVERS.items():
+        if kind.load() is solver:
+            return name
+    raise ValueError(f"solver = {solver.name}: no configuration can name it as it is")
+
+
+def _made_solver(name: str | None) -> type[Solver] | None:
+    if name is None:
+        return None
+    if name not in SOLVERS:
+        raise ValueError(f"solver = {name!a}: there is none of that name (of your own: --plugin)")
+    solver: type[Solver] | None = SOLVERS[name].load()
+    return solver
 
 
 def _synapse(synapse: Synapse) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def save(trained: Trained | Network, path: Path | str) -> None:
 
     Raises:
         RunError: ONNX is not installed, or the file cannot be written.
-        ValueError: a part that is no class of binep.
+        ValueError: a part that is no class of binep, or a solver that is named.
     """
     try:
         import onnx
@@ -44,6 +44,7 @@ def save(trained: Trained | Network, path: Path | str) -> None:
         raise RunError("--format onnx: ONNX is not installed: pip install 'binep[onnx]'") from None
     trained = Trained(trained) if isinstance(trained, Network) else trained
     description.described(trained.network)
+    description.require_steps(trained.network, "ONNX")
     model = _model(trained)
     onnx.checker.check_model(model, full_check=True)
     write(Path(path), model.SerializeToString())

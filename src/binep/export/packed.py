@@ -221,7 +221,7 @@ def _from_file(path: Path) -> Trained:
         network.check()
         mean, std = (v and tuple(map(float, v)) for v in (about["mean"], about["std"]))
         return Trained(network, tuple(map(str, about["classes"])), mean, std, _run(about))
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise RunError(f"{path}: {error}") from None
 
 

@@ -26,6 +26,7 @@ from binep.data.errors import DataError
 from binep.data.source import Facts
 from binep.experiment.config import Config, ConfigError
 from binep.export import packed
+from binep.export.description import require_steps
 from binep.export.packed import Trained
 from binep.runs.files import RunError
 
@@ -52,9 +53,10 @@ def page(path: Path, *, warn: Callable[[str], None], **overrides: Any) -> str:
     Raises:
         RunError: the run is missing or damaged, or takes no images.
         ConfigError: it learns by a flip rule of its own; or settings that cannot be.
-        ValueError: a part that is no class of binep.
+        ValueError: a part that is no class of binep, or a solver that is named.
     """
     trained = packed.read(path)
+    require_steps(trained.network, "a page")
     config = trained.config(path)
     shape = tuple(trained.network.synapses[0].input_shape)
     if len(shape) != 3 or shape[0] not in (1, 3):

@@ -67,6 +67,8 @@ def read(path: Path | str) -> Network:
     header, tensors = json.loads(content[8 : 8 + size]), content[8 + size :]
     about = json.loads(header["__metadata__"]["binep"][64:])
     network = about["network"]
+    if "solver" in network:
+        raise ValueError(f"{path}: solver = {network['solver']}: must be steps, as computed here")
 
     def tensor(name: str) -> Array:
         start, end = header[name]["data_offsets"]
