@@ -138,7 +138,7 @@ def test_ctrl_c_leaves_what_resume_ends(reference: Path, cluster: Any, tmp_path:
     command = [sys.executable, "-m", "binep", *SWEEP, "--sweep-dir", str(folder)]
     command += ["--address", cluster.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: bool([*folder.glob("trials/*/config.toml")]))
+        wait_for(lambda: len([*folder.glob("trials/*/config.toml")]) == 2)  # and the third waits
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGINT

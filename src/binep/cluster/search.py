@@ -234,5 +234,8 @@ def search(sweep: Sweep, parts: Sequence[Path], show: Callable[[TrialStatus], No
             trial_dirname_creator=lambda job: f"{job.config['number']:04d}",
             verbose=0,
         )
-    ended = sum(job.status in (Job.TERMINATED, Job.ERROR) for job in done.trials)
+    # When it is interrupted, Tune says of every trial that it has been terminated.
+    ended = sum(
+        job.status == Job.ERROR or (job.last_result or {}).get("done", False) for job in done.trials
+    )
     return 0 if ended == sweep.trials else (came or [signal.SIGINT])[0]
