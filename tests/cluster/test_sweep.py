@@ -22,7 +22,7 @@ import pytest
 
 from binep.cli import main as cli
 from binep.cluster import rays, sweeps
-from binep.experiment.config import Config, preset
+from binep.experiment.config import Config, ConfigError, preset
 from binep.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray, about itself
@@ -218,6 +218,14 @@ def test_an_address_that_does_not_answer_is_refused(
         f"binep: --address {address}: no Ray cluster answers there (waited up to 5 s)"
     )
     assert not folder.exists()
+
+
+def test_a_cluster_that_asks_for_a_token_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = b"ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken: ..."
+    done = subprocess.CompletedProcess([], 1, b"", said)
+    monkeypatch.setattr(rays.subprocess, "run", lambda *args, **kwargs: done)
+    with pytest.raises(ConfigError, match="asks for a token: set RAY_AUTH_MODE=token, and have"):
+        rays._check_answers("one:6379")
 
 
 def test_a_trial_that_no_machine_can_take_is_refused(

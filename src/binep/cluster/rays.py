@@ -98,6 +98,11 @@ def _check_answers(address: str) -> None:
         done = subprocess.run(command, capture_output=True, timeout=WAIT, check=False)
     except subprocess.TimeoutExpired:
         done = None
+    if done is not None and b"InvalidAuthToken" in done.stderr:
+        raise ConfigError(
+            f"--address {address}: the Ray cluster there asks for a token: set RAY_AUTH_MODE=token, "
+            "and have its ~/.ray/auth_token"
+        )
     if done is None or done.returncode:
         raise ConfigError(
             f"--address {address}: no Ray cluster answers there (waited up to {WAIT} s): "
