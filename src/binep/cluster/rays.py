@@ -100,8 +100,8 @@ def _check_answers(address: str) -> None:
         done = None
     if done is not None and b"InvalidAuthToken" in done.stderr:
         raise ConfigError(
-            f"--address {address}: the Ray cluster there asks for a token: set RAY_AUTH_MODE=token, "
-            "and have its ~/.ray/auth_token"
+            f"--address {address}: the Ray cluster there asks for a token: set "
+            "RAY_AUTH_MODE=token, and have its ~/.ray/auth_token"
         )
     if done is None or done.returncode:
         raise ConfigError(
