@@ -22,7 +22,7 @@ import pytest
 
 from binep.cli import main as cli
 from binep.cluster import rays, sweeps
-from binep.experiment.config import Config, preset
+from binep.experiment.config import Config, ConfigError, preset
 from binep.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray, about itself
@@ -138,7 +138,7 @@ def test_ctrl_c_leaves_what_resume_ends(reference: Path, cluster: Any, tmp_path:
     command = [sys.executable, "-m", "binep", *SWEEP, "--sweep-dir", str(folder)]
     command += ["--address", cluster.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: bool([*folder.glob("trials/*/config.toml")]))
+        wait_for(lambda: len([*folder.glob("trials/*/config.toml")]) == 2)  # and the third waits
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGINT
@@ -220,6 +220,14 @@ def test_an_address_that_does_not_answer_is_refused(
     assert not folder.exists()
 
 
+def test_a_cluster_that_asks_for_a_token_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = b"ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken: ..."
+    done = subprocess.CompletedProcess([], 1, b"", said)
+    monkeypatch.setattr(rays.subprocess, "run", lambda *args, **kwargs: done)
+    with pytest.raises(ConfigError, match="asks for a token: set RAY_AUTH_MODE=token, and have"):
+        rays._check_answers("one:6379")
+
+
 def test_a_trial_that_no_machine_can_take_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -227,3 +235,80 @@ def test_a_trial_that_no_machine_can_take_is_refused(
     rays._check_fits(nodes, 4, 0)
     with pytest.raises(ValueError, match="no machine has as many: the cluster's have 4 and 0"):
         rays._check_fits(nodes, 1, 1)
+
+
+TOY = """
+from pathlib import Path
+
+import torch
+
+from binep.data.batches import Split
+from binep.data.errors import DataError
+from binep.data.sources import Source
+from binep.experiment import kinds
+
+
+@kinds.data_set("sometimes")
+class Sometimes(Source):
+    shape, classes = (1, 1, 4), ("a", "b")
+
+    def read(self, data_dir, download):
+        if not (Path(__file__).parent / "there").exists():
+            raise DataError("sometimes: not there")
+        split = Split(torch.eye(4).repeat(8, 1).view(-1, 1, 1, 4), torch.arange(32) % 2)
+        return split, split
+"""
+
+
+def test_trials_that_could_not_be_trained_are_tried_again_by_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "toy.py").write_text(TOY)
+    plug_in = ["--plugin", str(tmp_path / "toy.py")]
+    words = ["sweep", "quickstart", *plug_in, "--dataset", "sometimes", "--layers.1.size", "8"]
+    words += ["--epochs", "3", "--set", "beta=uniform(.1,1)", "--set", "seed=grid(0,1)"]
+    folder = tmp_path / "sweep"
+    assert cli.main([*words, "--trials", "1", "--sweep-dir", str(folder)]) == 2
+    said = capsys.readouterr()
+    assert said.out.count("warning: trial") == 2
+    again = f"binep sweep --resume {folder} --plugin {tmp_path / 'toy.py'}"
+    assert said.err == f"binep: all trials failed: sometimes: not there; once more: {again}\n"
+    (tmp_path / "there").touch()
+    assert cli.main(["sweep", "--resume", str(folder), *plug_in]) == 0
+    assert "failed" not in capsys.readouterr().out
+    assert [t.epochs for t in sweeps.trials(sweeps.read(folder))] == [3, 3]
+
+
+@pytest.mark.parametrize("words", [SWEEP, ["reproduce", "quickstart"]], ids=["sweep", "rows"])
+def test_machines_with_another_binep_are_refused(
+    words: list[str],
+    cluster: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = rays.revision()
+    monkeypatch.setattr(rays, "revision", lambda: "9.9, revision c0ffee")
+    folder = tmp_path / "folder"
+    flag = "--sweep-dir" if words is SWEEP else "--output"
+    words = [*words, flag, str(folder), "--address", cluster.address]
+    assert cli.main(words) == 2
+    refused = (
+        f"{socket.gethostname()} has binep {own}, where this was begun is binep 9.9, "
+        "revision c0ffee: install the same on all machines"
+    )
+    assert capsys.readouterr().err == f"binep: --address {cluster.address}: {refused}\n"
+    monkeypatch.setattr(rays, "_check_revisions", lambda *args: None)  # of one that comes later
+    assert cli.main(words) == 2
+    assert refused in capsys.readouterr().err
+    assert not [*folder.rglob("config.toml")]
+
+
+def test_a_machine_without_binep_says_so() -> None:
+    from ray import cloudpickle
+
+    sent = cloudpickle.dumps(rays.revision_check())
+    code = "import sys; sys.modules['binep'] = None; import pickle; "
+    code += "print(pickle.loads(sys.stdin.buffer.read())())"
+    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True)
+    assert b"has no binep, or one without sweeps, where this was begun is binep " in done.stdout

@@ -6,9 +6,11 @@ import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import numpy as np
 import pytest
 import together
 
+from binep.experiment import workers
+from binep.experiment.settings import ConfigError, WorkerError
 from binep.experiment.workers import Alone
 from binep.runs import folder as runs
 from binep.runs.checkpoints import place_of
@@ -163,6 +167,39 @@ def test_workers_of_other_settings_are_refused(tmp_path: Path) -> None:
 def test_a_run_without_a_checkpoint_goes_on_among_the_workers_given(tmp_path: Path) -> None:
     config = together.SETTINGS["real"]
     (tmp_path / "config.toml").write_text(config.to_toml())
-    workers = Alone()
-    experiment, rows, _ = runs.resume(tmp_path, workers=workers)
-    assert (experiment.workers, experiment.epoch, rows) == (workers, 0, [])
+    given = Alone()
+    experiment, rows, _ = runs.resume(tmp_path, workers=given)
+    assert (experiment.workers, experiment.epoch, rows) == (given, 0, [])
+
+
+def started(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    """Let this process look like the first of two that torchrun has started."""
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    variables = {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **variables}
+    two = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**two, "LOCAL_RANK": "0", **variables}.items():
+        if value:
+            monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "device", "why"),
+    [
+        ({"RANK": ""}, "cpu", "torchrun's variables .* RANK expected, but not set"),
+        ({"WORLD_SIZE": "many"}, "cpu", "torchrun's variables .* 'many'"),
+        ({}, "cpu", "another worker has ended, or does not answer: Timed out"),
+        ({}, "cuda:0", "device = cuda:0: must be cuda: each worker takes a GPU"),
+        ({"LOCAL_RANK": "99"}, "cuda", "device = cuda:99: this machine has . CUDA devices"),
+    ],
+    ids=["not started", "not a number", "one never comes", "one GPU", "too few GPUs"],
+)
+def test_workers_that_cannot_meet_are_refused(
+    variables: dict[str, str], device: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(monkeypatch, **variables)
+    monkeypatch.setattr(workers, "WAIT", timedelta(seconds=0.5))
+    with pytest.raises((ConfigError, WorkerError), match=why), workers.joined(device):
+        pass

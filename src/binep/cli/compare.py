@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def show_sweep(sweep: Sweep, most: int = 10) -> None:
     if shares := importance.importance(groups, sweep.settings):
         words = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         print(f"importance of settings (PED-ANOVA): {words}")
-    print(f"binep train --config {sweeps.write_best(sweep, groups)}")
+    print(f"binep train --config {shlex.quote(str(sweeps.write_best(sweep, groups)))}")
     drawn = importance.parallel(groups, sweep.settings, sweep.base.epochs)
     files.write(sweep.folder / "parallel.png", curves.rendered(drawn))
     print(sweep.folder / "parallel.png")

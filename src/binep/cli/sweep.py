@@ -168,6 +168,7 @@ def _run(sweep: Sweep, options: Options) -> None:
     """Train what is missing, and show what came of it.
 
     Raises:
+        RunError: every trial failed.
         SystemExit: it was interrupted, with 128 and the signal's number.
     """
     from binep.cluster.search import search
@@ -194,6 +195,8 @@ def _run(sweep: Sweep, options: Options) -> None:
     if number:
         print(f"stopped; go on with: {again}")
         raise SystemExit(128 + number)
+    if len(display.failed) == sweep.trials:
+        raise files.RunError(f"all trials failed: {display.failed[0].why}; once more: {again}")
     if display.failed:
         warn(f"{len(display.failed)} of {sweep.trials} trials failed; once more: {again}")
 

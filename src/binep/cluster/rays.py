@@ -8,10 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from binep.experiment.config import ConfigError
+from binep.runs.environment import revision
 from binep.runs.files import RunError
 from binep.runs.signals import handled
 
@@ -55,12 +56,12 @@ def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
         gpus: that a run takes.
 
     Raises:
-        ConfigError: the address does not answer, or no machine has as many.
+        ConfigError: the address does not answer, no machine has as many, or one has another binep.
     """
     import ray
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    # Its errors are tracebacks of trials, which are told in a line.
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
         quiet |= {"include_dashboard": False, "object_store_memory": STORE}
         address = "local"
@@ -74,6 +75,8 @@ def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
     try:
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         _check_fits(nodes, cpus, gpus)
+        if address != "local":
+            _check_revisions(address, nodes)
         yield
     finally:
         ray.shutdown()
@@ -95,6 +98,11 @@ def _check_answers(address: str) -> None:
         done = subprocess.run(command, capture_output=True, timeout=WAIT, check=False)
     except subprocess.TimeoutExpired:
         done = None
+    if done is not None and b"InvalidAuthToken" in done.stderr:
+        raise ConfigError(
+            f"--address {address}: the Ray cluster there asks for a token: set "
+            "RAY_AUTH_MODE=token, and have its ~/.ray/auth_token"
+        )
     if done is None or done.returncode:
         raise ConfigError(
             f"--address {address}: no Ray cluster answers there (waited up to {WAIT} s): "
@@ -115,6 +123,51 @@ def _check_fits(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> None:
     raise ConfigError(
         f"--cpus {cpus:g} --gpus {gpus:g}: no machine has as many: the cluster's have {most}"
     )
+
+
+def revision_check() -> Callable[[], str]:
+    """A function that says how a machine's binep is another one than this machine's, or "".
+
+    Ray sends it by value, so that it can be called where there is no binep, or an older one.
+    """
+    own = revision()
+
+    def other() -> str:
+        import socket
+
+        try:
+            from binep.runs.environment import revision
+
+            found = f"binep {revision()}"
+        except ImportError:
+            found = "no binep, or one without sweeps"
+        if found == f"binep {own}":
+            return ""
+        return (
+            f"{socket.gethostname()} has {found}, where this was begun is binep {own}: "
+            "install the same on all machines"
+        )
+
+    return other
+
+
+def _check_revisions(address: str, nodes: list[dict[str, Any]]) -> None:
+    """Ask each machine for its binep; of one that is lost meanwhile, its trials ask again.
+
+    Raises:
+        ConfigError: one has another than this machine.
+    """
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0)(revision_check())
+    places = [node["NodeID"] for node in nodes if node["Alive"]]
+    strategies = [NodeAffinitySchedulingStrategy(place, soft=False) for place in places]
+    for answer in [task.options(scheduling_strategy=on).remote() for on in strategies]:
+        with contextlib.suppress(RayError):
+            if other := ray.get(answer, timeout=WAIT):
+                raise ConfigError(f"--address {address}: {other}")
 
 
 @contextlib.contextmanager

@@ -8,11 +8,9 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
-from binep.cluster import runs
+from binep.cluster import rays, runs
 from binep.cluster.search import RETRIES
-from binep.data.errors import DataError
-from binep.experiment.config import Config, ConfigError
-from binep.runs.files import RunError
+from binep.experiment.config import Config
 from binep.runs.metrics import Row
 
 
@@ -29,8 +27,8 @@ def train_all(
         gpus: that a run takes.
         show: called for each run that has ended, with what came of it and whether it was trained.
     """
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_trained)
-    running = {task.remote(folder.resolve(), config): folder for folder, config in jobs.items()}
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_task())
+    running = {task.remote(f.resolve(), config.to_toml()): f for f, config in jobs.items()}
     while running:
         ended, _ = ray.wait(list(running), timeout=1.0)
         for one in ended:
@@ -42,11 +40,30 @@ def train_all(
             show(folder, text, well)
 
 
-def _trained(folder: Path, config: Config) -> tuple[str, bool]:
-    """What came of a run, or why it cannot be trained; and which of the two."""
+def _task() -> Callable[[Path, str], tuple[str, bool]]:
+    """What a worker does with a run, if it has this binep."""
+    other = rays.revision_check()
+
+    def train(folder: Path, text: str) -> tuple[str, bool]:
+        if why := other():
+            return why, False
+        from binep.cluster.rows import trained
+
+        return trained(folder, text)
+
+    return train
+
+
+def trained(folder: Path, text: str) -> tuple[str, bool]:
+    """What came of a run, or why it cannot be trained; and which of the two.
+
+    Args:
+        folder: of the run.
+        text: its configuration, as config.toml has it.
+    """
     rows: list[Row] = []
     try:
-        runs.train(folder, config, rows.append)
-    except (ConfigError, DataError, RunError, MemoryError) as error:
-        return str(error).partition("\n")[0] or type(error).__name__, False
+        runs.train(folder, Config.from_toml(text, str(folder)), rows.append)
+    except Exception as error:
+        return runs.reason(error), False
     return f"test error {rows[-1]['test_error']:.2f} % after epoch {rows[-1]['epoch']:g}", True

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from binep.data.errors import DataError
 from binep.experiment.config import Config, ConfigError
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.warnings import Guards
@@ -88,3 +89,10 @@ def checked_error(row: Row) -> float:
     if error is None or math.isnan(error):
         raise ConfigError("valid_error: there is none to compare by: the cost is not of classes")
     return error
+
+
+def reason(error: Exception) -> str:
+    """Why a run cannot be trained, in a line: what is no error in the input goes by its class."""
+    first = str(error).partition("\n")[0]
+    known = isinstance(error, ConfigError | DataError | files.RunError)
+    return first if known and first else f"{type(error).__name__}: {first}".removesuffix(": ")

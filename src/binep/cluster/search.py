@@ -21,10 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from binep.cluster import rays, runs, sweeps
 from binep.cluster.sweeps import Sweep
-from binep.data.errors import DataError
 from binep.experiment import plugins
-from binep.experiment.config import ConfigError
-from binep.runs.files import RunError
 from binep.runs.metrics import Row
 
 STATE = "search"
@@ -72,14 +69,14 @@ class Drawn(Searcher):
         self.count = 0
         self.values: dict[str, Any] = {}
         self.first: dict[str, str] = {}
-        self.errors: dict[str, list[float]] = {}
+        self.errors: dict[str, dict[str, float]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """The number of a new trial and the values of its settings."""
         point = self.points[self.count % len(self.points)]
         if self.count % len(self.points) == 0:
             self.values = (self.optuna.suggest(trial_id) or {}) if self.optuna else {}
-            self.errors[trial_id] = []
+            self.errors[trial_id] = {}
         self.first[trial_id] = [*self.errors][-1]
         self.count += 1
         return {"number": self.count - 1, "values": {**self.values, **point}}
@@ -89,10 +86,10 @@ class Drawn(Searcher):
     ) -> None:
         """Hand the mean error to Optuna, once all points have one."""
         errors = self.errors[self.first[trial_id]]
-        errors.append((result or {}).get("valid_error", math.nan))
+        errors[trial_id] = (result or {}).get("valid_error", math.nan)
         if self.optuna is None or len(errors) < len(self.points):
             return
-        known = [value for value in errors if not math.isnan(value)]
+        known = [value for value in errors.values() if not math.isnan(value)]
         mean_result = {"valid_error": mean(known)} if known else None
         self.optuna.on_trial_complete(self.first[trial_id], mean_result, error=not known)
 
@@ -122,6 +119,7 @@ class _Watch(tune.Callback):
         if not self.began:  # of a sweep that goes on, those that had ended before
             self.began = True
             for job in trials:
+                job.max_failures = job.run_metadata.num_failures + RETRIES
                 if job.status == Job.TERMINATED:
                     self.on_trial_complete(iteration, trials, job)
 
@@ -131,37 +129,49 @@ class _Watch(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Job], trial: Job, result: dict[str, Any], **info: Any
     ) -> None:
-        self._report(trial, "running")
+        if "failed" in result:
+            trial.max_failures = 0  # begun again by --resume alone
+        else:
+            self._report(trial, "running")
 
     def on_trial_complete(self, iteration: int, trials: list[Job], trial: Job, **info: Any) -> None:
-        why = (trial.last_result or {}).get("failed", "")
         early = (trial.last_result or {}).get("epoch", 0) < self.epochs
-        self._report(trial, "failed" if why else "ended early" if early else "ended", why)
+        self._report(trial, "ended early" if early else "ended")
 
     def on_trial_recover(self, iteration: int, trials: list[Job], trial: Job, **info: Any) -> None:
         self._report(trial, "lost")
 
     def on_trial_error(self, iteration: int, trials: list[Job], trial: Job, **info: Any) -> None:
-        self._report(trial, "failed", f"its worker was lost {RETRIES + 1} times")
+        why = (trial.last_result or {}).get("failed")
+        self._report(trial, "failed", why or f"its worker was lost {RETRIES + 1} times")
 
 
 def _trainable(folder: Path, parts: Sequence[Path]) -> Callable[[dict[str, Any]], None]:
-    """What a worker does with a trial."""
+    """What a worker does with a trial, if it has this binep."""
+    other = rays.revision_check()
 
     def trial(drawn: dict[str, Any]) -> None:
-        _train_trial(folder, parts, drawn)
+        if why := other():
+            tune.report({"valid_error": math.nan, "epoch": 0, "failed": why})
+            raise RuntimeError(why)
+        from binep.cluster.search import train_trial
+
+        train_trial(folder, parts, drawn)
 
     return trial
 
 
-def _train_trial(folder: Path, parts: Sequence[Path], drawn: dict[str, Any]) -> None:
-    """Train a trial, and report each epoch; what cannot be trained is reported, not tried again."""
-    epoch = 0
+def train_trial(folder: Path, parts: Sequence[Path], drawn: dict[str, Any]) -> None:
+    """Train a trial, and report each epoch, or why it cannot be trained.
+
+    Args:
+        folder: of the sweep.
+        parts: modules of one's own that it needs.
+        drawn: what `Drawn` has suggested.
+    """
 
     def report(row: Row) -> None:
-        nonlocal epoch
-        epoch = int(row["epoch"] or 0)
-        tune.report({"valid_error": runs.checked_error(row), "epoch": epoch})
+        tune.report({"valid_error": runs.checked_error(row), "epoch": int(row["epoch"] or 0)})
 
     try:
         for part in parts:
@@ -169,9 +179,10 @@ def _train_trial(folder: Path, parts: Sequence[Path], drawn: dict[str, Any]) -> 
         sweep = sweeps.read(folder)
         config = sweep.config(drawn["values"])
         runs.train(sweep.place(drawn["number"], config), config, report)
-    except (ConfigError, DataError, RunError, MemoryError) as error:
-        why = f"{error}".splitlines()[0] if str(error) else type(error).__name__
-        tune.report({"valid_error": math.nan, "epoch": epoch, "failed": why})
+    except Exception as error:
+        # Of no epoch, so that ASHA does not end what is to be begun again.
+        tune.report({"valid_error": math.nan, "epoch": 0, "failed": runs.reason(error)})
+        raise
 
 
 def _scheduler(sweep: Sweep) -> TrialScheduler:
@@ -223,5 +234,8 @@ def search(sweep: Sweep, parts: Sequence[Path], show: Callable[[TrialStatus], No
             trial_dirname_creator=lambda job: f"{job.config['number']:04d}",
             verbose=0,
         )
-    ended = sum(job.status in (Job.TERMINATED, Job.ERROR) for job in done.trials)
+    # When it is interrupted, Tune says of every trial that it has been terminated.
+    ended = sum(
+        job.status == Job.ERROR or (job.last_result or {}).get("done", False) for job in done.trials
+    )
     return 0 if ended == sweep.trials else (came or [signal.SIGINT])[0]

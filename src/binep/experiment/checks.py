@@ -28,7 +28,7 @@ def all_problems(config: Config, source: Source | None = None) -> list[str]:
 
 def _values(config: Config) -> Iterator[str]:
     yield from problems(config)
-    yield from _device_problem(config.device)
+    yield from device_problem(config.device)
     yield from problems(config.dynamics)
     yield from problems(config.learning)
     for number, layer in config.layers.items():
@@ -40,7 +40,8 @@ def _values(config: Config) -> Iterator[str]:
             yield f"options.{name} = {shown(table)}: must be the settings of a kind of that name"
 
 
-def _device_problem(name: str) -> Iterator[str]:
+def device_problem(name: str) -> Iterator[str]:
+    """What is wrong with a device on this machine, if anything."""
     found = re.fullmatch(r"cpu|cuda(?::([0-9]{1,3}))?", name)
     if found is None:
         yield f"device = {name}: must be cpu, cuda or cuda:N"

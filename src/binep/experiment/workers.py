@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -22,11 +24,16 @@ from binep.core.gradients import EquilibriumPropagation, GradientEstimator
 from binep.core.grey_levels import GREY_LEVEL, grey_levels
 from binep.core.neurons import Binary
 from binep.core.synapses import Dense
-from binep.experiment.settings import WorkerError
+from binep.experiment.checks import device_problem
+from binep.experiment.settings import ConfigError, WorkerError
 
 if TYPE_CHECKING:
     from binep.core.network import Network
     from binep.core.phases import Equilibrium
+
+
+WAIT = timedelta(minutes=10)
+"""How long workers wait for one that does not come or answer."""
 
 
 class Settled(NamedTuple):
@@ -283,7 +290,7 @@ ALONE = Alone()
 
 def are_started() -> bool:
     """Whether torchrun has started this process beside others."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 @contextlib.contextmanager
@@ -293,17 +300,42 @@ def joined(device: str, splits_momenta: bool = False) -> Iterator[Alone]:
     Args:
         device: of the configuration: GPUs send by NCCL, CPUs by Gloo.
         splits_momenta: see `Workers`.
+
+    Raises:
+        ConfigError: a device that this worker cannot have.
+        WorkerError: they do not meet.
     """
     if not are_started():
         yield ALONE
         return
+    _check_device(device)
     with _together():
-        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        try:
+            distributed.init_process_group(
+                "nccl" if device.startswith("cuda") else "gloo", timeout=WAIT
+            )
+        except ValueError as error:
+            raise WorkerError(f"torchrun's variables of the environment: {error}") from None
     try:
         yield Workers(splits_momenta)
     finally:
         with contextlib.suppress(RuntimeError):
             distributed.destroy_process_group()
+
+
+def _check_device(device: str) -> None:
+    """Refuse what this worker cannot have, before others wait for it.
+
+    Raises:
+        ConfigError: no such device, or one GPU for several workers.
+    """
+    own = device
+    if device.startswith("cuda") and os.environ.get("LOCAL_WORLD_SIZE", "1") != "1":
+        if device != "cuda":
+            raise ConfigError(f"device = {device}: must be cuda: each worker takes a GPU")
+        own = f"cuda:{os.environ['LOCAL_RANK']}"
+    for problem in device_problem(own):
+        raise ConfigError(problem)
 
 
 @contextlib.contextmanager
@@ -314,5 +346,6 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, WorkerError):
             raise
-        reason = str(error).splitlines()[0]
+        # Gloo says where in its source, and closes with advice about its own bugs.
+        reason = re.sub(r"^\[.*?\] |\. This is typically.*", "", str(error).splitlines()[0])
         raise WorkerError(f"another worker has ended, or does not answer: {reason}") from error

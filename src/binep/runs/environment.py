@@ -43,6 +43,12 @@ def environment(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def revision() -> str:
+    """The version of binep, and of a checkout its revision: "0.2.0, revision v0.1-40-gc0ffee"."""
+    checked_out = _git_revision()
+    return _version("binep") + (f", revision {checked_out}" if checked_out else "")
+
+
 def described(about: Mapping[str, Any]) -> str:
     """What `environment` returned, in a line: versions, revision, processor or GPU, threads."""
     versions, threads = about["versions"], about["threads"]

@@ -26,12 +26,13 @@ def flip_in_one_pass(
     if rows is None:
         rows = torch.arange(len(signs), device="cpu")
     flips = torch.empty_like(rows)
+    width = signs.shape[1:].numel()  # of a tensor without rows, too, as a worker's share may be
     _flip(
-        signs.view(len(signs), -1).numpy(),
-        momentum.view(len(signs), -1).numpy(),
-        writes.view(len(signs), -1).numpy(),
+        signs.view(len(signs), width).numpy(),
+        momentum.view(len(signs), width).numpy(),
+        writes.view(len(signs), width).numpy(),
         rows.numpy(),
-        grad.view(len(rows), signs[0].numel()).numpy(),
+        grad.view(len(rows), width).numpy(),
         np.float32(rate),
         np.float32(threshold),
         flips.numpy(),
