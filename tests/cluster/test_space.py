@@ -37,7 +37,7 @@ BASE = preset("quickstart").replace(validation=0.1)
         ("--set nudging=choice()", "must name values"),
         ("--set seed=grid(1,1)", "has a value twice"),
         ("--set beta=uniform(.1,1) --set beta=grid(1)", "beta is set twice"),
-        ("--set seed=grid(0,1)", "--trials 20: must be 1 where there are grids alone"),
+        ("--set seed=grid(0,1) --trials 2", "--trials 2: must be 1 where there are grids alone"),
         ("--set beta=uniform(.1,1) --trials 10001", "are 10001 trials: at most 10000"),
         ("--set beta=uniform(.1,1) --trials 0", "--trials 0: must be at least 1"),
         ("--set beta=uniform(.1,1) --gpus=-1", "--gpus -1: must be from 0"),
@@ -61,6 +61,16 @@ def test_bad_input_is_one_line(
     assert err.count("\n") == 1
     assert out == ""
     assert not [*tmp_path.iterdir()]  # nothing was begun
+
+
+def test_numbers_may_begin_or_end_with_their_point() -> None:
+    (beta,) = space.read(["beta=grid(.5,1.,-.25e1,2)"], BASE)
+    assert beta.values == (0.5, 1.0, -2.5, 2)
+
+
+def test_of_grids_alone_all_points_are_trained_once() -> None:
+    assert sweeps.usual_samples(("seed=grid(0,1)", "beta=grid(.2,.4)"), BASE) == 1
+    assert sweeps.usual_samples(("seed=grid(0,1)", "beta=uniform(.2,.4)"), BASE) == 20
 
 
 def test_a_grid_of_1e9_is_refused_at_once() -> None:

@@ -57,8 +57,9 @@ class Options(Pluggable):
     ] = ()
     """A setting that is searched, by the name of its flag, such as 'beta=uniform(0.1,1)'; may stand
     several times."""
-    trials: int = 20
-    """Draws of the settings; each is a run, or as many as the grids have points."""
+    trials: int | None = None
+    """Draws of the settings, each a run, or as many as the grids have points; by default 20, and 1
+    where there are grids alone."""
     grace: int = 1
     """Epochs that every trial has before a poor one may be ended early; as many as --epochs lets
     all of them end."""
@@ -84,11 +85,12 @@ def main(arguments: Sequence[str]) -> None:
         _check_alone(options, start)
         sweep = sweeps.read(options.resume)
     else:
+        base, trials = _base(options, start), options.trials
         sweep = sweeps.Sweep(
             options.sweep_dir or Path(),
-            _base(options, start),
+            base,
             options.sets,
-            options.trials,
+            sweeps.usual_samples(options.sets, base) if trials is None else trials,
             options.grace,
             options.cpus,
             options.gpus,

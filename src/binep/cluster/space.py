@@ -202,13 +202,16 @@ def _list(text: str, words: Sequence[str]) -> tuple[Any, ...]:
     return values
 
 
+_SHORT = re.compile(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
 def _value(word: str) -> Any:
     if "\n" in word:
         return word
     try:
         value = tomllib.loads(f"value = {word}")["value"]
-    except ValueError:
-        return word
+    except ValueError:  # as is .5 in TOML, where numbers begin and end with a digit
+        return float(word) if _SHORT.fullmatch(word) else word
     return value if isinstance(value, bool | int | float | str) else word
 
 

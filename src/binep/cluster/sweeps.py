@@ -59,6 +59,15 @@ class Group:
     error: float
 
 
+def usual_samples(sets: tuple[str, ...], base: Config) -> int:
+    """How many times settings are drawn where that is not said: of grids alone all points, once."""
+    return 1 if _grids_alone(space.read(sets, base.replace(device="cpu"))) else 20
+
+
+def _grids_alone(settings: list[Setting]) -> bool:
+    return all(setting.kind == "grid" for setting in settings)
+
+
 @dataclass(frozen=True)
 class Sweep:
     """What a sweep searches, as sweep.toml in its folder keeps it.
@@ -106,7 +115,7 @@ class Sweep:
         self.base.replace(device="cpu").check()
         if not self.settings:
             raise ConfigError("--set: name a setting at least, as --set beta=uniform(0.1,1)")
-        if self.samples > 1 and all(setting.kind == "grid" for setting in self.settings):
+        if self.samples > 1 and _grids_alone(self.settings):
             raise ConfigError(f"--trials {self.samples}: must be 1 where there are grids alone")
         for name in ("samples", "grace", "cpus"):
             if getattr(self, name) < 1:
