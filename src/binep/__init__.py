@@ -84,7 +84,7 @@ _HOME = {name: f"binep.{module}" for module, names in _MODULES.items() for name 
 """Where each public name is defined."""
 
 provide("solvers", "binep.solvers")
-provide("initial network", "binep.experiment.build:initial_network")
+provide("check of a solver", "binep.experiment.build:check_solver")
 provide("save", "binep.export.packed:save")
 
 

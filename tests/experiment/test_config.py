@@ -97,6 +97,7 @@ RANGES: dict[str, tuple[Values, Values, str]] = {
 NAMES = {
     "dataset": ("mnist5k", "mnist", "fashion-mnist", "cifar10"),
     "dynamics.activation": ("hard-sigmoid", "heaviside"),
+    "dynamics.solver": ("steps", "annealing"),
     "learning.estimator": ("ep", "bptt"),
     "learning.cost": ("squared-error", "cross-entropy"),
     "learning.flip_rule": ("momentum",),
@@ -130,6 +131,9 @@ def configs(draw: st.DrawFn) -> Config:
     kinds = ["conv"] * draw(st.integers(0, 2)) + ["dense"] * draw(st.integers(0, 2))
     if learning.cost == "cross-entropy" and not kinds:
         kinds = ["dense"]
+    is_ising = dynamics.activation == "heaviside" and learning.cost == "squared-error"
+    if not is_ising or "conv" in kinds:
+        dynamics = dataclasses.replace(dynamics, solver="steps")
     rates = {} if learning.synapses == "real" else {"weight_lr": st.none()}
     layers = [draw(some(TABLES[kind], "layers.1.", kind=st.just(kind), **rates)) for kind in kinds]
     size = st.just(10 * learning.output_copies)

@@ -138,6 +138,10 @@ class Network(nn.Module):
                 synapse.check(first)
             except ValueError as error:
                 raise ValueError(f"layer {number}: {error}") from None
+        self.check_solver()
+
+    def check_solver(self) -> None:
+        """Refuse a solver that cannot take this network's phases; see `check`."""
         if (solver := _as_solver(self.solver)) is not None:
             try:
                 solver.check(self)

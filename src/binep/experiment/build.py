@@ -99,6 +99,35 @@ def build_network(
         classes: number of classes.
         generator: of the initial weights; the global one if None.
     """
+    network = _assembled(config, input_shape, classes, generator)
+    try:
+        network.check()
+    except (ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from error
+    return network
+
+
+def check_solver(config: Config, source: Source) -> None:
+    """Refuse a network whose phases the solver that is named cannot take; no weights are drawn.
+
+    Raises:
+        ConfigError: why it cannot.
+    """
+    try:
+        with torch.device("meta"):
+            _assembled(config, source.shape, len(source.classes)).check_solver()
+    except NotImplementedError:  # a layer of one's own asks for values: it is checked once built
+        return
+    except (ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _assembled(
+    config: Config,
+    input_shape: tuple[int, ...],
+    classes: int,
+    generator: torch.Generator | None = None,
+) -> Network:
     learning, layers = config.learning, list(config.layers.values())
     synapses: list[Synapse] = []
     for number, layer in config.layers.items():
@@ -118,7 +147,7 @@ def build_network(
     # A readout has no neurons.
     neurons = [build_neurons(config, layer) for layer in layers[: len(synapses)]]
     dynamics = config.dynamics
-    network = Network(
+    return Network(
         synapses,
         neurons,
         cost,
@@ -127,11 +156,6 @@ def build_network(
         tolerance=dynamics.settle_tol,
         solver=SOLVERS[dynamics.solver].load(),
     )
-    try:
-        network.check()
-    except (ValueError, ImportError) as error:
-        raise ConfigError(str(error)) from error
-    return network
 
 
 def build_estimator(

@@ -110,11 +110,11 @@ def _estimator_misfits(config: Config) -> Iterator[str]:
 
 
 def _solver_misfits(config: Config, source: Source | None) -> Iterator[str]:
-    """What a named solver says of the network, which is made for this."""
+    """What a named solver says of the network."""
     if config.dynamics.solver == "steps":
         return
     try:
-        provided("initial network")(config, source=source)
+        provided("check of a solver")(config, source or config.source())
     except ConfigError as error:
         yield str(error)
 
