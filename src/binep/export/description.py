@@ -16,6 +16,11 @@ from binep.core.synapses import Conv, Dense, Synapse
 from binep.experiment.kinds import SOLVERS
 
 NEURONS: dict[str, type[Real | Binary]] = {"real": Real, "binary": Binary}
+KEYS = frozenset(
+    "dtype synapses neurons cost free_steps tolerance frozen solver kind input_shape weights "
+    "outputs channels kernel padding pool pooling classes copies readout".split()
+).union(field.name for kind in NEURONS.values() for field in dataclasses.fields(kind))
+"""Of descriptions and their parts."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -56,8 +61,11 @@ def rebuilt(description: Mapping[str, Any]) -> Network:
     """A network of these parts, whose parameters have arbitrary values.
 
     Raises:
-        ValueError: no such description.
+        ValueError: no such description, or one of parts that are not known here.
     """
+    if unknown := sorted(_keys(description) - KEYS):
+        names = ", ".join(f"{key!a}" for key in unknown)
+        raise ValueError(f"its description has {names}, unknown to this version of binep")
     try:
         network = Network(
             [_made_synapse(part) for part in description["synapses"]],
@@ -72,7 +80,15 @@ def rebuilt(description: Mapping[str, Any]) -> Network:
             parameter.requires_grad_(name not in frozen)
         return network.to(DTYPES[description["dtype"]])
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no description of a network: {error!r}") from None
+        raise ValueError(
+            f"no description of a network that this version of binep knows: {error!r}"
+        ) from None
+
+
+def _keys(part: Any) -> set[str]:
+    """Of a description and all parts of it."""
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return set(part if isinstance(part, dict) else ()).union(*map(_keys, inner))
 
 
 def _solver(solver: type[Solver]) -> str:

@@ -49,6 +49,20 @@ class Trained:
     std: tuple[float, ...] | None = None
     run: Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        cost, shape = self.network.cost, self.network.synapses[0].input_shape
+        if self.classes and len(self.classes) != cost.classes:
+            raise ValueError(f"{len(self.classes)} names of classes: must be {cost.classes}")
+        if self.mean is None and self.std is None:
+            return
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values or ()) != (channels := shape[0] if len(shape) == 3 else 1):
+                raise ValueError(f"{name} = {values}: must be a number for each of {channels}")
+        if not all(map(math.isfinite, self.mean or ())) or not all(
+            0 < value < math.inf for value in self.std or ()
+        ):
+            raise ValueError(f"mean = {self.mean}, std = {self.std}: must be finite, std positive")
+
     def config(self, path: Path) -> Config:
         """The settings that it was trained with.
 
