@@ -163,7 +163,7 @@ def test_a_newer_file_is_refused_and_not_read_as_another_network(
     part = about["network"] if place == "network" else about["network"][place]
     (part[0] if isinstance(part, list) else part)["leak"] = 0.5
     save_tensors(path, tensors, about)
-    with pytest.raises(RunError, match="has 'leak', unknown to this version of binep"):
+    with pytest.raises(RunError, match=r"that this version of binep knows: .*leak"):
         binep.load(path)
 
 
@@ -171,11 +171,11 @@ def test_a_newer_file_is_refused_and_not_read_as_another_network(
     ("wrong", "message"),
     [
         ({"classes": ["one"]}, "1 names of classes: must be 3"),
-        ({"mean": [0.5, 0.5], "std": [1.0, 1.0]}, "mean = .*: must be a number for each of 1"),
-        ({"mean": [0.5], "std": None}, "std = None: must be a number for each of 1"),
-        ({"mean": None, "std": [0.5]}, "mean = None: must be a number for each of 1"),
-        ({"mean": [0.5], "std": [0.0]}, "must be finite, std positive"),
-        ({"mean": [math.nan], "std": [1.0]}, "must be finite, std positive"),
+        ({"mean": [0.5, 0.5], "std": [1.0, 1.0]}, r"mean = \(0.5, 0.5\): must be 1 finite"),
+        ({"mean": [0.5], "std": None}, r"std = \(\): must be 1 finite"),
+        ({"mean": None, "std": [0.5]}, r"mean = \(\): must be 1 finite"),
+        ({"mean": [0.5], "std": [0.0]}, "std = .*: must be positive"),
+        ({"mean": [math.nan], "std": [1.0]}, "mean = .*: must be 1 finite"),
     ],
 )
 def test_what_is_said_of_inputs_and_outputs_fits_the_network(

@@ -16,12 +16,8 @@ from binep.core.synapses import Conv, Dense, Synapse
 from binep.experiment.kinds import SOLVERS
 
 NEURONS: dict[str, type[Real | Binary]] = {"real": Real, "binary": Binary}
-KEYS = frozenset(
-    "dtype synapses neurons cost free_steps tolerance frozen solver kind input_shape weights "
-    "outputs channels kernel padding pool pooling classes copies readout".split()
-).union(field.name for kind in NEURONS.values() for field in dataclasses.fields(kind))
-"""Of descriptions and their parts."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_UNKNOWN = "no description of a network that this version of binep knows"
 
 
 def described(network: Network) -> dict[str, Any]:
@@ -63,9 +59,6 @@ def rebuilt(description: Mapping[str, Any]) -> Network:
     Raises:
         ValueError: no such description, or one of parts that are not known here.
     """
-    if unknown := sorted(_keys(description) - KEYS):
-        names = ", ".join(f"{key!a}" for key in unknown)
-        raise ValueError(f"its description has {names}, unknown to this version of binep")
     try:
         network = Network(
             [_made_synapse(part) for part in description["synapses"]],
@@ -78,11 +71,13 @@ def rebuilt(description: Mapping[str, Any]) -> Network:
         frozen = set(description["frozen"])
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name not in frozen)
-        return network.to(DTYPES[description["dtype"]])
+        network = network.to(DTYPES[description["dtype"]])
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"no description of a network that this version of binep knows: {error!r}"
-        ) from None
+        raise ValueError(f"{_UNKNOWN}: {error!r}") from None
+    # What a newer version says beside all this may change what the network computes.
+    if more := _keys(description) - _keys(described(network)) - {"solver"}:
+        raise ValueError(f"{_UNKNOWN}: {', '.join(sorted(map(ascii, more)))}")
+    return network
 
 
 def _keys(part: Any) -> set[str]:

@@ -41,6 +41,9 @@ class Trained:
         mean, std: of each input channel, in units of x/255, which inputs were normalised by.
         run: of a network that a run trained, "config", its settings as TOML, and "data", what it
             was trained on (`Dataset.identity`), or None where that is not known.
+
+    Raises:
+        ValueError: other numbers of classes or channels than the network's, or none that can be.
     """
 
     network: Network
@@ -55,13 +58,12 @@ class Trained:
             raise ValueError(f"{len(self.classes)} names of classes: must be {cost.classes}")
         if self.mean is None and self.std is None:
             return
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values or ()) != (channels := shape[0] if len(shape) == 3 else 1):
-                raise ValueError(f"{name} = {values}: must be a number for each of {channels}")
-        if not all(map(math.isfinite, self.mean or ())) or not all(
-            0 < value < math.inf for value in self.std or ()
-        ):
-            raise ValueError(f"mean = {self.mean}, std = {self.std}: must be finite, std positive")
+        channels, mean, std = shape[0] if len(shape) == 3 else 1, self.mean or (), self.std or ()
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != channels or not all(map(math.isfinite, values)):
+                raise ValueError(f"{name} = {values}: must be {channels} finite, one per channel")
+        if min(std) <= 0:
+            raise ValueError(f"std = {std}: must be positive")
 
     def config(self, path: Path) -> Config:
         """The settings that it was trained with.
