@@ -64,9 +64,12 @@ def test_any_network_computes_the_same(
     network.free_steps = steps
     if isinstance(network.neurons[0], Binary):  # no state is within rounding of it
         network.neurons = [Binary(0.4321, 0.7)] * len(network)
-    trained = Trained(network, (), (0.3,), (0.6,)) if normalised else Trained(network)
-    images = torch.randint(256, (3, *network.synapses[0].input_shape)).to(torch.uint8)
-    expected = network(prepared(images[:, None], trained.mean, trained.std)[:, 0])
+    shape = network.synapses[0].input_shape
+    channels = shape[0] if len(shape) == 3 else 1
+    each = (0.3,) * channels, (0.6,) * channels
+    trained = Trained(network, (), *each) if normalised else Trained(network)
+    images = torch.randint(256, (3, channels, *shape[-2:])).to(torch.uint8)
+    expected = network(prepared(images, trained.mean, trained.std).view(3, *shape))
     _, scores = classified(trained, images, tmp_path_factory.mktemp("c"))
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
 
