@@ -65,11 +65,10 @@ def test_any_network_computes_the_same(
     if isinstance(network.neurons[0], Binary):  # no state is within rounding of it
         network.neurons = [Binary(0.4321, 0.7)] * len(network)
     shape = network.synapses[0].input_shape
-    channels = shape[0] if len(shape) == 3 else 1
-    each = (0.3,) * channels, (0.6,) * channels
+    each = (0.3,) * shape[0], (0.6,) * shape[0]
     trained = Trained(network, (), *each) if normalised else Trained(network)
-    images = torch.randint(256, (3, channels, *shape[-2:])).to(torch.uint8)
-    expected = network(prepared(images, trained.mean, trained.std).view(3, *shape))
+    images = torch.randint(256, (3, *shape)).to(torch.uint8)
+    expected = network(prepared(images, trained.mean, trained.std))
     _, scores = classified(trained, images, tmp_path_factory.mktemp("c"))
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
 

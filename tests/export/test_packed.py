@@ -171,11 +171,11 @@ def test_a_newer_file_is_refused_and_not_read_as_another_network(
     ("wrong", "message"),
     [
         ({"classes": ["one"]}, "1 names of classes: must be 3"),
-        ({"mean": [0.5, 0.5], "std": [1.0, 1.0]}, r"mean = \(0.5, 0.5\): must be 1 finite"),
-        ({"mean": [0.5], "std": None}, r"std = \(\): must be 1 finite"),
-        ({"mean": None, "std": [0.5]}, r"mean = \(\): must be 1 finite"),
-        ({"mean": [0.5], "std": [0.0]}, "std = .*: must be positive"),
-        ({"mean": [math.nan], "std": [1.0]}, "mean = .*: must be 1 finite"),
+        ({"mean": [0.5, 0.5], "std": [1.0, 1.0]}, r"mean = \(0.5, 0.5\): must be 20 finite"),
+        ({"mean": [0.5] * 20, "std": None}, r"std = \(\): must be 20 finite"),
+        ({"mean": None, "std": [0.5]}, r"mean = \(\): must be 20 finite"),
+        ({"mean": [0.5] * 20, "std": [0.0] * 20}, "std = .*: must be positive"),
+        ({"mean": [math.nan] * 20, "std": [1.0] * 20}, "mean = .*: must be 20 finite"),
     ],
 )
 def test_what_is_said_of_inputs_and_outputs_fits_the_network(

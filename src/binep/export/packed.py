@@ -58,7 +58,7 @@ class Trained:
             raise ValueError(f"{len(self.classes)} names of classes: must be {cost.classes}")
         if self.mean is None and self.std is None:
             return
-        channels, mean, std = shape[0] if len(shape) == 3 else 1, self.mean or (), self.std or ()
+        channels, mean, std = shape[0], self.mean or (), self.std or ()  # or features, of tables
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != channels or not all(map(math.isfinite, values)):
                 raise ValueError(f"{name} = {values}: must be {channels} finite, one per channel")
