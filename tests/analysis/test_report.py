@@ -425,6 +425,7 @@ def test_bad_input_ends_with_one_line_before_any_work(
         ([first], tmp_path / "no" / "page.html", "there is no folder"),
         ([first, str(other)], output, f"{other}: its settings are not those of {first}"),
         ([str(tmp_path / "no")], output, "no: not a run folder"),
+        ([str(exported[0]), str(tmp_path / "no")], output, "no: not a run folder, nor a file"),
         ([str(damaged)], output, "environment.json: does not say what a run ran on"),
         ([first, "--device", "cuda:99"], output, "device = cuda:99: this machine has"),
     ]
@@ -444,9 +445,12 @@ def test_bad_input_ends_with_one_line_before_any_work(
     assert "model.safetensors: damaged" in capsys.readouterr().err
 
 
-def test_a_seed_given_twice_is_told(folders: list[Path], tmp_path: Path) -> None:
-    page = written([folders[0]] * 2, tmp_path / "page.html")
-    assert "some runs share a seed" in page.said
+def test_a_seed_given_twice_is_told(
+    folders: list[Path], exported: list[Path], tmp_path: Path
+) -> None:
+    for path in (folders[0], exported[0]):
+        page = written([path] * 2, tmp_path / "page.html")
+        assert "some runs share a seed" in page.said
 
 
 def test_runs_of_other_lengths_are_shown_but_not_averaged(

@@ -64,19 +64,22 @@ def test_any_network_computes_the_same(
     network.free_steps = steps
     if isinstance(network.neurons[0], Binary):  # no state is within rounding of it
         network.neurons = [Binary(0.4321, 0.7)] * len(network)
-    trained = Trained(network, (), (0.3,), (0.6,)) if normalised else Trained(network)
-    images = torch.randint(256, (3, *network.synapses[0].input_shape)).to(torch.uint8)
-    expected = network(prepared(images[:, None], trained.mean, trained.std)[:, 0])
+    shape = network.synapses[0].input_shape
+    each = (0.3,) * shape[0], (0.6,) * shape[0]
+    trained = Trained(network, (), *each) if normalised else Trained(network)
+    images = torch.randint(256, (3, *shape)).to(torch.uint8)
+    expected = network(prepared(images, trained.mean, trained.std))
     _, scores = classified(trained, images, tmp_path_factory.mktemp("c"))
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
 
 
 @needs_cc
-def test_channels_are_normalised_each_by_its_own(tmp_path: Path) -> None:
-    network = Network([Dense((3, 4, 5), 4), Dense(4, 2)], Real(), free_steps=20)
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3,)], ids=["channels", "features"])
+def test_channels_are_normalised_each_by_its_own(shape: tuple[int, ...], tmp_path: Path) -> None:
+    network = Network([Dense(shape, 4), Dense(4, 2)], Real(), free_steps=20)
     network.speed = Speed(off=SHORTCUTS, precision="exact")
     trained = Trained(network, (), (0.1, 0.4, 0.5), (0.3, 0.6, 0.2))
-    images = torch.randint(256, (5, 3, 4, 5)).to(torch.uint8)
+    images = torch.randint(256, (5, *shape)).to(torch.uint8)
     _, scores = classified(trained, images, tmp_path)
     expected = network(prepared(images, trained.mean, trained.std))
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)

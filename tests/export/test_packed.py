@@ -153,6 +153,42 @@ def test_a_file_that_cannot_be_is_refused(tmp_path: Path, damage: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("place", ["network", "synapses", "neurons", "cost"])
+def test_a_newer_file_is_refused_and_not_read_as_another_network(
+    tmp_path: Path, place: str
+) -> None:
+    path = tmp_path / "network.safetensors"
+    Network([Dense(20, 6), Dense(6, 3)], Real()).save(path)
+    tensors, about = load_tensors(path)
+    part = about["network"] if place == "network" else about["network"][place]
+    (part[0] if isinstance(part, list) else part)["leak"] = 0.5
+    save_tensors(path, tensors, about)
+    with pytest.raises(RunError, match=r"that this version of binep knows: .*leak"):
+        binep.load(path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"classes": ["one"]}, "1 names of classes: must be 3"),
+        ({"mean": [0.5, 0.5], "std": [1.0, 1.0]}, r"mean = \(0.5, 0.5\): must be 20 finite"),
+        ({"mean": [0.5] * 20, "std": None}, r"std = \(\): must be 20 finite"),
+        ({"mean": None, "std": [0.5]}, r"mean = \(\): must be 20 finite"),
+        ({"mean": [0.5] * 20, "std": [0.0] * 20}, "std = .*: must be positive"),
+        ({"mean": [math.nan] * 20, "std": [1.0] * 20}, "mean = .*: must be 20 finite"),
+    ],
+)
+def test_what_is_said_of_inputs_and_outputs_fits_the_network(
+    tmp_path: Path, wrong: dict[str, list[float] | None], message: str
+) -> None:
+    path = tmp_path / "network.safetensors"
+    Network([Dense(20, 6), Dense(6, 3)], Real()).save(path)
+    tensors, about = load_tensors(path)
+    save_tensors(path, tensors, {**about, **wrong})
+    with pytest.raises(RunError, match=message):
+        binep.load(path)
+
+
 def test_what_is_missing_or_changed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be read"):
         binep.load(tmp_path / "network")

@@ -20,6 +20,7 @@ from binep.experiment.experiment import Experiment
 from binep.export import packed
 from binep.runs import folder as runs
 from binep.runs.checkpoints import load_network
+from binep.runs.files import RunError
 from binep.runs.metrics import read_alike, settings_differ
 from binep.runs.settings import comparable
 
@@ -105,6 +106,9 @@ def gather(paths: Sequence[Path], **overrides: Any) -> Report:
         RunError: a file is missing or damaged.
         DataError: the data set of an exported file is not at hand.
     """
+    for path in paths:
+        if not packed.located(path).exists():
+            raise RunError(f"{path}: not a run folder, nor a file: there is none of this name")
     exported = [path for path in paths if packed.located(path).is_file()]
     if exported and len(exported) < len(paths):
         raise ConfigError(f"{exported[0]}: holds no log, unlike run folders: report it apart")
@@ -119,6 +123,7 @@ def _of_files(paths: Sequence[Path], overrides: dict[str, Any]) -> Report:
     missing = ["An exported file holds no log: there are no curves, and no times of training"]
     tested = [packed.experiment(path, warn=missing.append, **overrides) for path in paths]
     found = [Measured(path, config, [], {}) for path, config in zip(paths, configs, strict=True)]
+    missing += _shared_seeds(found)
     readings = [_tested(run, experiment) for run, experiment in zip(found, tested, strict=True)]
     first = found[0], tested[0].network.synapses[0]
     return Report(found, _preset_of(configs[0]), readings, first, missing)
@@ -143,9 +148,14 @@ def _of_folders(folders: Sequence[Path], overrides: dict[str, Any]) -> Report:
             missing.append(f"{run.folder} could not be tested again: {error}")
             continue
         readings.append(_tested(run, experiment))
-    if len({run.config.seed for run in found}) < len(found):
-        missing.append("some runs share a seed: deviations are not those of as many seeds")
+    missing += _shared_seeds(found)
     return Report(found, _preset_of(found[0].config), readings, first, missing)
+
+
+def _shared_seeds(found: Sequence[Measured]) -> list[str]:
+    if len({run.config.seed for run in found}) == len(found):
+        return []
+    return ["some runs share a seed: deviations are not those of as many seeds"]
 
 
 def _tested(run: Measured, experiment: Experiment) -> Reading:

@@ -62,7 +62,7 @@ def _values(trained: Trained) -> dict[str, Any]:
     return {
         "title": f"A network of {'-'.join(map(str, [inputs, *sizes]))} neurons.",
         "inputs": inputs,
-        "channels": shape[0] if len(shape) == 3 else 1,
+        "channels": shape[0],
         "classes": cost.classes,
         "copies": 1 if readout else cost.copies,
         "layers": len(network),

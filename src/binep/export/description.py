@@ -17,6 +17,7 @@ from binep.experiment.kinds import SOLVERS
 
 NEURONS: dict[str, type[Real | Binary]] = {"real": Real, "binary": Binary}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_UNKNOWN = "no description of a network that this version of binep knows"
 
 
 def described(network: Network) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def rebuilt(description: Mapping[str, Any]) -> Network:
     """A network of these parts, whose parameters have arbitrary values.
 
     Raises:
-        ValueError: no such description.
+        ValueError: no such description, or one of parts that are not known here.
     """
     try:
         network = Network(
@@ -70,9 +71,19 @@ def rebuilt(description: Mapping[str, Any]) -> Network:
         frozen = set(description["frozen"])
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name not in frozen)
-        return network.to(DTYPES[description["dtype"]])
+        network = network.to(DTYPES[description["dtype"]])
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no description of a network: {error!r}") from None
+        raise ValueError(f"{_UNKNOWN}: {error!r}") from None
+    # What a newer version says beside all this may change what the network computes.
+    if more := _keys(description) - _keys(described(network)) - {"solver"}:
+        raise ValueError(f"{_UNKNOWN}: {', '.join(sorted(map(ascii, more)))}")
+    return network
+
+
+def _keys(part: Any) -> set[str]:
+    """Of a description and all parts of it."""
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return set(part if isinstance(part, dict) else ()).union(*map(_keys, inner))
 
 
 def _solver(solver: type[Solver]) -> str:

@@ -41,6 +41,9 @@ class Trained:
         mean, std: of each input channel, in units of x/255, which inputs were normalised by.
         run: of a network that a run trained, "config", its settings as TOML, and "data", what it
             was trained on (`Dataset.identity`), or None where that is not known.
+
+    Raises:
+        ValueError: other numbers of classes or channels than the network's, or none that can be.
     """
 
     network: Network
@@ -48,6 +51,19 @@ class Trained:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     run: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        cost, shape = self.network.cost, self.network.synapses[0].input_shape
+        if self.classes and len(self.classes) != cost.classes:
+            raise ValueError(f"{len(self.classes)} names of classes: must be {cost.classes}")
+        if self.mean is None and self.std is None:
+            return
+        channels, mean, std = shape[0], self.mean or (), self.std or ()  # or features, of tables
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != channels or not all(map(math.isfinite, values)):
+                raise ValueError(f"{name} = {values}: must be {channels} finite, one per channel")
+        if min(std) <= 0:
+            raise ValueError(f"std = {std}: must be positive")
 
     def config(self, path: Path) -> Config:
         """The settings that it was trained with.
