@@ -237,7 +237,7 @@ def test_a_trial_that_no_machine_can_take_is_refused(
         rays._check_fits(nodes, 1, 1)
 
 
-TOY = """
+SOMETIMES = """
 from pathlib import Path
 
 import torch
@@ -263,15 +263,15 @@ class Sometimes(Source):
 def test_trials_that_could_not_be_trained_are_tried_again_by_resume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "toy.py").write_text(TOY)
-    plug_in = ["--plugin", str(tmp_path / "toy.py")]
+    (tmp_path / "sometimes.py").write_text(SOMETIMES)
+    plug_in = ["--plugin", str(tmp_path / "sometimes.py")]
     words = ["sweep", "quickstart", *plug_in, "--dataset", "sometimes", "--layers.1.size", "8"]
     words += ["--epochs", "3", "--set", "beta=uniform(.1,1)", "--set", "seed=grid(0,1)"]
     folder = tmp_path / "sweep"
     assert cli.main([*words, "--trials", "1", "--sweep-dir", str(folder)]) == 2
     said = capsys.readouterr()
     assert said.out.count("warning: trial") == 2
-    again = f"binep sweep --resume {folder} --plugin {tmp_path / 'toy.py'}"
+    again = f"binep sweep --resume {folder} --plugin {tmp_path / 'sometimes.py'}"
     assert said.err == f"binep: all trials failed: sometimes: not there; once more: {again}\n"
     (tmp_path / "there").touch()
     assert cli.main(["sweep", "--resume", str(folder), *plug_in]) == 0
