@@ -266,7 +266,8 @@ def test_trials_that_could_not_be_trained_are_tried_again_by_resume(
     (tmp_path / "sometimes.py").write_text(SOMETIMES)
     plug_in = ["--plugin", str(tmp_path / "sometimes.py")]
     words = ["sweep", "quickstart", *plug_in, "--dataset", "sometimes", "--layers.1.size", "8"]
-    words += ["--epochs", "3", "--set", "beta=uniform(.1,1)", "--set", "seed=grid(0,1)"]
+    words += ["--epochs", "3", "--grace", "3"]  # so that none is ended early
+    words += ["--set", "beta=uniform(.1,1)", "--set", "seed=grid(0,1)"]
     folder = tmp_path / "sweep"
     assert cli.main([*words, "--trials", "1", "--sweep-dir", str(folder)]) == 2
     said = capsys.readouterr()
