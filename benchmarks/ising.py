@@ -8,6 +8,7 @@ searched with `--validation`, which tests on other digits of the training set, f
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -138,7 +139,7 @@ def trained(couplings: str, way: str, seed: int, options: Options) -> Iterator[d
         }
 
 
-def page(rows: list[dict[str, Any]], options: Options, machine: str) -> str:
+def page(rows: list[dict[str, Any]], options: Options, machine: str, load: float) -> str:
     """The errors after the last epoch, as a table."""
     last = [row for row in rows if row["epoch"] == options.epochs]
     lines = [
@@ -150,8 +151,9 @@ def page(rows: list[dict[str, Any]], options: Options, machine: str) -> str:
         f"tested on: errors (%) after {options.epochs} epochs, mean ± standard deviation over "
         f"{options.seeds} seeds. Of 100 digits one is a point: much of the spread is theirs. Rates "
         "were searched for annealing, on 100 further digits of the training set and not on those "
-        f"tested. Machine: {machine}, 1 thread. `python -m benchmarks.ising` measures; errors.csv "
-        "has each epoch of each seed.",
+        f"tested. Machine: {machine}, 1 thread; load at the end {load:.1f}: what ran beside it "
+        "makes the seconds longer. `python -m benchmarks.ising` measures; errors.csv has each epoch "
+        "of each seed.",
         "",
         "| couplings | phases | training error | test error | seconds a seed |",
         "|---|---|---|---|---|",
@@ -185,7 +187,9 @@ def main(options: Options) -> None:
         files.make_folder(options.output)
         write_table(options.output / "errors.csv", rows)
         machine = environment(Experiment(Config(layers={"1": Layer(10)})))["processor"]
-        files.write(options.output / "README.md", page(rows, options, machine).encode())
+        files.write(
+            options.output / "README.md", page(rows, options, machine, os.getloadavg()[0]).encode()
+        )
 
 
 if __name__ == "__main__":
