@@ -152,8 +152,8 @@ def page(rows: list[dict[str, Any]], options: Options, machine: str, load: float
         f"{options.seeds} seeds. Of 100 digits one is a point: much of the spread is theirs. Rates "
         "were searched for annealing, on 100 further digits of the training set and not on those "
         f"tested. Machine: {machine}, 1 thread; load at the end {load:.1f}: what ran beside it "
-        "makes the seconds longer. `python -m benchmarks.ising` measures; errors.csv has each epoch "
-        "of each seed.",
+        "makes the seconds longer. `python -m benchmarks.ising` measures; errors.csv has each "
+        "epoch of each seed.",
         "",
         "| couplings | phases | training error | test error | seconds a seed |",
         "|---|---|---|---|---|",
