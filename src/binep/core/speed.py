@@ -49,7 +49,9 @@ class Speed:
     precision: Literal["exact", "split", "fast"] = "split"
     """How real states are multiplied with binary weights. On a CPU exact: in float32; split:
     state changes quantised to 8 bits, with the error carried over, in the free phase, and to 16 in
-    the nudged one; fast: to 8 always. On a GPU exact and split: in float32; fast: in TF32."""
+    the nudged one; fast: to 8 always. On a GPU exact: in float32; split: wide dense layers, of real
+    weights too, in float16 halves, which keep 22 bits; fast: they in one half, 11 bits, and all
+    else in TF32."""
     compile: bool = False
     """Where the plain solver takes the steps, as on a GPU, where they are then not captured: let
     torch.compile fuse a step's operations into few kernels. The first batches then take a minute or

@@ -25,6 +25,7 @@ from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Loop, Solver, odd_even
 from binep.core.synapses import Conv, Dense
 from binep.core.versions import Version
+from binep.solvers.halves import halved, in_halves
 
 AT_ONCE = 8
 """The most steps in a graph."""
@@ -38,6 +39,8 @@ Work = Callable[[], None]
 class CapturedSolver(Solver):
     """The loop over `Network.step` on a CUDA device, captured as CUDA graphs.
 
+    Wide dense layers multiply in float16 halves, unless `Speed.precision` is "exact".
+
     A graph reads the parameters where they were when it was captured, so it follows what changes in
     place; where a parameter lies elsewhere, all are captured anew.
     """
@@ -50,6 +53,7 @@ class CapturedSolver(Solver):
         super().__init__(network)
         self._frames: dict[Hashable, _Frame] = {}
         self._parameters: tuple[Version, ...] = ()
+        self._stepping: dict[str, Network] = {}
         self._graphs: Graphs | None = None
 
     @classmethod
@@ -69,7 +73,8 @@ class CapturedSolver(Solver):
         """Step until all has settled, or the steps are used up."""
         clamped = phase.clamped or self.network.clamp(phase.x)
         with one_at_a_time(phase.x.device):
-            frame = self._frame(phase, clamped)
+            stepping = self._followed(phase)
+            frame = self._frame(phase, clamped, stepping)
             frame.load(phase, clamped)
             left = phase.steps
             while left:
@@ -80,27 +85,45 @@ class CapturedSolver(Solver):
                     break
             return phase.ended(self, clamped, *frame.end())
 
-    def _frame(self, phase: Phase, clamped: Clamped) -> _Frame:
-        """The frame of a kind of phase, which then is the one used last."""
-        network = self.network
+    def _followed(self, phase: Phase) -> Network:
+        """What takes the steps at the network's precision, with its parameters as they are."""
+        network, precision = self.network, self.network.speed.precision
         parameters = tuple(network.parameters())
         if self._graphs is None or not (
             len(parameters) == len(self._parameters)
             and all(map(Version.is_at, self._parameters, parameters))
         ):
             self._frames.clear()
+            self._stepping.clear()
             self._parameters = tuple(map(Version, parameters))
             self._graphs = Graphs(phase.x.device)
+        if precision == "exact" or phase.x.dtype != torch.float32:
+            return network
+        if precision not in self._stepping:
+            self._stepping[precision] = in_halves(network, 1 if precision == "fast" else 2)
+        stepping = self._stepping[precision]
+        for synapse in halved(stepping):
+            synapse.follow()
+        stepping.neurons = network.neurons
+        return stepping
+
+    def _frame(self, phase: Phase, clamped: Clamped, stepping: Network) -> _Frame:
+        """The frame of a kind of phase, which then is the one used last."""
+        network = self.network
+        assert self._graphs is not None
         kind = (
             clamped.drive.shape,
             phase.target is None or phase.beta == 0,
             phase.tolerance,
             odd_even(phase),
+            stepping,
             network.cost,
             *network.neurons,
             *_kernel_settings(),
         )
-        frame = self._frames.pop(kind, None) or _Frame(phase, clamped, self._graphs.capture)
+        frame = self._frames.pop(kind, None)
+        if frame is None:
+            frame = _Frame(phase, clamped, stepping, self._graphs.capture)
         self._frames[kind] = frame
         while len(self._frames) > _KEPT:
             del self._frames[next(iter(self._frames))]
@@ -113,10 +136,13 @@ class _Frame:
     Args:
         phase: one of that kind.
         clamped: its input.
+        stepping: the network that takes the steps.
         capture: `Graphs.capture`.
     """
 
-    def __init__(self, phase: Phase, clamped: Clamped, capture: Callable[[Work], Work]) -> None:
+    def __init__(
+        self, phase: Phase, clamped: Clamped, stepping: Network, capture: Callable[[Work], Work]
+    ) -> None:
         self._drive = torch.empty_like(clamped.drive)
         self._beta = phase.x.new_empty(())
         self._target, self._held = (
@@ -124,6 +150,7 @@ class _Frame:
             for nudge in (phase.target, phase.held)
         )
         self._loop = Loop.of(phase, Clamped(self._drive, self._drive))  # no step reads x
+        self._loop.step = stepping.step
         self._loop.nudge = _nudge(phase.network.cost, self._beta, self._target, self._held)
         self._loop.states = [torch.empty_like(state) for state in self._loop.states]
         self.unsettled = torch.ones((), dtype=torch.bool, device=phase.x.device)
