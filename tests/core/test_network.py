@@ -226,7 +226,7 @@ def test_solvers_leave_subclasses_to_the_plain_one(kind: str) -> None:
     torch.manual_seed(0)
     network = Network(*HALVES[kind]())
     if "cost" in kind:  # that one asks the phase for its nudge, and so takes any cost
-        network.speed = Speed(off=("digits",))
+        network.speed = Speed(off=("digits", "leaving"))
     x = torch.rand(4, *network.synapses[0].input_shape)
     target = network.cost.target(torch.arange(4) % 3)
     for phase in (Phase.of(network, x, 9), Phase.of(network, x, 9, target=target, beta=0.5)):

@@ -19,7 +19,12 @@ from binep.core.synapses import Conv, Dense
 from binep.solvers import machine
 from binep.solvers.in_cache.kernels import raised_omega
 
-SOLVERS = {"plain": ("digits", "in-cache"), "in-cache": (), "digits": ("in-cache",)}
+SOLVERS = {
+    "plain": ("digits", "in-cache", "leaving"),
+    "in-cache": (),
+    "digits": ("in-cache",),
+    "leaving": ("digits", "in-cache"),
+}
 """What is off where each of them takes the steps."""
 if not machine.has_packed_int8():
     del SOLVERS["digits"]

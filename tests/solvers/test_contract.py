@@ -69,6 +69,7 @@ KINDS = [
     Kind(BY_NAME["digits"], "real", 2, False, STEPS, 2e-5),
     Kind(BY_NAME["captured"], "real", 2, True, STEPS, 2e-5),
     Kind(BY_NAME["captured"], "binary", 2, True, 20, 1e-5),
+    Kind(BY_NAME["leaving"], "real", 2, True, STEPS, 2e-5),
     Kind(Plain, "real", 2, True, STEPS, 2e-5),
     Kind(Plain, "binary", 2, True, 20, 1e-5),
 ]

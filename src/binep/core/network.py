@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,23 @@ from binep.core.synapses import Route, Synapse
 from binep.core.versions import Version, is_shared
 
 S = TypeVar("S", bound=Solver)
+
+
+class Up(NamedTuple):
+    """What comes to a layer from below: its drive, with the bias, and the route."""
+
+    below: Tensor
+    drive: Tensor
+    route: Route
+
+    def part(self, below: Tensor, samples: Tensor) -> Up:
+        """Of some samples, whose activations below lie elsewhere now."""
+        route = None if self.route is None else self.route[samples]
+        return Up(below, self.drive[samples], route)
+
+
+Ups = dict[int, Up]
+"""By layer, counted from 0."""
 
 
 class Network(nn.Module):
@@ -231,6 +248,7 @@ class Network(nn.Module):
         nudge: Tensor | None = None,
         layers: Container[int] | None = None,
         omega: Tensor | None = None,
+        ups: Ups | None = None,
     ) -> list[Tensor]:
         """The states after one time step: all layers move at once, from those of the step before.
 
@@ -246,17 +264,25 @@ class Network(nn.Module):
             nudge: β·(−∂C/∂s_L), or None in the free phase.
             layers: the layers that move, counted from 0; all if None.
             omega: ω of each sample, (batch,); 1 if None, as in the paper.
+            ups: what came from below, computed before with these parameters: not computed again
+                from the same activations, and added to.
         """
         layers = range(len(self)) if layers is None else layers
+        ups = {} if ups is None else ups
         sent = [n.fire(s) for n, s in zip(self.neurons, states, strict=True)]
         moved: list[Tensor] = []
         drives: list[Tensor | None] = [clamped.drive]
         routes: list[Route] = [clamped.route]
         for i, (synapse, below) in enumerate(zip(self.synapses[1:], sent, strict=False), start=1):
-            needed = i in layers or (i - 1 in layers and synapse.has_route)
-            drive, route = synapse.up(below) if needed else (None, None)
-            drives.append(None if drive is None else synapse.biased(drive))
-            routes.append(route)
+            if i not in layers and not (i - 1 in layers and synapse.has_route):
+                drives.append(None)
+                routes.append(None)
+                continue
+            if i not in ups or ups[i].below is not below:
+                arrives, route = synapse.up(below)
+                ups[i] = Up(below, synapse.biased(arrives), route)
+            drives.append(ups[i].drive)
+            routes.append(ups[i].route)
         for i, (neurons, state) in enumerate(zip(self.neurons, states, strict=True)):
             drive = drives[i]
             if i not in layers or drive is None:
@@ -314,15 +340,19 @@ class Network(nn.Module):
     def settle(self, phase: Phase) -> Equilibrium:
         """The end of a phase of this network, by its `solver` or the first that fits."""
         # Those that were not named know no steps but those of `Network`.
-        standard = type(self).step is Network.step and type(self).clamp is Network.clamp
         named = self.solver is not None
-        kind = solvers.choose(self, phase) if named or standard else solvers.Plain
+        kind = solvers.choose(self, phase) if named or not self.has_own_steps else solvers.Plain
         start = phase.start
         memory = start.memory if start is not None and start.by is kind else None
         device = phase.x.device.type
         # What a solver keeps must be of use outside inference mode, too.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
             return self.made(kind).solve(phase, memory)
+
+    @property
+    def has_own_steps(self) -> bool:
+        """Whether a subclass has replaced `step` or `clamp`."""
+        return not (type(self).step is Network.step and type(self).clamp is Network.clamp)
 
     def made(self, kind: type[S]) -> S:
         """The network's solver of a kind: made when first needed, anew for replaced layers."""

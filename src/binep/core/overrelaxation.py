@@ -62,3 +62,7 @@ class OverRelaxation:
         for name, values in vars(self).items():
             values[to] = values[of]
             setattr(self, name, values[:count])
+
+    def part(self, samples: Tensor) -> OverRelaxation:
+        """That of some samples."""
+        return OverRelaxation(self.omega[samples], self.change[samples], self.rate[samples])

@@ -23,7 +23,7 @@ from binep.core.provided import provided
 from binep.core.speed import SHORTCUTS, Speed
 
 if TYPE_CHECKING:
-    from binep.core.network import Network
+    from binep.core.network import Network, Ups
 
 S = TypeVar("S", bound="Solver")
 
@@ -219,6 +219,9 @@ class Loop:
         moved: see `Equilibrium`.
         residual: likewise.
         relaxation: the over-relaxation of odd/even updates; None for all layers at once.
+        change: max|Δs| of each layer and sample in the last step, (L, batch).
+        ups: with odd/even updates, what came from below in the half step before: see
+            `Network.step`. None for steps that do not take it.
     """
 
     network: Network
@@ -232,6 +235,8 @@ class Loop:
     moved: Tensor
     residual: Tensor
     relaxation: OverRelaxation | None
+    change: Tensor
+    ups: Ups | None
 
     @classmethod
     def of(cls, phase: Phase, clamped: Clamped) -> Loop:
@@ -254,6 +259,8 @@ class Loop:
             counts[1:],
             x.new_zeros(count),
             OverRelaxation.of(clamped.drive) if len(halves) > 1 else None,
+            x.new_full((count, len(x)), torch.inf),
+            None if len(halves) == 1 or network.has_own_steps else {},
         )
 
     def tensors(self) -> list[Tensor]:
@@ -263,7 +270,19 @@ class Loop:
 
     def copy(self) -> Loop:
         """A loop that goes on from here by itself, from the same tensors."""
-        return replace(self, relaxation=self.relaxation and replace(self.relaxation))
+        ups: Ups | None = None if self.ups is None else {}
+        return replace(self, relaxation=self.relaxation and replace(self.relaxation), ups=ups)
+
+    def keep(self, stays: Tensor) -> None:
+        """Go on with some samples alone: a mask, (batch,) bool."""
+        drive, states = self.clamped.drive[stays], [state[stays] for state in self.states]
+        self.clamped = Clamped(drive, drive)  # no step reads x
+        if self.ups is not None:
+            known = {i: up for i, up in self.ups.items() if up.below is self.states[i - 1]}
+            self.ups = {i: up.part(states[i - 1], stays) for i, up in known.items()}
+        self.states = states
+        self.relaxation = self.relaxation and self.relaxation.part(stays)
+        self.change = self.change[:, stays]
 
     @property
     def moving(self) -> Tensor:
@@ -273,14 +292,15 @@ class Loop:
     def advance(self) -> None:
         """Take a step."""
         before, relaxation = self.states, self.relaxation
+        more = () if self.ups is None else (self.ups,)
         for layers in self.halves:
             omega = relaxation.omega if relaxation else None
             nudge = self.nudge(self.states[-1])
-            self.states = self.step(self.clamped, self.states, nudge, layers, omega)
-        change = _change(self.states, before)
+            self.states = self.step(self.clamped, self.states, nudge, layers, omega, *more)
+        self.change = _change(self.states, before)
         if relaxation is not None:
-            relaxation.update(change.amax(dim=0))
-        self.residual = change.amax(dim=1)
+            relaxation.update(self.change.amax(dim=0))
+        self.residual = self.change.amax(dim=1)
         self.taken = self.taken + 1
         self.moved = torch.where(self._changed(before), self.taken, self.moved)
 
@@ -309,7 +329,7 @@ class Plain(Solver):
         """Step until all has settled, or the steps are used up."""
         loop = Loop.of(phase, phase.clamped or self.network.clamp(phase.x))
         if self.network.speed.compile:
-            loop.step = self._compiled_step
+            loop.step, loop.ups = self._compiled_step, None
         for taken in range(1, phase.steps + 1):
             loop.advance()
             if phase.tolerance > 0 and taken % phase.check_every == 0 and not loop.moving.any():

@@ -7,7 +7,7 @@ from dataclasses import InitVar, dataclass
 from typing import Literal
 
 SHORTCUTS = (
-    *("events", "digits", "in-cache", "captured"),
+    *("events", "digits", "in-cache", "captured", "leaving"),
     *("odd-even", "zero-nudge", "one-pass-flips"),
 )
 """Names of what comes with binep and can be switched off; a solver of one's own adds its name."""
@@ -33,6 +33,8 @@ class Speed:
     - in-cache: real activations on a CPU, small dense networks: each sample settles in cache.
     - captured: on a CUDA device, the steps between two looks at whether all has settled are
       launched at once, as a CUDA graph.
+    - leaving: real activations on a CPU, free phase: where none of these fits, as with real weights
+      in convolutions, samples that have settled leave the batch.
     - odd-even: real activations, free phase: layers 1, 3, … then 2, 4, … move, each half from
       what the other has just become (Gauss–Seidel), with adaptive over-relaxation.
     - zero-nudge: real activations on a CPU: samples whose output is their target after the free
@@ -44,8 +46,8 @@ class Speed:
     """
 
     off: tuple[str, ...] = ()
-    """Solvers and shortcuts not to use: events, digits, in-cache, captured, odd-even, zero-nudge,
-    one-pass-flips."""
+    """Solvers and shortcuts not to use: events, digits, in-cache, captured, leaving, odd-even,
+    zero-nudge, one-pass-flips."""
     precision: Literal["exact", "split", "fast"] = "split"
     """How real states are multiplied with binary weights. On a CPU exact: in float32; split:
     state changes quantised to 8 bits, with the error carried over, in the free phase, and to 16 in

@@ -367,7 +367,10 @@ class Conv(Synapse):
 
     def up(self, below: Tensor) -> tuple[Tensor, Route]:
         """Pool(W ⋆ s). Pooling commutes with α > 0, which scales the pooled map."""
-        convolved = F.conv2d(below.to(self.values.dtype), self.values, padding=self.padding)
+        below = below.to(self.values.dtype)
+        if self.has_route and below.device.type == "cpu":  # where PyTorch pools channels at once
+            below = below.contiguous(memory_format=torch.channels_last)
+        convolved = F.conv2d(below, self.values, padding=self.padding)
         indices: Tensor | None = None
         pooled = convolved
         if self.pool > 1 and self.pooling == "max":

@@ -16,8 +16,9 @@ from binep.solvers.captured import CapturedSolver
 from binep.solvers.digits.solver import DigitSolver
 from binep.solvers.events.solver import EventSolver
 from binep.solvers.in_cache.solver import InCacheSolver
+from binep.solvers.leaving import LeavingSolver
 
-for _kind in (EventSolver, InCacheSolver, DigitSolver, CapturedSolver):
+for _kind in (EventSolver, InCacheSolver, DigitSolver, CapturedSolver, LeavingSolver):
     register(_kind)
 
 

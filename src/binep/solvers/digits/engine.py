@@ -19,10 +19,7 @@ from binep.core.versions import Version
 from binep.solvers import layouts, machine, primitives
 from binep.solvers.digits.products import Products
 from binep.solvers.digits.steps import Layer, Parameters, Steps, map_size
-
-_PARTS = 8
-"""Samples that have settled are left out an eighth of the batch at a time: oneDNN compiles its
-convolutions for each size."""
+from binep.solvers.leaving import PARTS, rounded
 
 _AT_ONCE = 2**22
 """Numbers that layers hold while they settle, to stay in cache: a larger batch settles in parts."""
@@ -162,7 +159,7 @@ def _settle(
             continue
         if not moving.any():
             break
-        stays = _rounded(moving.any(dim=0), -(-batch // _PARTS))
+        stays = rounded(moving.any(dim=0), -(-batch // PARTS))
         if free and not stays.all():
             active.write(ends, ~stays)
             settled = settled.maximum(residual[:, ~stays].amax(dim=1))
@@ -170,9 +167,3 @@ def _settle(
             active.keep(stays)
     active.write(ends)
     return moved, settled.maximum(residual.amax(dim=1))
-
-
-def _rounded(stays: Tensor, part: int) -> Tensor:
-    """A mask with so many more samples that it keeps a whole number of parts."""
-    wanted = -(-int(stays.sum()) // part) * part
-    return stays | (stays.logical_not().cumsum(0) <= wanted - stays.sum())

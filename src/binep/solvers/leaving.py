@@ -1,0 +1,68 @@
+"""Steps of `Network.step` from which samples that have settled are left out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from binep.core.network import Network
+from binep.core.neurons import Real
+from binep.core.phases import Equilibrium, Phase
+from binep.core.solvers import Loop, Solver
+from binep.core.synapses import Conv, Dense
+
+PARTS = 8
+"""Samples leave an eighth of the batch at a time: kernels are chosen, and some compiled, for each
+size."""
+
+
+class LeavingSolver(Solver):
+    """Real activations on a CPU: in the free phase a sample that has settled leaves the batch.
+
+    No sample depends on another. One that no step moves by more than the tolerance stays where it
+    is, instead of taking steps for as long as any other moves.
+    """
+
+    name = "leaving"
+
+    @classmethod
+    def fits(cls, network: Network, phase: Phase) -> bool:
+        """What comes with binep, in which no sample depends on another."""
+        return (
+            phase.x.device.type == "cpu"
+            and not network.speed.compile
+            and all(type(neurons) is Real for neurons in network.neurons)
+            and all(type(synapse) in (Dense, Conv) for synapse in network.synapses)
+        )
+
+    def solve(self, phase: Phase, memory: object) -> Equilibrium:
+        """Step until all samples have settled, or the steps are used up."""
+        clamped = phase.clamped or self.network.clamp(phase.x)
+        loop = Loop.of(phase, clamped)
+        ends = [torch.empty_like(state) for state in loop.states]
+        residual, batch = torch.zeros_like(loop.residual), len(phase.x)
+        rows = torch.arange(batch, device="cpu")
+        for taken in range(1, phase.steps + 1):
+            loop.advance()
+            if not phase.tolerance > 0 or taken % phase.check_every:
+                continue
+            moving = (~(loop.change <= phase.tolerance)).any(dim=0)  # a NaN has not settled
+            if not moving.any():
+                break
+            stays = rounded(moving, -(-batch // PARTS))
+            if phase.is_free and not stays.all():
+                leave = ~stays
+                for end, state in zip(ends, loop.states, strict=True):
+                    end[rows[leave]] = state[leave]
+                residual = residual.maximum(loop.change[:, leave].amax(dim=1))
+                rows = rows[stays]
+                loop.keep(stays)
+        for end, state in zip(ends, loop.states, strict=True):
+            end[rows] = state
+        return phase.ended(self, clamped, ends, loop.moved, residual.maximum(loop.residual))
+
+
+def rounded(stays: Tensor, part: int) -> Tensor:
+    """A mask with so many more samples that it keeps a whole number of parts."""
+    wanted = -(-int(stays.sum()) // part) * part
+    return stays | (stays.logical_not().cumsum(0) <= wanted - stays.sum())
