@@ -257,6 +257,10 @@ def test_a_file_is_read_by_its_path(tmp_path: Path) -> None:
     assert Config.load(path) == BASE
 
 
+def test_a_folder_may_be_text() -> None:
+    assert BASE.replace(data_dir="data") == BASE
+
+
 @pytest.mark.parametrize("content", [None, b"title = '\xff'", b"title ="])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "run.toml"

@@ -172,6 +172,8 @@ class Config:
 
         A data set's path becomes absolute.
         """
+        if isinstance(self.data_dir, str):
+            object.__setattr__(self, "data_dir", Path(self.data_dir))
         if isinstance(self.dataset, str) and is_path(self.dataset):
             path = os.path.abspath(os.path.expanduser(self.dataset))
             object.__setattr__(self, "dataset", path)
