@@ -77,11 +77,11 @@ RANGES: dict[str, tuple[Values, Values, str]] = {
         st.sampled_from((0.0, -0.0, 1e-7, math.nan, math.inf, -math.inf)),
         "a finite number, at least 1e-6 away from 0",
     ),
-    "learning.scale_lr_decay": (
-        st.floats(1, 9),
-        outside(1),
-        "a finite number from 1",
-    ),
+    **{
+        f"learning.{name}": (st.floats(1, 9), outside(1), "a finite number from 1")
+        for name in ("gamma_decay", "scale_lr_decay")
+    },
+    "learning.gamma_decay_epochs": COUNT,
     "learning.scale_lr_decay_epochs": COUNT,
     "layers.1.size": COUNT,
     "layers.1.kernel": (st.integers(1, 5), *COUNT[1:]),

@@ -65,6 +65,17 @@ def test_the_rate_of_the_scaling_factors_decays() -> None:
     assert rates == pytest.approx([0.08, 0.08, 0.008, 0.008, 0.0008])
 
 
+def test_gamma_decays() -> None:
+    learning = Learning(gamma_decay=10, gamma_decay_epochs=2)
+    experiment = Experiment(small(learning=learning, max_batches=1))
+    assert experiment.flip is not None
+    initial = [layer.gamma for layer in experiment.config.layers.values()]
+    for share in (1, 1, 0.1, 0.1, 0.01):
+        experiment.train_epoch()
+        rates = [group["gamma"] for group in experiment.flip.param_groups]
+        assert rates == pytest.approx([share * gamma for gamma in initial])
+
+
 def learnt(config: Config, epochs: int = 4) -> float:
     experiment = Experiment(config.replace(max_batches=None))
     for _ in range(epochs):

@@ -39,6 +39,7 @@ BASES = {
         dynamics=Dynamics("heaviside", 1.0), learning=Learning(cost="cross-entropy", beta=1.0)
     ),
     "learnt α": Config(),
+    "γ that decays": Config(learning=Learning(gamma_decay=2.0)),
     "learnt α that decays": Config(learning=Learning(scale_lr_decay=2.0)),
     "unpooled": Config(),
 }
@@ -56,6 +57,8 @@ CHANGES: dict[str, Any] = {
     "learning.hold_nudge": True,
     "learning.momentum_noise": True,
     "learning.zero_bias": True,
+    "learning.gamma_decay": 3.0,
+    "learning.gamma_decay_epochs": 9,
     "learning.scale_lr_decay": 3.0,
     "learning.scale_lr_decay_epochs": 9,
     "layers.1.weight_lr": 0.7,
@@ -111,6 +114,12 @@ def learnt(config: Config) -> list[torch.Tensor]:
             if "initial_lr" in group:
                 power = epoch // learning.scale_lr_decay_epochs
                 group["lr"] = group["initial_lr"] / learning.scale_lr_decay**power
+        for group, layer in zip(
+            flip.param_groups if flip else (), config.layers.values(), strict=False
+        ):
+            group["gamma"] = layer.gamma / learning.gamma_decay ** (
+                epoch // learning.gamma_decay_epochs
+            )
         train_epoch(network, estimator, optimizers, zip(x.split(8), labels.split(8), strict=True))
         layer_changes(network, flip, 3)
     return [*network.state_dict().values(), *(flip.momenta() if flip else [])]

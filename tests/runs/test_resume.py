@@ -73,6 +73,8 @@ def test_stopping_anywhere_changes_nothing(
     stops: list[int], bits: bool, estimator: Any, synapses: Any, seed: int
 ) -> None:
     learning = Learning(estimator="ep" if bits else estimator, synapses=synapses, beta=1.0)
+    if synapses == "binary":
+        learning = dataclasses.replace(learning, gamma_decay=2.0)
     dynamics = Dynamics("heaviside" if bits else "hard-sigmoid", free_steps=12, nudged_steps=4)
     setting = config(learning=learning, dynamics=dynamics, seed=seed).effective()
     with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as parts:

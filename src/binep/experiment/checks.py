@@ -249,16 +249,22 @@ def _idle_nudge(config: Config) -> Iterator[Idle]:
 def _idle_rates(config: Config) -> Iterator[Idle]:
     learning, rule = config.learning, FLIP_RULES[config.learning.flip_rule]
     decay = ("scale_lr_decay", "scale_lr_decay_epochs")
+    slower = ("gamma_decay", "gamma_decay_epochs")
     if learning.synapses == "real":
         why = "it does nothing with synapses = real"
         yield Idle("", "warn_flip_rate", why)
-        for name in ("flip_rule", "momentum_noise", *decay):
+        for name in ("flip_rule", "momentum_noise", *slower, *decay):
             yield Idle("learning", name, why)
         for number in config.layers:
             yield Idle(f"layers.{number}", "scale_lr", why)
         return
     if "noise" not in rule.takes:
         yield Idle("learning", "momentum_noise", f"it does nothing with flip_rule = {rule.name}")
+    if "gamma" not in rule.takes:
+        for name in slower:
+            yield Idle("learning", name, f"it does nothing with flip_rule = {rule.name}")
+    elif learning.gamma_decay == 1:
+        yield Idle("learning", slower[1], "it does nothing with gamma_decay = 1")
     if all(layer.scale_lr == 0 for layer in config.layers.values()):
         for name in decay:
             yield Idle("learning", name, "it does nothing without a scale_lr in some layer")

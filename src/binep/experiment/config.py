@@ -108,6 +108,10 @@ class Learning:
     """Binary activations: nudge with the free phase's output instead of the current one."""
     flip_rule: Annotated[str, Choices(FLIP_RULES)] = "momentum"
     """When a binary weight flips: once its momentum passes a threshold."""
+    gamma_decay: Divisor = 1.0
+    """Divide γ of every layer by this, so that weights flip ever more rarely, ..."""
+    gamma_decay_epochs: Count = 1
+    """... every so many epochs."""
     momentum_noise: bool = False
     """Start the momenta at 2γ(1 − γ)·N(0, 1) instead of 0."""
     zero_bias: bool = False

@@ -211,7 +211,7 @@ class Experiment:
             self.meter, self._epoch_order = Meter(self.network), self.order.get_state()
         else:  # the order of an epoch that was broken off is drawn again
             self.order.set_state(self._epoch_order)
-        self._decay_scale_lr()
+        self._decay_rates()
         drawn = self._batches(self.data.train, self.config.batch_size, self.order, self.batch)
 
         def count(meter: Meter) -> None:
@@ -229,13 +229,22 @@ class Experiment:
         )
         return EpochResult(self.epoch, train, self.evaluate(), layers, self.validate())
 
-    def _decay_scale_lr(self) -> None:
-        """Divide the rates of the scaling factors once every so many epochs."""
+    def _decay_rates(self) -> None:
+        """Divide the rates of scaling factors, and γ, once every so many epochs."""
         learning = self.config.learning
-        decay = (1 / learning.scale_lr_decay) ** (self.epoch // learning.scale_lr_decay_epochs)
+
+        def decay(divisor: float, epochs: int) -> float:
+            return float((1 / divisor) ** (self.epoch // epochs))
+
+        scale = decay(learning.scale_lr_decay, learning.scale_lr_decay_epochs)
         for group in self.descent.param_groups:
             if "initial_lr" in group:
-                group["lr"] = group["initial_lr"] * decay
+                group["lr"] = group["initial_lr"] * scale
+        if self.flip is not None and learning.gamma_decay != 1:
+            share = decay(learning.gamma_decay, learning.gamma_decay_epochs)
+            layers = self.config.layers.values()
+            for group, layer in zip(self.flip.param_groups, layers, strict=True):
+                group["gamma"] = layer.gamma * share
 
     def state(self) -> dict[str, Tensor]:
         """A snapshot of all that training continues from, by name; between two batches."""
