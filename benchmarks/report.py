@@ -74,7 +74,20 @@ def write_report(folder: Path) -> None:
     page += _memory_table(read(folder, "memory"))
     page += _roofline_table(timings, read(folder, "roofline"), read(folder, "rates"))
     page += _scaling_table(scaling)
-    page += _revisions_table(read(folder, "revisions"))
+    page += _revisions_table(
+        "Before and after the packages",
+        "Medians of seconds per batch of the revision before the modules became packages and of "
+        "the one after, a batch of each in turn, 1 thread (`benchmarks/revisions.py`).",
+        read(folder, "revisions"),
+    )
+    page += _revisions_table(
+        "Real weights",
+        "Medians of seconds per batch of revision 0e050d8 and of the one after which samples that "
+        "have settled leave the batch, maxima are pooled with channels last, and nothing that came "
+        "from below is computed twice: first batches of a preset, or those after so many epochs; a "
+        "batch of each in turn, 1 thread, AMD EPYC (`benchmarks/revisions.py`).",
+        read(folder, "real-weights"),
+    )
     files.write(folder / "README.md", ("\n".join(page).rstrip() + "\n").encode())
     from binep.runs.curves import rendered  # matplotlib's memory is not to count among binep's
 
@@ -255,12 +268,11 @@ def _scaling_table(scaling: Sequence[Row]) -> list[str]:
     )
 
 
-def _revisions_table(revisions: Sequence[Row]) -> list[str]:
+def _revisions_table(title: str, text: str, revisions: Sequence[Row]) -> list[str]:
     columns = ("batches", "before_seconds", "after_seconds", "ratio_of_medians")
     return _section(
-        "Before and after the packages",
-        "Medians of seconds per batch of the revision before the modules became packages and of "
-        "the one after, a batch of each in turn, 1 thread (`benchmarks/revisions.py`).",
+        title,
+        text,
         ["preset", "batches", "before (s)", "after (s)", "after / before"],
         [[f"`{row['shape']}`", *(row[column] for column in columns)] for row in revisions],
     )

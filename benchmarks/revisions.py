@@ -2,7 +2,8 @@
 
 Each revision runs in a process of its own, from its own source tree, on the same batches from the
 same network. The two take a batch each in alternation, so that what else the machine does meets
-both. ``revisions.csv`` in the output folder has a row for each shape.
+both. ``revisions.csv`` in the output folder has a row for each shape; ``--table`` names another,
+whose earlier rows are kept.
 """
 
 from __future__ import annotations
@@ -16,21 +17,29 @@ from statistics import median
 
 import tyro
 
-from benchmarks.report import write_table
+from benchmarks.report import read, write_table
 from benchmarks.speed import SHAPES
+from binep.runs.metrics import read_metrics
 
 _WORKER = """
 import importlib, itertools, sys, time, warnings
 warnings.simplefilter("ignore")
-preset, threads = sys.argv[1], int(sys.argv[2])
+shape, threads = sys.argv[1], int(sys.argv[2])
 def first(*names):
     for name in names:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError:
             pass
-config = first("binep.experiment.config", "binep.config").preset(preset).replace(threads=threads)
-experiment = first("binep.experiment.experiment", "binep.experiment").Experiment(config)
+from pathlib import Path
+if Path(shape).is_dir():  # on which this writes nothing
+    folder = importlib.import_module("binep.runs.folder")
+    experiment = folder.load_checkpoint(Path(shape), device="cpu")
+    config = experiment.config
+else:
+    preset = first("binep.experiment.config", "binep.config").preset
+    config = preset(shape).replace(threads=threads)
+    experiment = first("binep.experiment.experiment", "binep.experiment").Experiment(config)
 batches = first("binep.data.batches", "binep.data").batches
 import torch
 torch.set_num_threads(threads)
@@ -55,13 +64,15 @@ class Options:
     before: tyro.conf.Positional[Path]
     """Source folder (src) of the other revision."""
     shapes: tuple[str, ...] = SHAPES
-    """Presets."""
+    """Presets; or run folders, to go on from their last checkpoint without changing it."""
     batches: int = 15
     """Batches of each revision that are timed, after three that are not."""
     threads: int = 1
     """CPU threads."""
     output: Path = Path("results/speed")
-    """Folder of revisions.csv."""
+    """Folder of the table."""
+    table: str = "revisions"
+    """Its name."""
 
 
 class _Revision:
@@ -98,8 +109,11 @@ def timed(shape: str, options: Options) -> dict[str, str | float | int]:
     for revision in revisions:
         revision.close()
     before, after = zip(*pairs[3:], strict=True)
+    run = Path(shape)
     return {
-        "shape": shape,
+        "shape": f"{run.parent.name}, epoch {len(read_metrics(run / 'metrics.csv'))}"
+        if run.is_dir()
+        else shape,
         "threads": options.threads,
         "batches": options.batches,
         "before_seconds": round(median(before), 6),
@@ -111,11 +125,12 @@ def timed(shape: str, options: Options) -> dict[str, str | float | int]:
 
 def main(options: Options) -> None:
     """Time the shapes, and write the table after each."""
-    rows = []
+    path = options.output / f"{options.table}.csv"
+    rows = [] if options.table == "revisions" else read(options.output, options.table)
     for shape in options.shapes:
         rows.append(timed(shape, options))
         print(*rows[-1].values(), flush=True)
-        write_table(options.output / "revisions.csv", rows)
+        write_table(path, rows)
 
 
 if __name__ == "__main__":
