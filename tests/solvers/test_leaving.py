@@ -143,6 +143,22 @@ def test_a_sample_that_is_no_number_spoils_no_other() -> None:
         torch.testing.assert_close(mine[others], right[others], rtol=0, atol=1e-5)
 
 
+class OwnStep(Network):
+    """Of a step that knows nothing of what was computed before."""
+
+    def step(self, clamped: Any, states: Any, nudge: Any, layers: Any, omega: Any) -> list[Tensor]:  # type: ignore[override]
+        return super().step(clamped, states, nudge, layers, omega)
+
+
+def test_steps_of_ones_own_need_not_take_what_is_known() -> None:
+    net, x = network(), torch.rand(6, 1, 12, 12)
+    own = OwnStep([*net.synapses], net.neurons)
+    ours = own.relax(x, 400)
+    assert ours.by is Plain
+    for mine, right in zip(ours.states, net.relax(x, 400).states, strict=True):
+        torch.testing.assert_close(mine, right, rtol=0, atol=1e-5)
+
+
 class Subclass(Dense):
     pass
 
