@@ -129,6 +129,7 @@ CONFIG = Config(
     epochs=2,
     threads=1,
     test_batch_size=300,
+    learning=Learning(gamma_decay=2.0, gamma_decay_epochs=3),
     layers={"1": Layer(8, threshold=1e-7, bias_lr=0.05), "2": Layer(10, bias_lr=0.05)},
 )
 
@@ -211,6 +212,11 @@ def test_captions_say_where_the_lines_begin_and_end(page: Page, folders: list[Pa
     for name, column in (("test", "test_loss"), ("layer 2", "layer2_settle_steps")):
         ends = [f"{mean(rows[i][column] or 0 for rows in metrics):.3g}" for i in (0, 1)]
         assert f"{name}: {ends[0]} → {ends[1]}" in page.said
+
+
+def test_rates_that_decay_are_told(page: Page, folders: list[Path]) -> None:
+    assert page.said.count("momentum γ divided by 2 every 3 epochs") == 1
+    assert "α rate divided by" not in page.said
 
 
 def test_speed_is_the_median(page: Page, folders: list[Path]) -> None:

@@ -69,6 +69,14 @@ class OwnHalves(binep.Conv):
         return size, shape[1] // pool, shape[2] // pool
 
 
+@kinds.layer("own-real")
+class OwnReal(binep.Dense):
+    """Dense synapses of real weights, whatever those of other layers are."""
+
+    def __init__(self, shape: tuple[int, ...], outputs: int) -> None:
+        super().__init__(shape, outputs, weights="real")
+
+
 @kinds.neurons("own-leaky")
 @dataclass(frozen=True)
 class Leaky(binep.Neurons):

@@ -208,6 +208,16 @@ def test_what_is_wrong_with_them_is_named(before: str, after: str, message: str)
         assert not message
 
 
+def test_gamma_decays_beside_layers_of_real_weights() -> None:
+    first = own_kinds.OwnReal.Settings(20)  # type: ignore[attr-defined]
+    layers = {"1": first, "2": Layer(10, gamma=1e-3)}
+    learning = Learning(gamma_decay=2.0)
+    experiment = Experiment(Config(layers=layers, learning=learning, max_batches=1, threads=1))
+    for gamma in (1e-3, 5e-4):
+        experiment.train_epoch()
+        assert [group["gamma"] for group in experiment.flip.param_groups] == [gamma]
+
+
 def test_real_synapses_are_refused_where_there_are_none() -> None:
     layers = {"1": own_kinds.OwnHalves.Settings(3), "2": Layer(2)}  # type: ignore[attr-defined]
     config = Config(dataset="own-stripes", layers=layers, learning=Learning(synapses="real"))

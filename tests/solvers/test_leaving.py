@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from binep.core.network import Network, Ups
-from binep.core.neurons import Real
+from binep.core.neurons import Binary, Real
 from binep.core.phases import Phase
 from binep.core.solvers import Loop, Plain, choose
 from binep.core.speed import SHORTCUTS, Speed
@@ -114,6 +115,48 @@ def test_other_states_are_not_taken_for_those_known() -> None:
     states = [torch.rand_like(state) for state in states]
     ours = net.step(clamped, states, None, [0, 2], None, ups)
     assert all(map(torch.equal, ours, net.step(clamped, states, None, [0, 2])))
+
+
+def test_bits_leave_once_nothing_of_them_moves() -> None:
+    net, x = network(), torch.rand(10, 1, 12, 12)
+    net.neurons = [Binary(0.3)] * 3
+    net.solver = Plain
+    plain = net.relax(x, 100, tolerance=0.01)
+    net.solver = LeavingSolver  # which is named, and so not asked whether it fits
+    ours = net.relax(x, 100, tolerance=0.01)
+    assert plain.residual.max() == ours.residual.max() == 0
+    assert torch.equal(ours.moved, plain.moved)
+
+
+def test_a_sample_that_is_no_number_spoils_no_other() -> None:
+    net, x = network(), torch.rand(16, 1, 12, 12)
+    begun, known = net.relax(x, 2), net.relax(x, 400)
+    states = [state.clone() for state in begun.states]
+    for state in states:
+        state[3] = torch.nan
+    ours = net.relax(x, 400, start=dataclasses.replace(begun, states=states))
+    others = torch.arange(16) != 3
+    assert ours.by is LeavingSolver
+    assert all(residual.isnan() for residual in ours.residual)
+    for mine, right in zip(ours.states, known.states, strict=True):
+        assert mine[3].isnan().all()
+        torch.testing.assert_close(mine[others], right[others], rtol=0, atol=1e-5)
+
+
+class OwnStep(Network):
+    """Of a step that knows nothing of what was computed before."""
+
+    def step(self, clamped: Any, states: Any, nudge: Any, layers: Any, omega: Any) -> list[Tensor]:  # type: ignore[override]
+        return super().step(clamped, states, nudge, layers, omega)
+
+
+def test_steps_of_ones_own_need_not_take_what_is_known() -> None:
+    net, x = network(), torch.rand(6, 1, 12, 12)
+    own = OwnStep([*net.synapses], net.neurons)
+    ours = own.relax(x, 400)
+    assert ours.by is Plain
+    for mine, right in zip(ours.states, net.relax(x, 400).states, strict=True):
+        torch.testing.assert_close(mine, right, rtol=0, atol=1e-5)
 
 
 class Subclass(Dense):

@@ -27,7 +27,7 @@ from binep.analysis.measurements import (
 from binep.analysis.readings import Report, confusion
 from binep.analysis.tables import reference_of
 from binep.data.sources import Files
-from binep.experiment.config import Config, ConvLayer, Layer, preset
+from binep.experiment.config import Config, ConvLayer, Layer, Learning, preset
 from binep.experiment.kinds import NEURONS
 from binep.export import packed
 from binep.runs import headers
@@ -275,7 +275,20 @@ def _setting(config: Config) -> list[tuple[str, str]]:
         if "hold_nudge" in NEURONS[dynamics.activation].takes:
             where = f"of the {'free' if learning.hold_nudge else 'current'} output"
         shown.append(("nudge", f"β = {learning.beta:g}, {learning.nudging}, {where}"))
-    return shown
+    return [*shown, *_decays(learning)]
+
+
+def _decays(learning: Learning) -> list[tuple[str, str]]:
+    """Rates of which the table of layers shows those of the first epochs."""
+    rates = {
+        "momentum γ": (learning.gamma_decay, learning.gamma_decay_epochs),
+        "α rate": (learning.scale_lr_decay, learning.scale_lr_decay_epochs),
+    }
+    return [
+        (name, f"divided by {by:g} every {f'{epochs} epochs' if epochs > 1 else 'epoch'}")
+        for name, (by, epochs) in rates.items()
+        if by != 1
+    ]
 
 
 def _layers(config: Config) -> Table:

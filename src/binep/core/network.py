@@ -265,7 +265,8 @@ class Network(nn.Module):
             layers: the layers that move, counted from 0; all if None.
             omega: ω of each sample, (batch,); 1 if None, as in the paper.
             ups: what came from below, computed before with these parameters: not computed again
-                from the same activations, and added to.
+                where the activations are the same tensor, which nobody may have changed in place;
+                and added to.
         """
         layers = range(len(self)) if layers is None else layers
         ups = {} if ups is None else ups

@@ -214,7 +214,7 @@ class Loop:
         nudge: β·(−∂C/∂s_L) of an output, or None in the free phase; see `Phase.nudge`.
         halves: the layers that are updated at once, in their turn.
         allowed: by how much the states of each layer that has settled may move, (L,).
-        states: s_1 … s_L, contiguous.
+        states: s_1 … s_L; contiguous before the first step.
         taken: steps taken, () int64.
         moved: see `Equilibrium`.
         residual: likewise.

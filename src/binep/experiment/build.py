@@ -190,7 +190,12 @@ def build_optimizers(
     """
     layers = list(zip(config.layers.values(), network.learning_synapses(), strict=True))
     flips = [
-        {"params": [synapse.values], "gamma": layer.gamma, "threshold": layer.threshold}
+        {
+            "params": [synapse.values],
+            "gamma": layer.gamma,
+            "initial_gamma": layer.gamma,
+            "threshold": layer.threshold,
+        }
         for layer, synapse in layers
         if synapse.scale is not None
     ]

@@ -242,9 +242,8 @@ class Experiment:
                 group["lr"] = group["initial_lr"] * scale
         if self.flip is not None and learning.gamma_decay != 1:
             share = decay(learning.gamma_decay, learning.gamma_decay_epochs)
-            layers = self.config.layers.values()
-            for group, layer in zip(self.flip.param_groups, layers, strict=True):
-                group["gamma"] = layer.gamma * share
+            for group in self.flip.param_groups:
+                group["gamma"] = group["initial_gamma"] * share
 
     def state(self) -> dict[str, Tensor]:
         """A snapshot of all that training continues from, by name; between two batches."""

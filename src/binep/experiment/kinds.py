@@ -153,6 +153,7 @@ def flip_rule(name: str) -> Callable[[T], T]:
 
     The constructor gets parameter groups first, a layer's each, with its gamma and threshold under
     "gamma" and "threshold". It may take gamma and threshold as defaults of these, noise
-    (momentum_noise) and generator. ``takes_rows = True`` in the class: gradients may be sparse.
+    (momentum_noise) and generator. With gamma_decay each epoch sets a group's "gamma" to a share of
+    its "initial_gamma". ``takes_rows = True`` in the class: gradients may be sparse.
     """
     return FLIP_RULES.register(name)

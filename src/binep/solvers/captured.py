@@ -25,7 +25,7 @@ from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Loop, Solver, odd_even
 from binep.core.synapses import Conv, Dense
 from binep.core.versions import Version
-from binep.solvers.halves import halved, in_halves
+from binep.solvers.halves import halved, in_halves, is_bounded
 
 AT_ONCE = 8
 """The most steps in a graph."""
@@ -97,7 +97,12 @@ class CapturedSolver(Solver):
             self._stepping.clear()
             self._parameters = tuple(map(Version, parameters))
             self._graphs = Graphs(phase.x.device)
-        if precision == "exact" or phase.x.dtype != torch.float32:
+        if (
+            precision == "exact"
+            or phase.x.dtype != torch.float32
+            or network.has_own_steps
+            or not all(map(is_bounded, network.neurons))
+        ):
             return network
         if precision not in self._stepping:
             self._stepping[precision] = in_halves(network, 1 if precision == "fast" else 2)

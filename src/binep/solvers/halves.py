@@ -8,13 +8,12 @@ GPU adds them up.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from binep.core.network import Network
-from binep.core.neurons import Neurons, Real
+from binep.core.neurons import Binary, Neurons, Real
 from binep.core.synapses import Dense, Route
 from binep.core.versions import Version
 
@@ -26,6 +25,9 @@ ALIGNED = 8
 
 _LARGEST = 12
 """Real weights are multiplied by the power of two that takes the largest to just below 2^this."""
+
+_SMALLEST = -126
+"""The exponent of float32's smallest power of two that has all of its digits."""
 
 
 def in_halves(network: Network, count: int) -> Network:
@@ -39,16 +41,18 @@ def in_halves(network: Network, count: int) -> Network:
     """
     if not hasattr(torch.ops.aten.mm, "dtype"):
         return network
-    ends = [*pairwise(network.neurons)]
     synapses = [
-        InHalves(synapse, count)
-        if isinstance(synapse, Dense) and _is_wide(synapse) and all(map(_is_bounded, between))
-        else synapse
-        for synapse, between in zip(network.synapses[1:], ends, strict=True)
+        InHalves(synapse, count) if type(synapse) is Dense and _is_wide(synapse) else synapse
+        for synapse in network.synapses[1:]
     ]
     if not any(isinstance(synapse, InHalves) for synapse in synapses):
         return network
     return Network([network.synapses[0], *synapses], network.neurons, network.cost)
+
+
+def is_bounded(neurons: Neurons) -> bool:
+    """Whether float16 holds all that they may send."""
+    return type(neurons) is Binary or (type(neurons) is Real and neurons.clip_nudged)
 
 
 def halved(network: Network) -> Iterator[InHalves]:
@@ -67,6 +71,7 @@ class InHalves(Dense):
     def __init__(self, layer: Dense, count: int) -> None:
         nn.Module.__init__(self)
         self.input_shape, self.output_shape = layer.input_shape, layer.output_shape
+        self._layer = (layer,)  # in a tuple it is no submodule
         self.values, self.scale, self.bias = layer.values, layer.scale, layer.bias
         self.count = count
         parts = 1 if layer.scale is not None else count
@@ -76,15 +81,19 @@ class InHalves(Dense):
 
     def follow(self) -> None:
         """Take the weights as they are now, into the memory where they were."""
+        (layer,) = self._layer
+        self.values = layer.values  # another tensor's changes are counted apart
         values = self.values.detach()
         if self._seen is not None and self._seen.holds(values):
             return
-        self._seen = Version(values)
+        seen, self._seen = Version(values), None  # memory for what follows may be lacking
         if self.scale is None:  # powers of two change no digit
             exponent = torch.frexp(values.abs().amax()).exponent - _LARGEST
+            exponent = exponent.clamp(min=_SMALLEST)
             self._unit.copy_(torch.ldexp(torch.ones_like(self._unit), exponent))
             values = values / self._unit
         self._weights.copy_(_halves(values, len(self._weights)))
+        self._seen = seen
 
     def up(self, below: Tensor) -> tuple[Tensor, Route]:
         """W·s."""
@@ -121,8 +130,3 @@ def _halves(values: Tensor, count: int) -> Tensor:
 def _is_wide(synapse: Dense) -> bool:
     values = synapse.values
     return values.numel() >= LEAST and not any(size % ALIGNED for size in values.shape)
-
-
-def _is_bounded(neurons: Neurons) -> bool:
-    """Whether float16 holds all that they may send."""
-    return not isinstance(neurons, Real) or neurons.clip_nudged

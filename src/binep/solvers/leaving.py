@@ -46,7 +46,8 @@ class LeavingSolver(Solver):
             loop.advance()
             if not phase.tolerance > 0 or taken % phase.check_every:
                 continue
-            moving = (~(loop.change <= phase.tolerance)).any(dim=0)  # a NaN has not settled
+            settled = loop.change <= loop.allowed[:, None]
+            moving = (~settled).any(dim=0)  # a NaN has not settled
             if not moving.any():
                 break
             stays = rounded(moving, -(-batch // PARTS))
