@@ -128,7 +128,8 @@ def main(options: Options) -> None:
     path = options.output / f"{options.table}.csv"
     rows = [] if options.table == "revisions" else read(options.output, options.table)
     for shape in options.shapes:
-        rows.append(timed(shape, options))
+        found = timed(shape, options)
+        rows = [*(row for row in rows if row["shape"] != found["shape"]), found]
         print(*rows[-1].values(), flush=True)
         write_table(path, rows)
 
