@@ -57,12 +57,6 @@ class OverRelaxation:
         self.omega = torch.where(steady & (rate < 1), larger, self.omega)
         self.change, self.rate = change, rate
 
-    def keep(self, count: int, to: Tensor, of: Tensor) -> None:
-        """Keep the first ``count`` samples, after those at ``of`` have replaced those at ``to``."""
-        for name, values in vars(self).items():
-            values[to] = values[of]
-            setattr(self, name, values[:count])
-
     def part(self, samples: Tensor) -> OverRelaxation:
-        """That of some samples."""
+        """That of some samples, by a mask or by their numbers."""
         return OverRelaxation(self.omega[samples], self.change[samples], self.rate[samples])

@@ -51,11 +51,11 @@ class _Active:
         """Keep some samples: those behind fill the places of those that leave."""
         left = int(stays.sum())
         to, of = (~stays[:left]).nonzero()[:, 0], left + stays[left:].nonzero()[:, 0]
-        self.rows[to] = self.rows[of]
-        self.rows = self.rows[:left]
+        order = torch.arange(left, device="cpu")
+        order[to] = of
+        self.rows = self.rows[order]
         self.layers = [layer.keep(left, to, of) for layer in self.layers]
-        if self.relaxation is not None:
-            self.relaxation.keep(left, to, of)
+        self.relaxation = self.relaxation and self.relaxation.part(order)
 
 
 class Engine:
@@ -149,10 +149,10 @@ def _settle(
         residual = phase.x.new_zeros(count, len(active.rows))
         for turn in turns:
             nudge = phase.nudge(layouts.unflatten(active.layers[-1].states, shape), some)
-            omega = relaxation.omega if relaxation else None
+            omega = active.relaxation.omega if active.relaxation else None
             residual += steps.take(active.layers, turn, digits if step else at_first, nudge, omega)
-        if relaxation is not None:
-            relaxation.update(residual.amax(dim=0))
+        if active.relaxation is not None:
+            active.relaxation.update(residual.amax(dim=0))
         moving = ~(residual <= phase.tolerance)  # a NaN has not settled
         moved[moving.any(dim=1)] = step + 1
         if not phase.tolerance > 0:
