@@ -88,6 +88,12 @@ def write_report(folder: Path) -> None:
         "batch of each in turn, 1 thread, AMD EPYC (`benchmarks/revisions.py`).",
         read(folder, "real-weights"),
     )
+    page += _revisions_table(
+        "bfloat16",
+        "The same of revision 1f74669 and of the one after which most products of wide dense "
+        "layers of real weights are of bfloat16.",
+        read(folder, "bfloat16"),
+    )
     files.write(folder / "README.md", ("\n".join(page).rstrip() + "\n").encode())
     from binep.runs.curves import rendered  # matplotlib's memory is not to count among binep's
 

@@ -42,6 +42,12 @@ SMALL = {
     "one-pass-flips": _only("one-pass-flips"),
     "all": Speed(),
 }
+REFERENCE = {
+    "plain": _only(),
+    "leaving": _only("leaving"),
+    "bfloat16": _only("bfloat16"),
+    "all": Speed(),
+}
 BITS = {
     "plain": _only(),
     "events": _only("events"),
@@ -86,11 +92,13 @@ def networks() -> dict[str, tuple[Config, dict[str, Speed]]]:
     deep = _narrow("mnist-fc2-ep-alpha", (256, 256, 10), 12, 60)
     # Thresholds for the width, as in results/mnist5k.
     layers = {key: replace(layer, threshold=2e-6) for key, layer in deep.layers.items()}
+    reference = _narrow("mnist-fc2-reference", (1024, 1024, 10), 4, 60)
     return {
         "784-512-10": (_narrow("mnist-fc1-ep", (512, 10), 10), SMALL),
         "bits 784-1024-100": (bits.replace(layers=bits.layers | {"1": hidden}), BITS),
         "784-256-256-10, learnt α": (deep.replace(layers=layers), REAL),
         "conv 1-8-16-10, learnt α": (_narrow("mnist-conv-ep-alpha", (8, 16, 10), 4, 60), REAL),
+        "784-1024-1024-10, real weights": (reference, REFERENCE),
     }
 
 

@@ -30,6 +30,7 @@ from binep.core.phases import Equilibrium, Phase
 from binep.core.solvers import Plain, Solver, choose, registered
 from binep.core.speed import Speed
 from binep.core.synapses import Conv, Dense, Synapse, _round
+from binep.solvers import bfloat16, machine
 
 STEPS = 60
 """With the weak synapses of real networks here, twice what they need to settle to 1e-6."""
@@ -47,6 +48,7 @@ class Kind:
         steps: of the free phase, the most.
         states: tolerance of states.
         device: of the networks.
+        hidden: the fewest hidden layers.
     """
 
     solver: type[Solver]
@@ -56,6 +58,7 @@ class Kind:
     steps: int
     states: float
     device: str = "cpu"
+    hidden: int = 0
 
     @property
     def id(self) -> str:
@@ -69,6 +72,7 @@ KINDS = [
     Kind(BY_NAME["digits"], "real", 2, False, STEPS, 2e-5),
     Kind(BY_NAME["captured"], "real", 2, True, STEPS, 2e-5),
     Kind(BY_NAME["captured"], "binary", 2, True, 20, 1e-5),
+    Kind(BY_NAME["bfloat16"], "real", 2, True, STEPS, 2e-5, hidden=1),
     Kind(BY_NAME["leaving"], "real", 2, True, STEPS, 2e-5),
     Kind(Plain, "real", 2, True, STEPS, 2e-5),
     Kind(Plain, "binary", 2, True, 20, 1e-5),
@@ -88,9 +92,13 @@ every_kind = pytest.mark.parametrize(
 
 
 @pytest.fixture(autouse=True)
-def _on_its_device(request: pytest.FixtureRequest) -> Iterator[None]:
-    """On the CPU what would be captured is called again."""
+def _where_it_fits(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """On any machine, in narrow layers; on the CPU what would be captured is called again."""
     kind = request.node.callspec.params["kind"]
+    monkeypatch.setattr(bfloat16, "LEAST", 1)
+    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: True)
     with graphs.called() if kind.device == "cpu" else graphs.exact():
         yield
 
@@ -139,7 +147,7 @@ def shapes(draw: st.DrawFn, kind: Kind) -> list[Synapse]:
         conv = Conv(shape, channels, kernel=kernel, padding=padding, pool=pool, **options())  # type: ignore[arg-type]
         synapses.append(conv)
         shape = conv.output_shape
-    for _ in range(draw(st.integers(0, 2))):
+    for _ in range(draw(st.integers(0 if convolutions else kind.hidden, 2))):
         synapses.append(Dense(shape, draw(st.sampled_from((1, 2, 7, 8, 9, 16, 19))), **options()))  # type: ignore[arg-type]
         shape = synapses[-1].output_shape
     return [*synapses, Dense(shape, draw(st.integers(1, 4)), **options())]  # type: ignore[arg-type]

@@ -285,6 +285,11 @@ class Loop:
         self.change = self.change[:, stays]
 
     @property
+    def settled(self) -> Tensor:
+        """Which samples moved by no more than is allowed in the last step, (batch,) bool."""
+        return (self.change <= self.allowed[:, None]).all(dim=0)  # a NaN has not settled
+
+    @property
     def moving(self) -> Tensor:
         """Which layers moved by more than is allowed in the last step, (L,) bool."""
         return ~(self.residual <= self.allowed)  # a NaN has not settled

@@ -7,7 +7,7 @@ from dataclasses import InitVar, dataclass
 from typing import Literal
 
 SHORTCUTS = (
-    *("events", "digits", "in-cache", "captured", "leaving"),
+    *("events", "digits", "in-cache", "captured", "bfloat16", "leaving"),
     *("odd-even", "zero-nudge", "one-pass-flips"),
 )
 """Names of what comes with binep and can be switched off; a solver of one's own adds its name."""
@@ -33,6 +33,8 @@ class Speed:
     - in-cache: real activations on a CPU, small dense networks: each sample settles in cache.
     - captured: on a CUDA device, the steps between two looks at whether all has settled are
       launched at once, as a CUDA graph.
+    - bfloat16: real activations on a CPU that multiplies bfloat16 quickly: as leaving, with most
+      products of wide dense layers, as with real weights, in bfloat16.
     - leaving: real activations on a CPU, free phase: where none of these fits, as with real weights
       in convolutions, samples that have settled leave the batch.
     - odd-even: real activations, free phase: layers 1, 3, … then 2, 4, … move, each half from
@@ -51,9 +53,9 @@ class Speed:
     precision: Literal["exact", "split", "fast"] = "split"
     """How real states are multiplied with binary weights. On a CPU exact: in float32; split:
     state changes quantised to 8 bits, with the error carried over, in the free phase, and to 16 in
-    the nudged one; fast: to 8 always. On a GPU exact: in float32; split: wide dense layers, of real
-    weights too, in float16 halves, which keep 22 bits; fast: they in one half, 11 bits, and all
-    else in TF32."""
+    the nudged one, and wide layers of real weights mostly in bfloat16; fast: to 8 always. On a GPU
+    exact: in float32; split: wide dense layers, of real weights too, in float16 halves, which keep
+    22 bits; fast: they in one half, 11 bits, and all else in TF32."""
     compile: bool = False
     """Where the plain solver takes the steps, as on a GPU, where they are then not captured: let
     torch.compile fuse a step's operations into few kernels. The first batches then take a minute or

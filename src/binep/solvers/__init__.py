@@ -12,13 +12,17 @@ from torch import Tensor
 
 from binep.core.optim import BinaryFlip
 from binep.core.solvers import register
+from binep.solvers.bfloat16 import Bfloat16Solver
 from binep.solvers.captured import CapturedSolver
 from binep.solvers.digits.solver import DigitSolver
 from binep.solvers.events.solver import EventSolver
 from binep.solvers.in_cache.solver import InCacheSolver
 from binep.solvers.leaving import LeavingSolver
 
-for _kind in (EventSolver, InCacheSolver, DigitSolver, CapturedSolver, LeavingSolver):
+for _kind in (
+    *(EventSolver, InCacheSolver, DigitSolver, CapturedSolver),
+    *(Bfloat16Solver, LeavingSolver),
+):
     register(_kind)
 
 

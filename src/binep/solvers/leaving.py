@@ -7,7 +7,7 @@ from torch import Tensor
 
 from binep.core.network import Network
 from binep.core.neurons import Real
-from binep.core.phases import Equilibrium, Phase
+from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Loop, Solver
 from binep.core.synapses import Conv, Dense
 
@@ -38,7 +38,7 @@ class LeavingSolver(Solver):
     def solve(self, phase: Phase, memory: object) -> Equilibrium:
         """Step until all samples have settled, or the steps are used up."""
         clamped = phase.clamped or self.network.clamp(phase.x)
-        loop = Loop.of(phase, clamped)
+        loop = self.loop(phase, clamped)
         ends = [torch.empty_like(state) for state in loop.states]
         residual, batch = torch.zeros_like(loop.residual), len(phase.x)
         rows = torch.arange(batch, device="cpu")
@@ -46,8 +46,7 @@ class LeavingSolver(Solver):
             loop.advance()
             if not phase.tolerance > 0 or taken % phase.check_every:
                 continue
-            settled = loop.change <= loop.allowed[:, None]
-            moving = (~settled).any(dim=0)  # a NaN has not settled
+            moving = ~loop.settled
             if not moving.any():
                 break
             stays = rounded(moving, -(-batch // PARTS))
@@ -61,6 +60,10 @@ class LeavingSolver(Solver):
         for end, state in zip(ends, loop.states, strict=True):
             end[rows] = state
         return phase.ended(self, clamped, ends, loop.moved, residual.maximum(loop.residual))
+
+    def loop(self, phase: Phase, clamped: Clamped) -> Loop:
+        """Before the phase's first step."""
+        return Loop.of(phase, clamped)
 
 
 def rounded(stays: Tensor, part: int) -> Tensor:

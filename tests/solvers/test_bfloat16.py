@@ -1,0 +1,169 @@
+"""Dense products that follow states in bfloat16 end where those of float32 do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from binep.core.network import Network
+from binep.core.neurons import Real
+from binep.core.phases import Equilibrium, Phase
+from binep.core.solvers import choose
+from binep.core.speed import SHORTCUTS, Speed
+from binep.core.synapses import Conv, Dense
+from binep.solvers import bfloat16, machine
+from binep.solvers.bfloat16 import Bfloat16Solver, _Product
+from binep.solvers.leaving import LeavingSolver
+
+OTHERS = set(SHORTCUTS) - {"bfloat16", "leaving", "odd-even"}
+IN_FLOAT32 = OTHERS | {"bfloat16"}
+
+
+@pytest.fixture(autouse=True)
+def _on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bfloat16, "LEAST", 2**14)
+    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: True)
+
+
+def network(gain: float = 1.0, sizes: tuple[int, ...] = (30, 200, 150, 10)) -> Network:
+    layers = [Dense(*pair, weights="real") for pair in pairwise(sizes)]
+    for layer in layers[1:]:
+        layer.values.data *= gain
+    return Network(layers, Real(), speed=Speed(off=OTHERS))
+
+
+def settled(net: Network, x: Tensor, off: set[str], steps: int = 1500, **more: Any) -> Equilibrium:
+    net.speed = Speed(off=off)
+    return net.relax(x, steps, **more)
+
+
+def furthest(one: Equilibrium, other: Equilibrium) -> float:
+    pairs = zip(one.states, other.states, strict=True)
+    return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+@given(st.integers(0, 2**31), st.floats(0.2, 1.2), st.booleans(), st.booleans())
+def test_states_settle_where_they_do_in_float64(
+    seed: int, gain: float, all_at_once: bool, anywhere: bool
+) -> None:
+    """One step of float64 leaves them, and most steps were none of float32."""
+    torch.manual_seed(seed)
+    net, x = network(gain), torch.rand(24, 30)
+    start: Equilibrium | None = None
+    if anywhere:
+        states = [torch.rand(24, *synapse.output_shape) for synapse in net.synapses]
+        none = torch.zeros(3)
+        start = Equilibrium(net.clamp(x), states, none.long(), none)
+    ours = settled(net, x, OTHERS | ({"odd-even"} if all_at_once else set()), start=start)
+    assert ours.by is Bfloat16Solver
+    assert ours.residual.max() <= 1e-6
+    double = net.double()
+    states = [state.double() for state in ours.states]
+    for _ in range(2):  # odd/even updates leave a half step between layers
+        after = double.step(double.clamp(x.double()), states)
+        for a, b in zip(after, states, strict=True):
+            assert float((a - b).detach().abs().max()) <= 4e-6
+        states = after
+
+
+def test_most_products_are_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    types: Counter[torch.dtype] = Counter()
+    multiply = _Product.__call__
+
+    def counted(product: _Product, states: Tensor) -> Tensor:
+        types[torch.float32 if product.exact else torch.bfloat16] += len(states)
+        return multiply(product, states)
+
+    monkeypatch.setattr(_Product, "__call__", counted)
+    torch.manual_seed(0)
+    net, x = network(), torch.rand(40, 30)
+    ours = settled(net, x, OTHERS)
+    assert ours.steps > 12
+    assert types[torch.bfloat16] > 3 * types[torch.float32] > 0
+    assert sum(types.values()) < 2 * 40 * ours.steps  # those that have settled left
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 17])
+def test_a_phase_that_ends_early_is_not_further_off_than_it_still_moves(steps: int) -> None:
+    torch.manual_seed(1)
+    net, x = network(1.3), torch.rand(40, 30)
+    right = settled(net, x, IN_FLOAT32, steps)
+    ours = settled(net, x, OTHERS, steps)
+    assert ours.by is Bfloat16Solver
+    assert right.residual.max() > 1e-5
+    assert furthest(ours, right) <= float(right.residual.max())
+
+
+def test_gradients_are_those_of_float32() -> None:
+    torch.manual_seed(2)
+    net, x, target = network(1.3), torch.rand(40, 30), torch.eye(10)[torch.randint(10, (40,))]
+    free = settled(net, x, IN_FLOAT32)
+    ends = [
+        settled(net, x, off, 10, start=free, target=target, beta=0.3)
+        for off in (OTHERS, IN_FLOAT32)
+    ]
+    assert ends[0].by is Bfloat16Solver
+    ours, right = (net.made(LeavingSolver).compare(free, end, 1.0, False) for end in ends)
+    for mine, known in zip(ours, right, strict=True):
+        assert (mine.weight - known.weight).norm() <= 1e-3 * known.weight.norm()
+
+
+def test_weights_are_followed() -> None:
+    torch.manual_seed(3)
+    net, x = network(), torch.rand(8, 30)
+    settled(net, x, OTHERS)
+    for _ in range(2):
+        with torch.no_grad():
+            net.synapses[1].values.mul_(-1)
+        assert furthest(settled(net, x, OTHERS), settled(net, x, IN_FLOAT32)) <= 1e-5
+        net.synapses[1].values = torch.nn.Parameter(torch.randn(150, 200) / 20)
+        assert furthest(settled(net, x, OTHERS), settled(net, x, IN_FLOAT32)) <= 1e-5
+
+
+class OwnStep(Network):
+    """Of a step that moves nothing."""
+
+    def step(self, clamped: Any, states: Any, *more: Any) -> list[Tensor]:
+        return list(states)
+
+
+def test_a_step_of_ones_own_is_taken() -> None:
+    net, x = network(), torch.rand(6, 30)
+    own = OwnStep([*net.synapses], net.neurons, solver=Bfloat16Solver)
+    assert not any(state.any() for state in own.relax(x, 9).states)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({"off": IN_FLOAT32}, 1e-6),
+        ({"off": OTHERS, "precision": "exact"}, 1e-6),
+        ({"off": OTHERS}, 0.0),
+    ],
+)
+def test_float32_where_it_is_asked_for(settings: dict[str, Any], tolerance: float) -> None:
+    net, x = network(), torch.rand(6, 30)
+    net.speed = Speed(**settings)
+    assert choose(net, Phase.of(net, x, 9, tolerance=tolerance)) is LeavingSolver
+
+
+def test_float32_where_bfloat16_is_no_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = Conv((1, 20, 20), 16, weights="real"), Conv((16, 10, 10), 64, weights="real")
+    for net in (
+        Network([*conv, Dense((64, 5, 5), 3, weights="real")], Real()),
+        network(sizes=(400, 200, 50)),
+        network().double(),
+    ):
+        net.speed = Speed(off=OTHERS)
+        x = torch.rand(6, *net.synapses[0].input_shape)
+        assert choose(net, Phase.of(net, x, 9)) is LeavingSolver
+    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: False)
+    net = network()
+    assert choose(net, Phase.of(net, torch.rand(6, 30), 9)) is LeavingSolver
