@@ -90,6 +90,17 @@ def test_most_products_are_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(types.values()) < 2 * 40 * ours.steps  # those that have settled left
 
 
+@pytest.mark.parametrize("sooner", [9, 39])
+def test_samples_that_settle_sooner_are_as_right_and_hold_up_no_other(sooner: int) -> None:
+    torch.manual_seed(0)
+    net, x = network(1.3), torch.rand(40, 30)
+    x[:sooner] *= 300  # which saturates most of the first layer
+    ours, right = settled(net, x, OTHERS), settled(net, x, IN_FLOAT32)
+    assert furthest(ours, right) <= 2e-5
+    assert float((ours.states[2][:sooner] - right.states[2][:sooner]).abs().max()) <= 2e-6
+    assert ours.steps <= 1.2 * right.steps
+
+
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 17])
 def test_a_phase_that_ends_early_is_not_further_off_than_it_still_moves(steps: int) -> None:
     torch.manual_seed(1)

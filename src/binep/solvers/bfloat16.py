@@ -1,9 +1,8 @@
 """Dense products in bfloat16, for a CPU that multiplies it several times faster than float32.
 
-W·s is kept up with s as it moves: each step adds bfloat16(W)·Δs, with Δs rounded to bfloat16 and
-the rounding error part of the next Δs (error feedback). So it is wrong by (W − bfloat16(W))·(s −
-s₀), with s₀ the states of which it was last taken in float32. That shrinks as states settle; once
-they move by less than it, it is taken in float32 again (iterative refinement).
+W·s is kept up with s as it moves: each step adds bfloat16(W)·bfloat16(Δs), in float32. So it is
+wrong by 2⁻⁸ of how far s is from s₀, of which it was last taken in float32. That shrinks as states
+settle; once they move by less than it, it is taken in float32 again (iterative refinement).
 """
 
 from __future__ import annotations
@@ -103,8 +102,7 @@ class _Product:
             self._of, self._sums = states, self._multiply(states, self._weights)
         else:
             change = (states - self._of).bfloat16()
-            self._of = self._of + change
-            self._sums = self._sums + self._multiply(change, self._rounded)
+            self._of, self._sums = states, self._sums + self._multiply(change, self._rounded)
         return self._sums
 
     def keep(self, stays: Tensor) -> None:
@@ -153,7 +151,7 @@ class _Loop(Loop):
         for product in self.products:
             product.exact = exact
         if exact:
-            self.ups, self.far = {}, torch.zeros_like(self.far)
+            self.far = torch.zeros_like(self.far)
         self.wrong = ERROR * self.far
         super().advance()
         self.far = self.far + self.change.amax(dim=0)
