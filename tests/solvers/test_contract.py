@@ -98,6 +98,7 @@ def _where_it_fits(
     """On any machine, in narrow layers; on the CPU what would be captured is called again."""
     kind = request.node.callspec.params["kind"]
     monkeypatch.setattr(bfloat16, "LEAST", 1)
+    monkeypatch.setattr(bfloat16, "SAMPLES", 1)
     monkeypatch.setattr(machine, "has_bfloat16_products", lambda: True)
     with graphs.called() if kind.device == "cpu" else graphs.exact():
         yield

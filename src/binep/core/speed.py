@@ -48,14 +48,14 @@ class Speed:
     """
 
     off: tuple[str, ...] = ()
-    """Solvers and shortcuts not to use: events, digits, in-cache, captured, leaving, odd-even,
-    zero-nudge, one-pass-flips."""
+    """Solvers and shortcuts not to use: events, digits, in-cache, captured, bfloat16, leaving,
+    odd-even, zero-nudge, one-pass-flips."""
     precision: Literal["exact", "split", "fast"] = "split"
     """How real states are multiplied with binary weights. On a CPU exact: in float32; split:
     state changes quantised to 8 bits, with the error carried over, in the free phase, and to 16 in
-    the nudged one, and wide layers of real weights mostly in bfloat16; fast: to 8 always. On a GPU
-    exact: in float32; split: wide dense layers, of real weights too, in float16 halves, which keep
-    22 bits; fast: they in one half, 11 bits, and all else in TF32."""
+    the nudged one; fast: to 8 always; with both, wide layers of real weights mostly in bfloat16. On
+    a GPU exact: in float32; split: wide dense layers, of real weights too, in float16 halves, which
+    keep 22 bits; fast: they in one half, 11 bits, and all else in TF32."""
     compile: bool = False
     """Where the plain solver takes the steps, as on a GPU, where they are then not captured: let
     torch.compile fuse a step's operations into few kernels. The first batches then take a minute or

@@ -1,8 +1,9 @@
 """Dense products in bfloat16, for a CPU that multiplies it several times faster than float32.
 
-W·s is kept up with s as it moves: each step adds bfloat16(W)·bfloat16(Δs), in float32. So it is
-wrong by 2⁻⁸ of how far s is from s₀, of which it was last taken in float32. That shrinks as states
-settle; once they move by less than it, it is taken in float32 again (iterative refinement).
+W·s is kept up with s as it moves: each step adds bfloat16(W)·bfloat16(Δs), a product of bfloat16,
+in float32. So it is wrong by about 2⁻⁸ of how far s is from s₀, of which it was last taken in
+float32. That shrinks as states settle; once a sample moves by less than it, it is taken in float32
+again (iterative refinement).
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from binep.core.versions import Version
 from binep.solvers.leaving import LeavingSolver
 
 LEAST = 2**18
-"""The fewest weights of a layer for which bfloat16 is quicker."""
+"""The fewest weights of a layer for which bfloat16 is quicker, …"""
+SAMPLES = 32
+"""… and the smallest batch."""
 
 ERROR = 2**-8
-"""By what share of how far states are from s₀ they may be wrong."""
+"""By what share of how far states are from s₀ they are taken to be wrong."""
 
 LAST = 3
 """So many steps at the end of a phase are in float32: a nudged phase ends before it settles."""
@@ -44,12 +47,13 @@ class Bfloat16Solver(LeavingSolver):
 
     @classmethod
     def fits(cls, network: Network, phase: Phase) -> bool:
-        """Whether precision may be less than exact, and a layer above the first is wide enough."""
+        """Whether precision may be less than exact, and where bfloat16 is quicker."""
         if not (
             super().fits(network, phase)
             and network.speed.precision != "exact"
             and phase.x.dtype == torch.float32
             and phase.tolerance > 0
+            and len(phase.x) >= SAMPLES
             and not network.has_own_steps
             and any(map(_is_wide, network.synapses[1:]))
         ):
@@ -66,9 +70,8 @@ class Bfloat16Solver(LeavingSolver):
         first, *others = self.network.synapses
         synapses = [self._following(s) if _is_wide(s) else s for s in others]
         products = [p for s in synapses if isinstance(s, _Following) for p in s.products]
-        largest = [state.abs().flatten(1).amax(1) for state in loop.states]
-        far = loop.change[0] if phase.start else torch.stack(largest).amax(0)
         step = Network([first, *synapses], self.network.neurons).step
+        far = loop.change[0]  # infinite: the first step is in float32
         own = {"products": products, "last": phase.steps, "far": far, "wrong": far}
         return _Loop(**{**vars(loop), "step": step, **own})
 
@@ -94,7 +97,7 @@ class _Product:
         self._multiply = multiply
         self._weights, self._rounded = weights
         self._of = self._sums = weights[0].new_zeros(())
-        self.exact = False
+        self.exact = True
 
     def __call__(self, states: Tensor) -> Tensor:
         """W·s; in float32 if it is to be exact."""
@@ -129,7 +132,7 @@ class _Following(Dense):
 
 @dataclass
 class _Loop(Loop):
-    """Steps with products that follow, in float32 whenever most samples need that.
+    """Steps with products that follow, in float32 whenever a sample needs that.
 
     Attributes:
         products: of all layers.
@@ -147,7 +150,7 @@ class _Loop(Loop):
         """Take a step."""
         moving = ~self.settled
         needed = moving & ~(self.change.amax(dim=0) > ERROR * self.far)
-        exact = bool(2 * needed.sum() >= moving.sum()) or self.last - int(self.taken) <= LAST
+        exact = bool(needed.any()) or self.last - int(self.taken) <= LAST
         for product in self.products:
             product.exact = exact
         if exact:

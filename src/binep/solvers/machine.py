@@ -52,14 +52,16 @@ def has_packed_int8() -> bool:
     )
 
 
-@cache
 def has_bfloat16_products() -> bool:
     """Whether the CPU has instructions for products of bfloat16, and oneDNN uses them."""
-    features = binding.get_host_cpu_features()
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return available and any(
-        features.get(name, False) for name in ("avx512bf16", "amx-bf16", "bf16")
-    )
+    return available and bool(torch.backends.mkldnn.enabled) and _has_bfloat16()
+
+
+@cache
+def _has_bfloat16() -> bool:
+    features = binding.get_host_cpu_features()
+    return any(features.get(name, False) for name in ("avx512bf16", "amx-bf16", "bf16"))
 
 
 _FORKED = "this process was forked from one that had used binep's compiled loops, whose threads it \
