@@ -55,7 +55,7 @@ def furthest(one: Equilibrium, other: Equilibrium) -> float:
 def test_states_settle_where_they_do_in_float64(
     seed: int, gain: float, all_at_once: bool, anywhere: bool
 ) -> None:
-    """One step of float64 leaves them, and most steps were none of float32."""
+    """Steps of float64 leave them."""
     torch.manual_seed(seed)
     net, x = network(gain), torch.rand(24, 30)
     start: Equilibrium | None = None

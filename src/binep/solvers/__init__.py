@@ -20,8 +20,12 @@ from binep.solvers.in_cache.solver import InCacheSolver
 from binep.solvers.leaving import LeavingSolver
 
 for _kind in (
-    *(EventSolver, InCacheSolver, DigitSolver, CapturedSolver),
-    *(Bfloat16Solver, LeavingSolver),
+    EventSolver,
+    InCacheSolver,
+    DigitSolver,
+    CapturedSolver,
+    Bfloat16Solver,
+    LeavingSolver,
 ):
     register(_kind)
 

@@ -71,8 +71,7 @@ class Bfloat16Solver(LeavingSolver):
         synapses = [self._following(s) if _is_wide(s) else s for s in others]
         products = [p for s in synapses if isinstance(s, _Following) for p in s.products]
         step = Network([first, *synapses], self.network.neurons).step
-        far = loop.change[0]  # infinite: the first step is in float32
-        own = {"products": products, "last": phase.steps, "far": far, "wrong": far}
+        own = {"products": products, "last": phase.steps, "far": loop.change[0]}
         return _Loop(**{**vars(loop), "step": step, **own})
 
     def _following(self, layer: Synapse) -> _Following:
@@ -137,39 +136,35 @@ class _Loop(Loop):
     Attributes:
         products: of all layers.
         last: the number of the phase's last step.
-        far: how far each sample's states may be from s₀, (batch,).
-        wrong: by how much they may have been wrong in the last step, (batch,).
+        far: how far from s₀ each sample's states were before the last step, (batch,).
     """
 
     products: list[_Product]
     last: int
     far: Tensor
-    wrong: Tensor
 
     def advance(self) -> None:
-        """Take a step."""
-        moving = ~self.settled
-        needed = moving & ~(self.change.amax(dim=0) > ERROR * self.far)
+        """Take a step; the first in float32, as no change is known yet: it is infinite."""
+        change = self.change.amax(dim=0)
+        far = self.far + change
+        needed = ~self.settled & ~(change > ERROR * far)
         exact = bool(needed.any()) or self.last - int(self.taken) <= LAST
         for product in self.products:
             product.exact = exact
-        if exact:
-            self.far = torch.zeros_like(self.far)
-        self.wrong = ERROR * self.far
+        self.far = torch.zeros_like(far) if exact else far
         super().advance()
-        self.far = self.far + self.change.amax(dim=0)
 
     def keep(self, stays: Tensor) -> None:
         """Go on with some samples alone."""
         super().keep(stays)
         for product in self.products:
             product.keep(stays)
-        self.far, self.wrong = self.far[stays], self.wrong[stays]
+        self.far = self.far[stays]
 
     @property
     def settled(self) -> Tensor:
         """Which samples have settled, and are not wrong by more than that."""
-        return super().settled & (self.wrong <= self.allowed.amin())
+        return super().settled & (ERROR * self.far <= self.allowed.amin())
 
 
 def _is_wide(synapse: Synapse) -> bool:
