@@ -159,7 +159,7 @@ class Engine:
                     (samples.up, slice(here, here + size), below, up),
                     (samples.down, slice(low, low + low_size), above, down),
                 ):
-                    product = _product(sent, signs)
+                    product = _product(_distinct(sent), signs)
                     sums[chosen, place] = product if every else product.to(sums.dtype)
         if self._places:
             kernels.resend(some.numpy(), samples.arrays(), parameters)
@@ -201,10 +201,19 @@ class Engine:
         return found
 
 
+def _distinct(bits: Tensor) -> Tensor:
+    """Bits (batch, neurons), or those of one sample where all are equal.
+
+    Of equal states at first, only the first layer's differ after a step, for it sees the input.
+    """
+    return bits[:1] if torch.equal(bits[1:], bits[:-1]) else bits
+
+
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """Exact product of bits and signs, in int32."""
-    # torch._int_mm is wrong for sums of one term (torch 2.13)
-    if left.shape[1] > 1 and machine.has_int8_products():
+    # For one sample a pass over the rows of what fires is less to read. torch._int_mm is wrong for
+    # sums of one term (torch 2.13)
+    if min(left.shape) > 1 and machine.has_int8_products():
         return torch._int_mm(left.contiguous(), right)
     product = left.new_zeros(len(left), right.shape[1], dtype=torch.int32)
     kernels.multiply(left.contiguous().numpy(), right.flatten().numpy(), product.numpy())
