@@ -167,18 +167,15 @@ def _send_up(layer, neurons, change, up, maps, signs):
 def _send_down(layer, c, place, factor, below, down, signs):
     """Add ±α of channel c, at a place of a convolution's map, to the sums of the layer below."""
     row, column = place // layer[COLUMNS], place % layer[COLUMNS]
-    low = layer[LOW_CHANNELS]
+    low, left = layer[LOW_CHANNELS], column - layer[PADDING]
+    first, end = max(0, -left), min(layer[KERNEL], layer[LOW_COLUMNS] - left)  # kx that are inside
     for ky in range(layer[KERNEL]):
         y = row + ky - layer[PADDING]
         if y < 0 or y >= layer[LOW_ROWS]:
             continue
-        for kx in range(layer[KERNEL]):
-            x = column + kx - layer[PADDING]
-            if x < 0 or x >= layer[LOW_COLUMNS]:
-                continue
-            at = below + (y * layer[LOW_COLUMNS] + x) * low
-            tap = (c * layer[KERNEL] + ky) * layer[KERNEL] + kx
-            add_multiple(down, at, signs, layer[SIGNS] + tap * low, low, factor)
+        at = below + (y * layer[LOW_COLUMNS] + left + first) * low
+        tap = (c * layer[KERNEL] + ky) * layer[KERNEL] + first
+        add_multiple(down, at, signs, layer[SIGNS] + tap * low, (end - first) * low, factor)
 
 
 @inline
