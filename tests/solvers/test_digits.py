@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import binep.solvers  # noqa: F401
@@ -14,12 +16,14 @@ from binep.core.costs import CrossEntropy
 from binep.core.gradients import EquilibriumPropagation
 from binep.core.network import Network
 from binep.core.neurons import Real
+from binep.core.optim import BinaryFlip
 from binep.core.phases import Equilibrium, Phase
 from binep.core.speed import Speed
 from binep.core.synapses import Conv, Dense
 from binep.solvers import machine
 from binep.solvers.digits import engine
 from binep.solvers.digits.engine import Engine
+from binep.solvers.digits.products import Products
 from binep.solvers.digits.solver import DigitSolver
 from binep.solvers.digits.steps import Steps
 
@@ -284,3 +288,80 @@ def test_what_digits_cannot_stand_for_is_left_to_other_solvers(
     assert not fits(exact)
     monkeypatch.setattr(machine, "has_packed_int8", lambda: False)
     assert not fits(dense(0))
+
+
+@given(
+    sizes=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    rounds=st.lists(st.integers(0, 12), min_size=1, max_size=5),
+    digits=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_products_follow_flips(
+    sizes: tuple[int, int], rounds: list[int], digits: int, seed: int
+) -> None:
+    g = generator(seed)
+    synapse, order = Dense(*sizes, generator=g), torch.randperm(sizes[0], generator=g)
+    below, above = (
+        torch.randint(1, 256, (digits, 4, size), generator=g, dtype=torch.uint8) for size in sizes
+    )
+    values = synapse.values.detach()
+    kept = [Products(synapse, order)]
+    ends = []
+    for count in rounds:
+        ends.append((kept[-1].up(below), kept[-1].down(above)))
+        flips = torch.randint(values.numel(), (count,), generator=g)
+        values.view(-1)[flips] *= -1
+        rows = (flips // sizes[0]).unique()
+        followed = kept[-1].flipped(synapse.values, rows)
+        assert followed is not None
+        kept.append(followed)
+    anew = Products(synapse, order)
+    assert torch.equal(kept[-1].up(below), anew.up(below))
+    assert torch.equal(kept[-1].down(above), anew.down(above))
+    for products, (up, down) in zip(kept, ends, strict=False):  # a phase may still use them
+        assert torch.equal(products.up(below), up)
+        assert torch.equal(products.down(above), down)
+
+
+def test_signs_are_packed_anew_where_many_have_flipped() -> None:
+    synapse = Dense(30, 20, generator=generator(0))
+    products = Products(synapse, torch.arange(30))
+    values = synapse.values.detach().view(-1)
+    values[:64] *= -1
+    assert products.flipped(synapse.values, torch.arange(20)) is not None
+    values[64] *= -1
+    assert products.flipped(synapse.values, torch.arange(20)) is None
+    values[:60] *= -1  # they are as they were packed: no flips
+    assert products.flipped(synapse.values, torch.arange(20)) is not None
+    conv = Conv((2, 6, 6), 3, kernel=3, padding=1, pool=1)
+    order = torch.arange(conv.values[0].numel())
+    assert Products(conv, order).flipped(conv.values, torch.arange(3)) is None
+
+
+@pytest.mark.parametrize("make", [dense, conv])
+def test_training_follows_flips_bit_for_bit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    followed: list[bool] = []
+    flipped = Products.flipped
+
+    def noted(self: Products, values: Tensor, rows: Tensor) -> Products | None:
+        products = flipped(self, values, rows)
+        followed.append(products is not None)
+        return products
+
+    def trained() -> list[Tensor]:
+        network = make(9)
+        network.speed = speed()
+        estimator = EquilibriumPropagation(
+            network, beta=0.4, free_steps=60, nudged_steps=6, nudging="one-sided"
+        )
+        optimizer = BinaryFlip([s.values for s in network.synapses], gamma=0.3, threshold=1e-3)
+        for seed in range(6):
+            assert estimator(*batch(network, seed)).by is DigitSolver
+            optimizer.step()
+        return [s.values.detach() for s in network.synapses]
+
+    monkeypatch.setattr(Products, "flipped", noted)
+    ends = trained()
+    assert any(followed)
+    monkeypatch.setattr(Products, "flipped", lambda *_: None)
+    assert all(map(torch.equal, ends, trained()))

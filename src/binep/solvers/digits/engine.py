@@ -15,7 +15,7 @@ from binep.core.neurons import Real
 from binep.core.overrelaxation import OverRelaxation
 from binep.core.phases import Phase
 from binep.core.solvers import odd_even
-from binep.core.versions import Version
+from binep.core.versions import Version, flipped_rows
 from binep.solvers import layouts, machine, primitives
 from binep.solvers.digits.products import Products
 from binep.solvers.digits.steps import Layer, Parameters, Steps, map_size
@@ -110,13 +110,19 @@ class Engine:
         return Steps(self._table, cast(list[Real], self._network.neurons), parameters)
 
     def _products(self, k: int) -> Products:
-        """Of the synapse that leads to layer k, packed anew when its signs have changed."""
+        """Of the synapse that leads to layer k, brought up to date when its signs have changed."""
         synapse, packed = self._network.synapses[k], self._packed[k]
-        if packed is None or not packed[0].holds(synapse.values):
-            version = Version(synapse.values)
+        if packed is not None and packed[0].holds(synapse.values):
+            return packed[1]
+        version, products = Version(synapse.values), None
+        if packed is not None:
+            rows = flipped_rows(synapse.values, packed[0])
+            products = None if rows is None else packed[1].flipped(synapse.values, rows)
+        if products is None:
             order = layouts.column_order(synapse, self._network.synapses[k - 1])
-            packed = self._packed[k] = (version, Products(synapse, order))
-        return packed[1]
+            products = Products(synapse, order)
+        self._packed[k] = (version, products)
+        return products
 
 
 def _settle(

@@ -141,6 +141,21 @@ def quantise_unpooled(channels, route, scale, states, sent, update):
 
 
 @parallel
+def add_flips(product, digits, to, of, change):
+    """Add change[n]·digit of neuron of[n] to the product at neuron to[n], for each flip n.
+
+    Args:
+        product: (digits, batch, neurons).
+        digits: (digits, batch, neurons), of an `Update`.
+    """
+    for b in numba.prange(product.shape[1]):
+        for d in range(len(product)):
+            sums, sent = product[d, b], digits[d, b]
+            for n in range(len(change)):
+                sums[to[n]] += change[n] * np.float32(np.int32(sent[of[n]]) - 128)
+
+
+@parallel
 def pool(layer, maps, contribution, pooled, route):
     """Add the contribution from below to a convolution's maps, and pool them by the maximum.
 

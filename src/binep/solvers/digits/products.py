@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from binep.core.synapses import Conv, Synapse
+from binep.solvers.digits import kernels
 
 _DIGITS = 1.0, 128
 """Scale and offset of what is multiplied: 128 stands for 0."""
 _AS_FLOATS: tuple[Any, ...] = 1.0, 0, torch.float32, "none", [], ""
 """Products come as they are, in float32, with nothing applied to them."""
 _STEP = [1, 1]
+_WEIGHTS_PER_FLIP = 2**13
+"""Of a dense layer as many flips may be added to products as it has times as many weights."""
+_FEW_FLIPS = 64
+"""Or so many, if that is more."""
+
+
+class _Flips(NamedTuple):
+    """Weights whose sign is no longer the packed one.
+
+    Attributes:
+        above, below: the neurons that they connect, (flips,) int64.
+        change: sign less packed sign, ±2, (flips,) float32.
+    """
+
+    above: Tensor
+    below: Tensor
+    change: Tensor
+
+    @classmethod
+    def none(cls) -> _Flips:
+        """No weights."""
+        nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
+        return cls(nothing, nothing, nothing.float())
 
 
 class _Packed(NamedTuple):
@@ -56,6 +81,7 @@ class Products:
 
     def __init__(self, synapse: Synapse, order: Tensor) -> None:
         signs = synapse.values.detach().to(torch.int8).contiguous()
+        self._signs, self._order, self._flips = signs, order, _Flips.none()
         if isinstance(synapse, Conv):
             padding, kernel = synapse.padding, signs.shape[-1]
             above = (len(signs), *synapse.map_shape)
@@ -67,13 +93,47 @@ class Products:
             rows[:, order] = signs
             self._up, self._down = _pack_dense(rows), _pack_dense(rows.t().contiguous())
 
+    def flipped(self, values: Tensor, rows: Tensor) -> Products | None:
+        """The products of signs of which some have flipped since: packing takes longer.
+
+        Args:
+            values: the signs as they are now.
+            rows: those in which they may have flipped since these products were made.
+
+        Returns:
+            None for a convolution, and where so many have flipped that packing takes less time.
+        """
+        if values.dim() > 2:
+            return None
+        now = values.detach()[rows]
+        row, column = (now != self._signs[rows]).nonzero(as_tuple=True)
+        fresh = rows[row], self._order[column], 2 * now[row, column].float()
+        changed = torch.zeros(len(values), dtype=torch.bool, device="cpu")
+        changed[rows] = True
+        stay = ~changed[self._flips.above]
+        flips = [torch.cat([old[stay], new]) for old, new in zip(self._flips, fresh, strict=True)]
+        if len(flips[0]) > max(_FEW_FLIPS, values.numel() // _WEIGHTS_PER_FLIP):
+            return None
+        products = copy.copy(self)
+        products._flips = _Flips(*flips)
+        return products
+
     def up(self, digits: Tensor) -> Tensor:
         """Signs ⋆ digits, from (digits, batch, neurons below) to the map above before pooling."""
-        return self._up.multiply(digits)
+        above, below, change = self._flips
+        return _corrected(self._up.multiply(digits), digits, above, below, change)
 
     def down(self, digits: Tensor) -> Tensor:
         """Signsᵀ ⋆ digits, from the map above before pooling to (digits, batch, neurons below)."""
-        return self._down.multiply(digits)
+        above, below, change = self._flips
+        return _corrected(self._down.multiply(digits), digits, below, above, change)
+
+
+def _corrected(product: Tensor, digits: Tensor, to: Tensor, of: Tensor, change: Tensor) -> Tensor:
+    """A product, to which what the flips change is added."""
+    if len(change):
+        kernels.add_flips(*(t.numpy() for t in (product, digits, to, of, change)))
+    return product
 
 
 def _pack_dense(signs: Tensor) -> _Packed:
