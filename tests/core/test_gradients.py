@@ -212,6 +212,67 @@ def test_bptt_equals_finite_differences(t: Twins, before: int, nudged: int) -> N
     assert_gradients(t.network.synapses, expected, 1e-6)
 
 
+@given(twins(activation="real"), st.integers(0, 300), st.integers(1, 6), st.booleans())
+def test_bptt_linearised_at_equilibria_is_bptt(
+    t: Twins, before: int, nudged: int, hits: bool
+) -> None:
+    """Of samples that have settled, of some that have not, and of outputs that are the target."""
+    target = t.target.clone().double()
+    if hits and target.flatten(1).shape == t.network.relax(t.x, 1).output.flatten(1).shape:
+        target[0] = t.network.relax(t.x, 500, tolerance=0).output[0].view_as(target[0])
+    ends, found = [], []
+    for off in ((), ("linearised",)):
+        t.network.speed = Speed(off=off)
+        steps = {"free_steps": before + nudged, "nudged_steps": nudged}
+        ends.append(BackpropThroughTime(t.network, tolerance=1e-10, **steps)(t.x, target))
+        found.append([p.grad for p in t.network.parameters() if p.requires_grad])
+    for ours, autograd in zip(*found, strict=True):
+        if autograd is None:  # out of reach of the output in so few steps
+            assert ours is None or not ours.any()
+        else:
+            torch.testing.assert_close(ours, autograd, atol=1e-7, rtol=1e-6)
+    assert torch.equal(ends[0].moved, ends[1].moved)
+    for one, other in zip(ends[0].states, ends[1].states, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-7, rtol=0)
+
+
+def test_bptt_records_only_samples_that_still_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    g = torch.Generator().manual_seed(0)
+    network = Network([Dense(6, 30, generator=g), Dense(30, 20, generator=g), Dense(20, 3)], Real())
+    network.double()
+    x, target = torch.rand(16, 6, generator=g).double(), torch.eye(3).repeat(6, 1)[:16].double()
+    taken = 30
+    with torch.no_grad():
+        clamped, states = network.clamp(x), network.initial_states(x)
+        for _ in range(taken + 1):
+            before, states = states, network.step(clamped, states)
+    change = torch.stack([(a - b).abs().amax(1) for a, b in zip(states, before, strict=True)])
+    tolerance = float(change.amax(0).median()) / 10  # half of them have settled
+    recorded: list[int] = []
+    through = BackpropThroughTime._through_autograd
+
+    def noted(self: BackpropThroughTime, x: torch.Tensor, *rest: Any) -> Equilibrium:
+        recorded.append(len(x))
+        return through(self, x, *rest)
+
+    monkeypatch.setattr(BackpropThroughTime, "_through_autograd", noted)
+    network.speed = Speed(off=("odd-even", "leaving"))
+    for limit in (tolerance, 1.0, 1e-300):
+        estimator = BackpropThroughTime(
+            network, free_steps=taken + 3, nudged_steps=3, tolerance=limit
+        )
+        end = estimator(x, target)
+    assert recorded == [8, 16]
+
+    class OwnDense(Dense):
+        """Might be another one in each step."""
+
+    network.synapses[1] = OwnDense(30, 20).double()
+    BackpropThroughTime(network, free_steps=taken, nudged_steps=3, tolerance=1.0)(x, target)
+    assert recorded == [8, 16, 16]
+    assert end.residual.shape == (3,)
+
+
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
 

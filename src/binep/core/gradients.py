@@ -23,12 +23,16 @@ from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Gradient, Plain
-from binep.core.synapses import Synapse
+from binep.core.synapses import Conv, Dense, Synapse
 
 Nudging = Literal["one-sided", "random-sign", "centred"]
 
 _PARTS = 8
 """Sizes of a batch that samples are left out of."""
+
+_STILL = 10
+"""A sample is at its equilibrium where a step moves it by no more than so many tolerances: that it
+has settled is the word of a solver that may round otherwise."""
 
 _SMALLEST_BETA = 1e-30
 """1/β times a sum must be a number in float32."""
@@ -219,14 +223,17 @@ class BackpropThroughTime(GradientEstimator):
                 with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
                     solver = network.made(start.by)
                     unrolled = solver.unroll(start, self.nudged_steps, target)
-        if start is None or unrolled is None:
-            return self._through_autograd(x, start, target)
-        _fill(network, unrolled.gradients)
-        return Equilibrium(start.clamped, unrolled.states, start.moved, unrolled.residual)
+        if start is not None and unrolled is not None:
+            _fill(network, unrolled.gradients)
+            return Equilibrium(start.clamped, unrolled.states, start.moved, unrolled.residual)
+        if start is None or not self._may_linearise():
+            return self._through_autograd(x, start, target, len(x))
+        return self._linearised(start, target)
 
     def _through_autograd(
-        self, x: Tensor, start: Equilibrium | None, target: Tensor
+        self, x: Tensor, start: Equilibrium | None, target: Tensor, batch: int
     ) -> Equilibrium:
+        """The steps of some samples of a batch of so many, recorded and differentiated."""
         network = self.network
         states: Sequence[Tensor] = network.initial_states(x) if start is None else start.states
         states = [state.contiguous() for state in states]
@@ -234,11 +241,71 @@ class BackpropThroughTime(GradientEstimator):
             clamped, before = network.clamp(x), states
             for _ in range(self.nudged_steps):
                 before, states = states, network.step(clamped, states)
-            network.cost.loss(states[-1], target).mean().backward()  # type: ignore[no-untyped-call]
+            loss = network.cost.loss(states[-1], target).sum() / batch
+            loss.backward()  # type: ignore[no-untyped-call]
         ends = [state.detach() for state in states]
         residual = torch.stack([(a - b).abs().max() for a, b in zip(ends, before, strict=True)])
         moved = torch.full((len(network),), self.nudged_steps) if start is None else start.moved
         return Equilibrium(Clamped(x, clamped.drive.detach()), ends, moved, residual.detach())
+
+    def _may_linearise(self) -> bool:
+        network = self.network
+        return (  # a subclass may do something else in each step
+            network.speed.uses("linearised")
+            and self.tolerance > 0
+            and not network.has_own_steps
+            and all(type(neurons) is Real for neurons in network.neurons)
+            and all(type(synapse) in (Dense, Conv) for synapse in network.synapses)
+        )
+
+    def _linearised(self, start: Equilibrium, target: Tensor) -> Equilibrium:
+        """Samples at their equilibrium by the derivative of one step, which all steps share.
+
+        With J = ∂step/∂s there, ∂C/∂s goes back by a step as λ ← Jᵀλ, and ∂C/∂θ is
+        (∂step/∂θ)ᵀ Σ_t λ_t (recurrent backpropagation, Almeida 1987, in so many steps).
+        """
+        network, x, batch = self.network, start.clamped.x, len(start.output)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            ends = network.step(start.clamped, start.states)
+        pairs = zip(ends, start.states, strict=True)
+        change = torch.stack([(a - b).abs().flatten(1).amax(dim=1) for a, b in pairs])
+        still = (change <= _STILL * self.tolerance).all(dim=0)
+        if not still.any():
+            return self._through_autograd(x, start, target, batch)
+        output = ends[-1].clone().requires_grad_()
+        with _recording(network.cost, output):
+            loss = network.cost.loss(output, target)[still].sum() / batch
+            loss.backward()  # type: ignore[no-untyped-call]
+        assert output.grad is not None
+        learns = (output.grad != 0).flatten(1).any(dim=1)
+        self._go_back(start, output.grad, _first_in_eighths(learns))
+        rest = (~still).nonzero().flatten()
+        if len(rest):
+            part = start.part(rest)
+            others = self._through_autograd(part.clamped.x, part, target[rest], batch)
+            for end, state in zip(ends, others.states, strict=True):
+                end[rest] = state
+            change[:, rest] = others.residual[:, None]
+        return Equilibrium(start.clamped, ends, start.moved, change.amax(dim=1))
+
+    def _go_back(self, start: Equilibrium, force: Tensor, samples: Tensor | None) -> None:
+        """Add to every ``.grad`` by ∂C/∂s_L of some samples at their equilibrium."""
+        if samples is not None:
+            start, force = start.part(samples), force[samples]
+        network, x = self.network, start.clamped.x
+        with _recording(network, x):
+            here = [state.detach().contiguous().requires_grad_() for state in start.states]
+            there = network.step(network.clamp(x), here)
+            back: Sequence[Tensor] = [*(torch.zeros_like(state) for state in here[:-1]), force]
+            total = back
+            for _ in range(1, self.nudged_steps):
+                back = torch.autograd.grad(
+                    there, here, back, retain_graph=True, materialize_grads=True
+                )
+                total = [a + b for a, b in zip(total, back, strict=True)]
+            learnt = [p for p in network.parameters() if p.requires_grad]
+            if learnt:
+                torch.autograd.backward(there, total, inputs=learnt)
 
 
 @contextmanager
@@ -290,10 +357,17 @@ def _not_learnt(network: Network, phase: Phase, free: Equilibrium, target: Tenso
     ):
         return None
     moves = (network.cost.force(free.output, target) != 0).flatten(1).any(dim=1)
-    # Eighths of a batch: convolutions are compiled for each size.
-    batch, eighth = len(moves), -(-len(moves) // _PARTS)
-    count = max(1, -(-int(moves.sum()) // eighth)) * eighth
-    return None if count >= batch else moves.argsort(descending=True, stable=True)[:count]
+    return _first_in_eighths(moves)
+
+
+def _first_in_eighths(chosen: Tensor) -> Tensor | None:
+    """The numbers of the chosen samples, and of some others after them; None for all.
+
+    As many others as fill an eighth of the batch: convolutions are compiled for each size.
+    """
+    batch, eighth = len(chosen), -(-len(chosen) // _PARTS)
+    count = max(1, -(-int(chosen.sum()) // eighth)) * eighth
+    return None if count >= batch else chosen.argsort(descending=True, stable=True)[:count]
 
 
 def _divided_by(synapse: Synapse) -> Callable[[Tensor], Tensor]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 SHORTCUTS = (
     *("events", "digits", "in-cache", "captured", "bfloat16", "leaving"),
-    *("odd-even", "zero-nudge", "one-pass-flips"),
+    *("odd-even", "zero-nudge", "linearised", "one-pass-flips"),
 )
 """Names of what comes with binep and can be switched off; a solver of one's own adds its name."""
 
@@ -41,6 +41,8 @@ class Speed:
       what the other has just become (Gauss–Seidel), with adaptive over-relaxation.
     - zero-nudge: real activations on a CPU: samples whose output is their target after the free
       phase are left out of the nudged phase and of the gradients.
+    - linearised: real activations, backpropagation through time: samples at their equilibrium by
+      the derivative of one step, which all steps share.
     - one-pass-flips: on a CPU, momenta and flips in one pass over memory.
 
     Raises:
@@ -49,7 +51,7 @@ class Speed:
 
     off: tuple[str, ...] = ()
     """Solvers and shortcuts not to use: events, digits, in-cache, captured, bfloat16, leaving,
-    odd-even, zero-nudge, one-pass-flips."""
+    odd-even, zero-nudge, linearised, one-pass-flips."""
     precision: Literal["exact", "split", "fast"] = "split"
     """How real states are multiplied with binary weights. On a CPU exact: in float32; split:
     state changes quantised to 8 bits, with the error carried over, in the free phase, and to 16 in
