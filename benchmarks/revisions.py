@@ -111,9 +111,7 @@ def timed(shape: str, options: Options) -> dict[str, str | float | int]:
     before, after = zip(*pairs[3:], strict=True)
     run = Path(shape)
     return {
-        "shape": f"{run.parent.name}, epoch {len(read_metrics(run / 'metrics.csv'))}"
-        if run.is_dir()
-        else shape,
+        "shape": f"{run.parent.name}, epoch {_epochs(run)}" if run.is_dir() else shape,
         "threads": options.threads,
         "batches": options.batches,
         "before_seconds": round(median(before), 6),
@@ -121,6 +119,12 @@ def timed(shape: str, options: Options) -> dict[str, str | float | int]:
         "ratio_of_medians": round(median(after) / median(before), 4),
         "median_ratio": round(median(b / a for a, b in pairs[3:]), 4),
     }
+
+
+def _epochs(run: Path) -> int:
+    """How many epochs of a run are complete: none in a run stopped in its first."""
+    path = run / "metrics.csv"
+    return len(read_metrics(path)) if path.exists() else 0
 
 
 def main(options: Options) -> None:

@@ -48,6 +48,11 @@ REFERENCE = {
     "bfloat16": _only("bfloat16"),
     "all": Speed(),
 }
+THROUGH_TIME = {
+    "plain": _only(),
+    "linearised": _only("linearised"),
+    "all": Speed(),
+}
 BITS = {
     "plain": _only(),
     "events": _only("events"),
@@ -92,6 +97,11 @@ def networks() -> dict[str, tuple[Config, dict[str, Speed]]]:
     deep = _narrow("mnist-fc2-ep-alpha", (256, 256, 10), 12, 60)
     # Thresholds for the width, as in results/mnist5k.
     layers = {key: replace(layer, threshold=2e-6) for key, layer in deep.layers.items()}
+    # With the thresholds of 4096 neurons too many weights flip.
+    bptt = _narrow("mnist-fc1-bptt", (512, 10), 10, 40)
+    fewer = {
+        key: replace(layer, threshold=4 * layer.threshold) for key, layer in bptt.layers.items()
+    }
     reference = _narrow("mnist-fc2-reference", (1024, 1024, 10), 4, 60)
     return {
         "784-512-10": (_narrow("mnist-fc1-ep", (512, 10), 10), SMALL),
@@ -99,6 +109,7 @@ def networks() -> dict[str, tuple[Config, dict[str, Speed]]]:
         "784-256-256-10, learnt α": (deep.replace(layers=layers), REAL),
         "conv 1-8-16-10, learnt α": (_narrow("mnist-conv-ep-alpha", (8, 16, 10), 4, 60), REAL),
         "784-1024-1024-10, real weights": (reference, REFERENCE),
+        "784-512-10, BPTT": (bptt.replace(layers=fewer), THROUGH_TIME),
     }
 
 
