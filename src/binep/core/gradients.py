@@ -296,16 +296,32 @@ class BackpropThroughTime(GradientEstimator):
         with _recording(network, x):
             here = [state.detach().contiguous().requires_grad_() for state in start.states]
             there = network.step(network.clamp(x), here)
-            back: Sequence[Tensor] = [*(torch.zeros_like(state) for state in here[:-1]), force]
+            # λ of each layer; of those that the output does not reach in so many steps None.
+            back: Sequence[Tensor | None] = [*[None] * (len(here) - 1), force]
             total = back
             for _ in range(1, self.nudged_steps):
+                ends, adjoints = _reached(there, back)
+                if not ends:
+                    break
                 back = torch.autograd.grad(
-                    there, here, back, retain_graph=True, materialize_grads=True
+                    ends, here, adjoints, retain_graph=True, allow_unused=True
                 )
-                total = [a + b for a, b in zip(total, back, strict=True)]
+                total = [_sum(a, b) for a, b in zip(total, back, strict=True)]
             learnt = [p for p in network.parameters() if p.requires_grad]
             if learnt:
-                torch.autograd.backward(there, total, inputs=learnt)
+                torch.autograd.backward(*_reached(there, total), inputs=learnt)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return a if b is None else b if a is None else a + b
+
+
+def _reached(
+    ends: Sequence[Tensor], adjoints: Sequence[Tensor | None]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Those that have an adjoint, and their adjoints."""
+    pairs = [(a, b) for a, b in zip(ends, adjoints, strict=True) if b is not None]
+    return [a for a, _ in pairs], [b for _, b in pairs]
 
 
 @contextmanager
