@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from networks import Twins, array, twins
 
-from binep.core.costs import CrossEntropy
+from binep.core.costs import CrossEntropy, SquaredError
 from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, Nudging
 from binep.core.network import Network
 from binep.core.neurons import Binary, Real
@@ -236,18 +236,36 @@ def test_bptt_linearised_at_equilibria_is_bptt(
         torch.testing.assert_close(one, other, atol=1e-7, rtol=0)
 
 
+class OwnDense(Dense):
+    """Might be another one in each step."""
+
+
+class OwnReal(Real):
+    """Might move otherwise."""
+
+
+class OwnNetwork(Network):
+    """Might take other steps."""
+
+    def step(self, *given: Any, **named: Any) -> list[torch.Tensor]:
+        return super().step(*given, **named)
+
+
 def test_bptt_records_only_samples_that_still_move(monkeypatch: pytest.MonkeyPatch) -> None:
     g = torch.Generator().manual_seed(0)
-    network = Network([Dense(6, 30, generator=g), Dense(30, 20, generator=g), Dense(20, 3)], Real())
-    network.double()
+    layers = [Dense(6, 30, generator=g), Dense(30, 20, generator=g), Dense(20, 3, generator=g)]
+    network = Network(layers, Real()).double()
     x, target = torch.rand(16, 6, generator=g).double(), torch.eye(3).repeat(6, 1)[:16].double()
-    taken = 30
+    taken, nudged = 30, 3
+    changes = []  # of each step, layer and sample
     with torch.no_grad():
         clamped, states = network.clamp(x), network.initial_states(x)
-        for _ in range(taken + 1):
+        for _ in range(taken + nudged):
             before, states = states, network.step(clamped, states)
-    change = torch.stack([(a - b).abs().amax(1) for a, b in zip(states, before, strict=True)])
-    tolerance = float(change.amax(0).median()) / 10  # half of them have settled
+            pairs = zip(states, before, strict=True)
+            changes.append(torch.stack([(a - b).abs().amax(1) for a, b in pairs]))
+    median = float(changes[taken].amax(0).median())  # of half the samples the next step moves less
+    assert median < 1e-3
     recorded: list[int] = []
     through = BackpropThroughTime._through_autograd
 
@@ -255,22 +273,79 @@ def test_bptt_records_only_samples_that_still_move(monkeypatch: pytest.MonkeyPat
         recorded.append(len(x))
         return through(self, x, *rest)
 
+    def ended(network: Network, tolerance: float, *off: str) -> Equilibrium:
+        network.speed = Speed(off=("odd-even", "leaving", *off))
+        return BackpropThroughTime(
+            network, free_steps=taken + nudged, nudged_steps=nudged, tolerance=tolerance
+        )(x, target)
+
     monkeypatch.setattr(BackpropThroughTime, "_through_autograd", noted)
-    network.speed = Speed(off=("odd-even", "leaving"))
-    for limit in (tolerance, 1.0, 1e-300):
-        estimator = BackpropThroughTime(
-            network, free_steps=taken + 3, nudged_steps=3, tolerance=limit
-        )
-        end = estimator(x, target)
+    found, ends = [], []
+    for off in ((), ("linearised",)):
+        ends.append(ended(network, median / 10, *off))
+        found.append([p.grad for p in network.parameters() if p.grad is not None])
     assert recorded == [8, 16]
+    for ours, autograd in zip(*found, strict=True):
+        assert float((ours - autograd).norm()) <= 0.02 * float(autograd.norm())
+    still = changes[taken].amax(0) <= median
+    for ours, autograd in zip(ends[0].states, ends[1].states, strict=True):
+        torch.testing.assert_close(ours[still], autograd[still], atol=2 * median, rtol=0)
+        torch.testing.assert_close(ours[~still], autograd[~still], atol=1e-12, rtol=0)
+    residual = torch.where(still, changes[taken], changes[-1]).amax(1)
+    torch.testing.assert_close(ends[0].residual, residual, atol=1e-12, rtol=0)
+    recorded.clear()
+    ended(network, 1.0)
+    assert recorded == []
+    for tolerance in (0.0, 1e-300):
+        ended(network, tolerance)
+    network.neurons[1] = OwnReal()
+    ended(network, 1.0)
+    ended(OwnNetwork(layers, Real()), 1.0)
+    ended(Network([layers[0], OwnDense(30, 20).double(), layers[2]], Real()), 1.0)
+    assert recorded == [16] * 5
 
-    class OwnDense(Dense):
-        """Might be another one in each step."""
 
-    network.synapses[1] = OwnDense(30, 20).double()
-    BackpropThroughTime(network, free_steps=taken, nudged_steps=3, tolerance=1.0)(x, target)
-    assert recorded == [8, 16, 16]
-    assert end.residual.shape == (3,)
+@pytest.mark.parametrize("nudged", [1, 2, 4])
+@pytest.mark.parametrize("frozen", ["none", "first", "synapses"])
+@pytest.mark.parametrize("sizes", [(5, 4), (5, 6, 4), (5, 6, 7, 4)])
+def test_bptt_linearised_fills_what_autograd_fills(
+    sizes: tuple[int, ...], frozen: str, nudged: int
+) -> None:
+    """No gradient for what is out of reach, or needs none: None, as momenta tell it from zeros."""
+    g = torch.Generator().manual_seed(1)
+    layers = [Dense(a, b, generator=g) for a, b in pairwise(sizes)]
+    cost = CrossEntropy(Dense(4, 3, weights="real", generator=g))
+    network = Network(layers, Real(), cost).double()
+    for synapse in layers[: {"none": 0, "first": 1, "synapses": len(layers)}[frozen]]:
+        synapse.requires_grad_(False)
+    x, target = torch.rand(6, 5, generator=g).double(), torch.eye(3).repeat(2, 1).double()
+    found = []
+    for off in ((), ("linearised",)):
+        network.speed = Speed(off=off)
+        BackpropThroughTime(network, free_steps=400 + nudged, nudged_steps=nudged)(x, target)
+        found.append([p.grad for p in network.parameters()])
+    for ours, autograd in zip(*found, strict=True):
+        assert (ours is None) == (autograd is None)
+        if autograd is not None:
+            torch.testing.assert_close(ours, autograd, atol=1e-6, rtol=1e-4)
+
+
+def test_bptt_takes_a_cost_that_is_a_mean_already() -> None:
+    class MeanError(SquaredError):
+        def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return super().loss(output, target).mean()
+
+    g = torch.Generator().manual_seed(2)
+    layers = [Dense(5, 6, generator=g), Dense(6, 3, generator=g)]
+    x, target = torch.rand(6, 5, generator=g), torch.eye(3).repeat(2, 1)
+    found = []
+    for cost in (SquaredError(3), MeanError(3)):
+        for off in ((), ("linearised",)):
+            network = Network(layers, Real(), cost, speed=Speed(off=("in-cache", *off)))
+            BackpropThroughTime(network, free_steps=200, nudged_steps=4)(x, target)
+            found.append(layers[0].values.grad)
+    for gradient in found[1:]:
+        torch.testing.assert_close(gradient, found[0], atol=1e-6, rtol=1e-4)
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import binep.solvers  # noqa: F401
 from binep.core.costs import CrossEntropy
-from binep.core.gradients import EquilibriumPropagation
+from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation
 from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.optim import BinaryFlip
@@ -365,3 +365,46 @@ def test_training_follows_flips_bit_for_bit(make: Make, monkeypatch: pytest.Monk
     assert any(followed)
     monkeypatch.setattr(Products, "flipped", lambda *_: None)
     assert all(map(torch.equal, ends, trained()))
+
+
+def maps_below(seed: int) -> Network:
+    g = generator(seed)
+    maps = Conv((1, 12, 12), 6, generator=g)
+    shape = maps.output_shape
+    layers = [maps, Dense(shape, 30, generator=g), Dense(30, 10, generator=g)]
+    return Network(layers, Real())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 8])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("make", [dense, maps_below, conv])
+def test_adjoints_go_back_in_digits(
+    make: Make, seed: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+    go_back = DigitSolver.go_back
+
+    def noted(self: DigitSolver, *given: Any) -> Any:
+        found.append(go_back(self, *given))
+        return found[-1]
+
+    monkeypatch.setattr(DigitSolver, "go_back", noted)
+    network = make(seed)
+    x, target = batch(network, seed, 16)
+    estimator = BackpropThroughTime(network, free_steps=300 + steps, nudged_steps=steps)
+    gradients = []
+    for off in (("in-cache",), ("in-cache", "linearised")):
+        network.speed = Speed(off)
+        estimator(x, target)
+        gradients.append([p.grad for p in network.parameters()])
+    assert len(found) == 1
+    if make is conv:
+        assert found == [None]
+    else:
+        assert [adjoint is None for adjoint in found[0]] == [steps < 3, steps < 2, False]
+    for ours, autograd in zip(*gradients, strict=True):
+        if autograd is None:
+            assert ours is None
+        else:
+            assert ours is not None
+            assert float((ours - autograd).norm()) <= 2e-4 * float(autograd.norm())

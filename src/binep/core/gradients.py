@@ -186,7 +186,8 @@ class BackpropThroughTime(GradientEstimator):
     """The exact gradient through the last steps of the free phase (paper, section 2.2).
 
     The loss is the batch mean of the cost at the end of ``free_steps`` steps, of which the last
-    ``nudged_steps`` are differentiated.
+    ``nudged_steps`` are differentiated. Of a sample that a further step moves by no more than ten
+    tolerances these steps are not taken: all have the derivative of that one (`Speed`, linearised).
 
     Raises:
         ValueError: neurons without a derivative, or fewer free steps than differentiated ones.
@@ -241,7 +242,7 @@ class BackpropThroughTime(GradientEstimator):
             clamped, before = network.clamp(x), states
             for _ in range(self.nudged_steps):
                 before, states = states, network.step(clamped, states)
-            loss = network.cost.loss(states[-1], target).sum() / batch
+            loss = network.cost.loss(states[-1], target).mean() * (len(x) / batch)
             loss.backward()  # type: ignore[no-untyped-call]
         ends = [state.detach() for state in states]
         residual = torch.stack([(a - b).abs().max() for a, b in zip(ends, before, strict=True)])
@@ -272,13 +273,15 @@ class BackpropThroughTime(GradientEstimator):
         still = (change <= _STILL * self.tolerance).all(dim=0)
         if not still.any():
             return self._through_autograd(x, start, target, batch)
-        output = ends[-1].clone().requires_grad_()
+        output = ends[-1][still].requires_grad_()
         with _recording(network.cost, output):
-            loss = network.cost.loss(output, target)[still].sum() / batch
+            loss = network.cost.loss(output, target[still]).mean() * (len(output) / batch)
             loss.backward()  # type: ignore[no-untyped-call]
-        assert output.grad is not None
-        learns = (output.grad != 0).flatten(1).any(dim=1)
-        self._go_back(start, output.grad, _first_in_eighths(learns))
+        force = torch.zeros_like(ends[-1])
+        if output.grad is not None:
+            force[still] = output.grad
+        learns = (force != 0).flatten(1).any(dim=1)
+        self._go_back(start, force, _first_in_eighths(learns))
         rest = (~still).nonzero().flatten()
         if len(rest):
             part = start.part(rest)
@@ -292,36 +295,53 @@ class BackpropThroughTime(GradientEstimator):
         """Add to every ``.grad`` by ∂C/∂s_L of some samples at their equilibrium."""
         if samples is not None:
             start, force = start.part(samples), force[samples]
-        network, x = self.network, start.clamped.x
+        network, x, steps = self.network, start.clamped.x, self.nudged_steps
         with _recording(network, x):
-            here = [state.detach().contiguous().requires_grad_() for state in start.states]
-            there = network.step(network.clamp(x), here)
-            # λ of each layer; of those that the output does not reach in so many steps None.
-            back: Sequence[Tensor | None] = [*[None] * (len(here) - 1), force]
-            total = back
-            for _ in range(1, self.nudged_steps):
-                ends, adjoints = _reached(there, back)
-                if not ends:
-                    break
-                back = torch.autograd.grad(
-                    ends, here, adjoints, retain_graph=True, allow_unused=True
-                )
-                total = [_sum(a, b) for a, b in zip(total, back, strict=True)]
+            states = [state.detach().contiguous().requires_grad_() for state in start.states]
+            drives = [p for p in network.drives(network.clamp(x), states) if p is not None]
+            with torch.no_grad():
+                pairs = zip(network.neurons, drives, strict=True)
+                slopes = [n.slope(p) for n, p in pairs if isinstance(n, Real)]
+                solver = network.made(start.by or Plain)
+                adjoints = solver.go_back(slopes, force, steps)
+            if adjoints is None:
+                adjoints = _adjoints(states, drives, slopes, force, steps)
             learnt = [p for p in network.parameters() if p.requires_grad]
-            if learnt:
-                torch.autograd.backward(*_reached(there, total), inputs=learnt)
+            ends, some = _reached(drives, adjoints)
+            if ends and learnt:
+                torch.autograd.backward(ends, some, inputs=learnt)
 
 
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return a if b is None else b if a is None else a + b
+def _adjoints(
+    states: Sequence[Tensor],
+    drives: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    force: Tensor,
+    steps: int,
+) -> list[Tensor | None]:
+    """As `Solver.go_back`, of drives that autograd has recorded."""
+    adjoints: list[Tensor | None] = [*[None] * (len(states) - 1), slopes[-1] * force]
+    total = adjoints
+    for _ in range(1, steps):
+        ends, some = _reached(drives, adjoints)
+        if not ends:
+            break
+        found = torch.autograd.grad(ends, states, some, retain_graph=True, allow_unused=True)
+        adjoints = [a if a is None else a * slope for a, slope in zip(found, slopes, strict=True)]
+        total = [
+            a if b is None else b if a is None else a + b
+            for a, b in zip(total, adjoints, strict=True)
+        ]
+    return total
 
 
 def _reached(
-    ends: Sequence[Tensor], adjoints: Sequence[Tensor | None]
+    drives: Sequence[Tensor], adjoints: Sequence[Tensor | None]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Those that have an adjoint, and their adjoints."""
-    pairs = [(a, b) for a, b in zip(ends, adjoints, strict=True) if b is not None]
-    return [a for a, _ in pairs], [b for _, b in pairs]
+    """The drives that have an adjoint and depend on something, and their adjoints."""
+    pairs = zip(drives, adjoints, strict=True)
+    reached = [(a, b) for a, b in pairs if b is not None and a.requires_grad]
+    return [a for a, _ in reached], [b for _, b in reached]
 
 
 @contextmanager

@@ -268,10 +268,36 @@ class Network(nn.Module):
                 where the activations are the same tensor, which nobody may have changed in place;
                 and added to.
         """
+        drives = self.drives(clamped, states, layers, ups)
+        moved: list[Tensor] = []
+        for neurons, state, drive in zip(self.neurons, states, drives, strict=True):
+            if drive is None:
+                moved.append(state)
+                continue
+            if omega is not None:
+                drive = torch.lerp(state, drive, omega.view(-1, *[1] * (state.dim() - 1)))
+            last = len(moved) + 1 == len(self)
+            moved.append(neurons.update(state, drive, nudge if last else None))
+        return moved
+
+    def drives(
+        self,
+        clamped: Clamped,
+        states: Sequence[Tensor],
+        layers: Container[int] | None = None,
+        ups: Ups | None = None,
+    ) -> list[Tensor | None]:
+        """What arrives at each layer, p_l, without the nudge; None for layers that do not move.
+
+        Args:
+            clamped: the input.
+            states: s_1 … s_L.
+            layers: see `step`.
+            ups: likewise.
+        """
         layers = range(len(self)) if layers is None else layers
         ups = {} if ups is None else ups
         sent = [n.fire(s) for n, s in zip(self.neurons, states, strict=True)]
-        moved: list[Tensor] = []
         drives: list[Tensor | None] = [clamped.drive]
         routes: list[Route] = [clamped.route]
         for i, (synapse, below) in enumerate(zip(self.synapses[1:], sent, strict=False), start=1):
@@ -284,19 +310,13 @@ class Network(nn.Module):
                 ups[i] = Up(below, synapse.biased(arrives), route)
             drives.append(ups[i].drive)
             routes.append(ups[i].route)
-        for i, (neurons, state) in enumerate(zip(self.neurons, states, strict=True)):
-            drive = drives[i]
+        for i, drive in enumerate(drives):
             if i not in layers or drive is None:
-                moved.append(state)
-                continue
-            last = i + 1 == len(self)
-            if not last:
+                drives[i] = None
+            elif i + 1 < len(self):
                 feedback = self.synapses[i + 1].down(sent[i + 1], routes[i + 1])
-                drive = drive + feedback.view_as(drive)
-            if omega is not None:
-                drive = torch.lerp(state, drive, omega.view(-1, *[1] * (state.dim() - 1)))
-            moved.append(neurons.update(state, drive, nudge if last else None))
-        return moved
+                drives[i] = drive + feedback.view_as(drive)
+        return drives
 
     @torch.no_grad()
     def relax(

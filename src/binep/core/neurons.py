@@ -89,6 +89,10 @@ class Real(Neurons):
         nudged = drive.clamp(0, 1) + nudge
         return nudged.clamp(0, 1) if self.clip_nudged else nudged
 
+    def slope(self, drive: Tensor) -> Tensor:
+        """rho'(p): 1 where 0 ≤ p ≤ 1, as PyTorch has it of `torch.clamp`; 0 elsewhere."""
+        return ((drive >= 0) & (drive <= 1)).to(drive.dtype)
+
 
 @dataclass(frozen=True)
 class Binary(Neurons):

@@ -123,12 +123,31 @@ class Solver(ABC):
         return gradients
 
     def unroll(self, start: Equilibrium, steps: int, target: Tensor) -> Unrolled | None:
-        """The states after free steps and the gradient through them; None to leave it to autograd.
+        """The states after free steps and the gradient through them; None to leave it to others.
 
         Args:
             start: a current equilibrium of this solver.
             steps: how many.
             target: of the output, from `Cost.target`.
+        """
+        return None
+
+    def go_back(
+        self, slopes: Sequence[Tensor], force: Tensor, steps: int
+    ) -> list[Tensor | None] | None:
+        """Each layer's Σ_t ∂C/∂p over free steps that stay at an equilibrium of this solver.
+
+        Of the last step ∂C/∂p_L = rho'(p_L)·∂C/∂s_L, of the others 0; of the step before each
+        ∂C/∂p_l = rho'(p_l)·(W_l ⋆ ∂C/∂p_{l−1} + W_{l+1}ᵀ ⋆ ∂C/∂p_{l+1}).
+
+        Args:
+            slopes: rho'(p) of each layer, (batch, *shape), of some samples or of all.
+            force: ∂C/∂s_L of the last step, (batch, *shape of the output).
+            steps: how many.
+
+        Returns:
+            None for a layer that the output does not reach in so many steps; None alone to leave
+            it to autograd.
         """
         return None
 

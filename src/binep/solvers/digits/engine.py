@@ -18,7 +18,7 @@ from binep.core.solvers import odd_even
 from binep.core.versions import Version, flipped_rows
 from binep.solvers import layouts, machine, primitives
 from binep.solvers.digits.products import Products
-from binep.solvers.digits.steps import Layer, Parameters, Steps, map_size
+from binep.solvers.digits.steps import Layer, Parameters, Steps, Update, map_size
 from binep.solvers.leaving import PARTS, rounded
 
 _AT_ONCE = 2**22
@@ -101,13 +101,42 @@ class Engine:
         states = [layouts.unflatten(end, shape) for end, shape in zip(ends, shapes, strict=True)]
         return states, moved, residual
 
+    def go_back(self, slopes: Sequence[Tensor], force: Tensor, steps: int) -> list[Tensor | None]:
+        """See `Solver.go_back`; of layers that dense synapses join."""
+        machine.use_threads()
+        parameters = self._parameters()
+        flat = [layouts.flatten(slope) for slope in slopes]
+        last = len(flat) - 1
+        adjoints = {last: flat[last] * layouts.flatten(force)}
+        total = dict(adjoints)
+        for _ in range(1, steps):
+            sums: dict[int, Tensor] = {}
+            for k, adjoint in adjoints.items():
+                update = Update.of(adjoint)
+                if k < last:
+                    _add(sums, k + 1, parameters[k + 1].up(update))
+                if k > 0:
+                    _add(sums, k - 1, parameters[k].down(update))
+            adjoints = {k: flat[k] * value for k, value in sums.items()}
+            for k, adjoint in adjoints.items():
+                _add(total, k, adjoint)
+        shapes = [synapse.output_shape for synapse in self._network.synapses]
+        return [
+            layouts.unflatten(total[k], shape) if k in total else None
+            for k, shape in enumerate(shapes)
+        ]
+
     def _steps(self) -> Steps:
         """Steps with the parameters as they are now."""
+        neurons = cast(list[Real], self._network.neurons)
+        return Steps(self._table, neurons, self._parameters())
+
+    def _parameters(self) -> list[Parameters]:
+        """As they are now."""
         synapses = self._network.synapses
         with self._lock:
             products = [None if k == 0 else self._products(k) for k in range(len(synapses))]
-        parameters = list(map(Parameters.of, synapses, products))
-        return Steps(self._table, cast(list[Real], self._network.neurons), parameters)
+        return list(map(Parameters.of, synapses, products))
 
     def _products(self, k: int) -> Products:
         """Of the synapse that leads to layer k, brought up to date when its signs have changed."""
@@ -123,6 +152,10 @@ class Engine:
             products = Products(synapse, order)
         self._packed[k] = (version, products)
         return products
+
+
+def _add(sums: dict[int, Tensor], k: int, value: Tensor) -> None:
+    sums[k] = sums[k] + value if k in sums else value
 
 
 def _settle(

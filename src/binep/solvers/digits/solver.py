@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.phases import Equilibrium, Phase
@@ -50,6 +54,14 @@ class DigitSolver(Solver):
         """Step until all has settled; the states are all that it goes on from."""
         clamped = phase.clamped or self._inputs.clamp(phase.x)
         return phase.ended(self, clamped, *self._engine.settle(phase, clamped.drive))
+
+    def go_back(
+        self, slopes: Sequence[Tensor], force: Tensor, steps: int
+    ) -> list[Tensor | None] | None:
+        """In two digits each step, where no convolution leads from layer to layer."""
+        if any(isinstance(synapse, Conv) for synapse in self.network.synapses[1:]):
+            return None
+        return self._engine.go_back(slopes, force, steps)
 
 
 def has_products(synapse: Synapse) -> bool:

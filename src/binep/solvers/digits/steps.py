@@ -36,6 +36,14 @@ class Update(NamedTuple):
         units = like.new_zeros(0, len(like))
         return cls(units.new_zeros(0, len(like), 0, dtype=torch.uint8), units)
 
+    @classmethod
+    def of(cls, values: Tensor) -> Update:
+        """Values (batch, neurons) in two digits."""
+        update = cls.empty(values, 2)
+        sent = torch.zeros_like(values)
+        kernels.quantise(values.contiguous().numpy(), sent.numpy(), update.written())
+        return update
+
     def __bool__(self) -> bool:
         """Whether anything has changed."""
         return len(self.digits) > 0
@@ -108,6 +116,19 @@ class Parameters:
             layouts.per_neuron(synapse.scale, synapse),
             layouts.per_neuron(synapse.bias, synapse),
         )
+
+    def up(self, update: Update) -> Tensor:
+        """α·(sign ⋆ values) of a dense synapse, (batch, neurons above)."""
+        assert self.products is not None
+        return self._summed(update, self.products.up(update.digits))
+
+    def down(self, update: Update) -> Tensor:
+        """α·(signᵀ ⋆ values) of a dense synapse, (batch, neurons below)."""
+        assert self.products is not None
+        return self._summed(update, self.products.down(update.digits))
+
+    def _summed(self, update: Update, product: Tensor) -> Tensor:
+        return torch.einsum("db,dbn->bn", update.units * float(self.scale), product)
 
 
 class Steps:
