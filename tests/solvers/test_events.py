@@ -146,3 +146,19 @@ def test_fifty_batches_flip_the_same_weights(setting: Config) -> None:
 
 def batches(experiment: Experiment) -> Any:
     return experiment._batches(experiment.data.train, 64, experiment.order)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 0), (3, 1), (3, 2), (5, 2), (5, 4), (6, 3)])
+def test_what_a_convolution_sends_down_ends_at_the_borders(
+    kernel: int, padding: int, seed: int
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    low = Conv((1, 6, 6), 3, kernel=3, padding=1, pool=1, generator=g)
+    high = Conv((3, 6, 6), 8, kernel=kernel, padding=padding, pool=2, generator=g)
+    network = Network([low, high, Dense(high.output_shape, 10, generator=g)], Binary(0.3))
+    x = torch.rand(5, 1, 6, 6, generator=g)
+    plain, followed = both(network, Speed(), lambda: network.relax(x, 30))
+    assert plain.states[1].count_nonzero()
+    for expected, states in zip(plain.states, followed.states, strict=True):
+        assert torch.equal(expected, states)

@@ -253,7 +253,6 @@ class BackpropThroughTime(GradientEstimator):
         network = self.network
         return (  # a subclass may do something else in each step
             network.speed.uses("linearised")
-            and self.tolerance > 0
             and not network.has_own_steps
             and all(type(neurons) is Real for neurons in network.neurons)
             and all(type(synapse) in (Dense, Conv) for synapse in network.synapses)
