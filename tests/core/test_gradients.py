@@ -244,11 +244,18 @@ class OwnReal(Real):
     """Might move otherwise."""
 
 
-class OwnNetwork(Network):
+class OwnSteps(Network):
     """Might take other steps."""
 
     def step(self, *given: Any, **named: Any) -> list[torch.Tensor]:
         return super().step(*given, **named)
+
+
+class OwnDrives(Network):
+    """Might let something else arrive."""
+
+    def drives(self, *given: Any, **named: Any) -> list[torch.Tensor | None]:
+        return super().drives(*given, **named)
 
 
 def test_bptt_records_only_samples_that_still_move(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,9 +307,10 @@ def test_bptt_records_only_samples_that_still_move(monkeypatch: pytest.MonkeyPat
         ended(network, tolerance)
     network.neurons[1] = OwnReal()
     ended(network, 1.0)
-    ended(OwnNetwork(layers, Real()), 1.0)
+    for kind in (OwnSteps, OwnDrives):
+        ended(kind(layers, Real()), 1.0)
     ended(Network([layers[0], OwnDense(30, 20).double(), layers[2]], Real()), 1.0)
-    assert recorded == [16] * 5
+    assert recorded == [16] * 6
 
 
 @pytest.mark.parametrize("nudged", [1, 2, 4])

@@ -372,8 +372,9 @@ class Network(nn.Module):
 
     @property
     def has_own_steps(self) -> bool:
-        """Whether a subclass has replaced `step` or `clamp`."""
-        return not (type(self).step is Network.step and type(self).clamp is Network.clamp)
+        """Whether a subclass has replaced `step`, `drives` or `clamp`."""
+        names = ("step", "drives", "clamp")
+        return any(getattr(type(self), name) is not getattr(Network, name) for name in names)
 
     def made(self, kind: type[S]) -> S:
         """The network's solver of a kind: made when first needed, anew for replaced layers."""
