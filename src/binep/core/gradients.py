@@ -22,7 +22,7 @@ from binep.core.checks import as_tolerance, whole
 from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.phases import Clamped, Equilibrium, Phase
-from binep.core.solvers import Gradient, Plain
+from binep.core.solvers import Gradient, Plain, largest_change
 from binep.core.synapses import Conv, Dense, Synapse
 
 Nudging = Literal["one-sided", "random-sign", "centred"]
@@ -267,8 +267,7 @@ class BackpropThroughTime(GradientEstimator):
         network, x, batch = self.network, start.clamped.x, len(start.output)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             ends = network.step(start.clamped, start.states)
-        pairs = zip(ends, start.states, strict=True)
-        change = torch.stack([(a - b).abs().flatten(1).amax(dim=1) for a, b in pairs])
+        change = largest_change(ends, start.states)
         still = (change <= _STILL * self.tolerance).all(dim=0)
         if not still.any():
             return self._through_autograd(x, start, target, batch)
@@ -298,40 +297,37 @@ class BackpropThroughTime(GradientEstimator):
         with _recording(network, x):
             states = [state.detach().contiguous().requires_grad_() for state in start.states]
             drives = [p for p in network.drives(network.clamp(x), states) if p is not None]
-            with torch.no_grad():
-                pairs = zip(network.neurons, drives, strict=True)
-                slopes = [n.slope(p) for n, p in pairs if isinstance(n, Real)]
-                solver = network.made(start.by or Plain)
-                adjoints = solver.go_back(slopes, force, steps)
-            if adjoints is None:
-                adjoints = _adjoints(states, drives, slopes, force, steps)
+            pairs = zip(network.neurons, drives, strict=True)
+            slopes = [n.slope(p.detach()) for n, p in pairs if isinstance(n, Real)]
+            solver = network.made(start.by or Plain)
+            adjoints: list[Tensor | None] = [*[None] * (len(states) - 1), slopes[-1] * force]
+            total = adjoints  # Σ_t ∂C/∂p; None of layers that the output does not reach
+            for _ in range(1, steps):
+                with torch.no_grad():
+                    found = solver.go_back(adjoints)
+                if found is None:
+                    found = _through(drives, states, adjoints)
+                back = zip(found, slopes, strict=True)
+                adjoints = [a if a is None else a * slope for a, slope in back]
+                total = [_sum(a, b) for a, b in zip(total, adjoints, strict=True)]
             learnt = [p for p in network.parameters() if p.requires_grad]
-            ends, some = _reached(drives, adjoints)
+            ends, some = _reached(drives, total)
             if ends and learnt:
                 torch.autograd.backward(ends, some, inputs=learnt)
 
 
-def _adjoints(
-    states: Sequence[Tensor],
-    drives: Sequence[Tensor],
-    slopes: Sequence[Tensor],
-    force: Tensor,
-    steps: int,
-) -> list[Tensor | None]:
+def _through(
+    drives: Sequence[Tensor], states: Sequence[Tensor], adjoints: Sequence[Tensor | None]
+) -> Sequence[Tensor | None]:
     """As `Solver.go_back`, of drives that autograd has recorded."""
-    adjoints: list[Tensor | None] = [*[None] * (len(states) - 1), slopes[-1] * force]
-    total = adjoints
-    for _ in range(1, steps):
-        ends, some = _reached(drives, adjoints)
-        if not ends:
-            break
-        found = torch.autograd.grad(ends, states, some, retain_graph=True, allow_unused=True)
-        adjoints = [a if a is None else a * slope for a, slope in zip(found, slopes, strict=True)]
-        total = [
-            a if b is None else b if a is None else a + b
-            for a, b in zip(total, adjoints, strict=True)
-        ]
-    return total
+    ends, some = _reached(drives, adjoints)
+    if not ends:
+        return [None] * len(states)
+    return torch.autograd.grad(ends, states, some, retain_graph=True, allow_unused=True)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return a if b is None else b if a is None else a + b
 
 
 def _reached(

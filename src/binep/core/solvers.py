@@ -132,22 +132,16 @@ class Solver(ABC):
         """
         return None
 
-    def go_back(
-        self, slopes: Sequence[Tensor], force: Tensor, steps: int
-    ) -> list[Tensor | None] | None:
-        """Each layer's Σ_t ∂C/∂p over free steps that stay at an equilibrium of this solver.
+    def go_back(self, adjoints: Sequence[Tensor | None]) -> Sequence[Tensor | None] | None:
+        """Each layer's ∂C/∂s before a free step that stays at an equilibrium of this solver.
 
-        Of the last step ∂C/∂p_L = rho'(p_L)·∂C/∂s_L, of the others 0; of the step before each
-        ∂C/∂p_l = rho'(p_l)·(W_l ⋆ ∂C/∂p_{l−1} + W_{l+1}ᵀ ⋆ ∂C/∂p_{l+1}).
+        ∂C/∂s_l = W_l ⋆ ∂C/∂p_{l−1} + W_{l+1}ᵀ ⋆ ∂C/∂p_{l+1}.
 
         Args:
-            slopes: rho'(p) of each layer, (batch, *shape), of some samples or of all.
-            force: ∂C/∂s_L of the last step, (batch, *shape of the output).
-            steps: how many.
+            adjoints: ∂C/∂p of each layer in the step, (batch, *shape); None where it is 0.
 
         Returns:
-            None for a layer that the output does not reach in so many steps; None alone to leave
-            it to autograd.
+            None for a layer where it is 0; None alone to leave it to autograd.
         """
         return None
 
@@ -321,7 +315,7 @@ class Loop:
             omega = relaxation.omega if relaxation else None
             nudge = self.nudge(self.states[-1])
             self.states = self.step(self.clamped, self.states, nudge, layers, omega, *more)
-        self.change = _change(self.states, before)
+        self.change = largest_change(self.states, before)
         if relaxation is not None:
             relaxation.update(self.change.amax(dim=0))
         self.residual = self.change.amax(dim=1)
@@ -365,7 +359,7 @@ class Plain(Solver):
         return torch.compile(self.network.step, dynamic=False)
 
 
-def _change(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
+def largest_change(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
     """max|Δs| of each layer and sample, (L, batch)."""
     return torch.stack([(n - o).abs_().flatten(1).amax(1) for n, o in zip(new, old, strict=True)])
 

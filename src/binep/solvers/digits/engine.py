@@ -101,28 +101,22 @@ class Engine:
         states = [layouts.unflatten(end, shape) for end, shape in zip(ends, shapes, strict=True)]
         return states, moved, residual
 
-    def go_back(self, slopes: Sequence[Tensor], force: Tensor, steps: int) -> list[Tensor | None]:
+    def go_back(self, adjoints: Sequence[Tensor | None]) -> list[Tensor | None]:
         """See `Solver.go_back`; of layers that dense synapses join."""
         machine.use_threads()
-        parameters = self._parameters()
-        flat = [layouts.flatten(slope) for slope in slopes]
-        last = len(flat) - 1
-        adjoints = {last: flat[last] * layouts.flatten(force)}
-        total = dict(adjoints)
-        for _ in range(1, steps):
-            sums: dict[int, Tensor] = {}
-            for k, adjoint in adjoints.items():
-                update = Update.of(adjoint)
-                if k < last:
-                    _add(sums, k + 1, parameters[k + 1].up(update))
-                if k > 0:
-                    _add(sums, k - 1, parameters[k].down(update))
-            adjoints = {k: flat[k] * value for k, value in sums.items()}
-            for k, adjoint in adjoints.items():
-                _add(total, k, adjoint)
+        parameters, last = self._parameters(), len(adjoints) - 1
+        sums: dict[int, Tensor] = {}
+        for k, adjoint in enumerate(adjoints):
+            if adjoint is None:
+                continue
+            update = Update.of(layouts.flatten(adjoint))
+            if k < last:
+                _add(sums, k + 1, parameters[k + 1].up(update))
+            if k > 0:
+                _add(sums, k - 1, parameters[k].down(update))
         shapes = [synapse.output_shape for synapse in self._network.synapses]
         return [
-            layouts.unflatten(total[k], shape) if k in total else None
+            layouts.unflatten(sums[k], shape) if k in sums else None
             for k, shape in enumerate(shapes)
         ]
 

@@ -55,13 +55,11 @@ class DigitSolver(Solver):
         clamped = phase.clamped or self._inputs.clamp(phase.x)
         return phase.ended(self, clamped, *self._engine.settle(phase, clamped.drive))
 
-    def go_back(
-        self, slopes: Sequence[Tensor], force: Tensor, steps: int
-    ) -> list[Tensor | None] | None:
-        """In two digits each step, where no convolution leads from layer to layer."""
+    def go_back(self, adjoints: Sequence[Tensor | None]) -> list[Tensor | None] | None:
+        """In two digits, where no convolution leads from layer to layer."""
         if any(isinstance(synapse, Conv) for synapse in self.network.synapses[1:]):
             return None
-        return self._engine.go_back(slopes, force, steps)
+        return self._engine.go_back(adjoints)
 
 
 def has_products(synapse: Synapse) -> bool:
