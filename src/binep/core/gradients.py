@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -66,7 +67,22 @@ class GradientEstimator(ABC):
         phase = Phase.of(network, x, steps, tolerance=self.tolerance)
         target = network.cost.as_target(target, phase.states[-1])
         network.zero_grad()
+        if network.speed.uses("on-target") and self._leaves_out(phase):
+            phase = replace(phase, goal=target)
         return phase, target
+
+    def _leaves_out(self, phase: Phase) -> bool:
+        """Whether it leaves out samples that have nothing to learn.
+
+        Where the output is the target at an equilibrium, −∂C/∂s_L is 0: the nudged phase stays
+        where it is, and the sample adds nothing to any gradient. On a GPU it would take longer to
+        know.
+        """
+        return (
+            phase.x.device.type == "cpu"
+            and phase.tolerance > 0
+            and all(type(neurons) is Real for neurons in self.network.neurons)
+        )
 
     @abstractmethod
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
@@ -145,11 +161,15 @@ class EquilibriumPropagation(GradientEstimator):
         self._check_nudge()  # it may have been changed since
         phase, target = self._begin(x, target, self.free_steps)
         free = self.network.settle(phase)
-        samples = _not_learnt(self.network, phase, free, target)
+        samples = self._that_learn(phase, free, target)
         first, goal = (free, target) if samples is None else (free.part(samples), target[samples])
 
         def nudged(beta: float) -> Equilibrium:
-            return self.network.settle(phase.nudged(first, self.nudged_steps, goal, beta))
+            end = self.network.settle(phase.nudged(first, self.nudged_steps, goal, beta))
+            if first.on_target is not None:  # these have not settled, and have nothing to learn
+                for after, before in zip(end.states, first.states, strict=True):
+                    after[first.on_target] = before[first.on_target]
+            return end
 
         beta = self.beta
         if self.nudging == "random-sign" and _draw(self.generator) < 0.5:
@@ -160,6 +180,20 @@ class EquilibriumPropagation(GradientEstimator):
             self._compare(first, nudged(beta), beta, len(phase.x))
         self._differentiate_cost(free.output, target)
         return free
+
+    def _leaves_out(self, phase: Phase) -> bool:
+        return self.network.speed.uses("zero-nudge") and super()._leaves_out(phase)
+
+    def _that_learn(self, phase: Phase, free: Equilibrium, target: Tensor) -> Tensor | None:
+        """The samples that have something to learn, and some others; None for all."""
+        if not self._leaves_out(phase):
+            return None
+        learn = torch.ones(len(target), dtype=torch.bool, device="cpu")
+        if bool((free.residual <= phase.tolerance).all()):
+            learn = (self.network.cost.force(free.output, target) != 0).flatten(1).any(dim=1)
+        if free.on_target is not None:
+            learn &= ~free.on_target
+        return _first_in_eighths(learn)
 
     @torch.no_grad()
     def compare(self, first: Equilibrium, second: Equilibrium, beta: float) -> None:
@@ -247,7 +281,9 @@ class BackpropThroughTime(GradientEstimator):
         ends = [state.detach() for state in states]
         residual = torch.stack([(a - b).abs().max() for a, b in zip(ends, before, strict=True)])
         moved = torch.full((len(network),), self.nudged_steps) if start is None else start.moved
-        return Equilibrium(Clamped(x, clamped.drive.detach()), ends, moved, residual.detach())
+        on_target = None if start is None else start.on_target
+        clamped = Clamped(x, clamped.drive.detach())
+        return Equilibrium(clamped, ends, moved, residual.detach(), on_target=on_target)
 
     def _may_linearise(self) -> bool:
         network = self.network
@@ -280,6 +316,9 @@ class BackpropThroughTime(GradientEstimator):
             force[still] = output.grad
         learns = (force != 0).flatten(1).any(dim=1)
         self._go_back(start, force, _first_in_eighths(learns))
+        if start.on_target is not None:  # no gradient passes their output
+            change = change.masked_fill(start.on_target, 0)
+            still = still | start.on_target
         rest = (~still).nonzero().flatten()
         if len(rest):
             part = start.part(rest)
@@ -287,7 +326,8 @@ class BackpropThroughTime(GradientEstimator):
             for end, state in zip(ends, others.states, strict=True):
                 end[rest] = state
             change[:, rest] = others.residual[:, None]
-        return Equilibrium(start.clamped, ends, start.moved, change.amax(dim=1))
+        residual = change.amax(dim=1)
+        return Equilibrium(start.clamped, ends, start.moved, residual, on_target=start.on_target)
 
     def _go_back(self, start: Equilibrium, force: Tensor, samples: Tensor | None) -> None:
         """Add to every ``.grad`` by ∂C/∂s_L of some samples at their equilibrium."""
@@ -371,24 +411,6 @@ def _recording(module: nn.Module, x: Tensor) -> Iterator[None]:
 
 def _draw(generator: torch.Generator | None) -> float:
     return float(torch.rand((), dtype=torch.float32, device="cpu", generator=generator))
-
-
-def _not_learnt(network: Network, phase: Phase, free: Equilibrium, target: Tensor) -> Tensor | None:
-    """The samples whose output the nudge moves, or None for all.
-
-    Where the output of a settled sample is its target, −∂C/∂s_L is 0: the nudged phase stays where
-    it is, and the sample adds nothing to any gradient. On a GPU it would take longer to know.
-    """
-    if not (
-        network.speed.uses("zero-nudge")
-        and phase.x.device.type == "cpu"
-        and phase.tolerance > 0
-        and all(type(neurons) is Real for neurons in network.neurons)
-        and bool((free.residual <= phase.tolerance).all())
-    ):
-        return None
-    moves = (network.cost.force(free.output, target) != 0).flatten(1).any(dim=1)
-    return _first_in_eighths(moves)
 
 
 def _first_in_eighths(chosen: Tensor) -> Tensor | None:

@@ -56,6 +56,8 @@ class Equilibrium:
         residual: per layer max|Δs| in the last step, (L,).
         by: the kind of solver that took the steps; None if none did.
         memory: what that solver keeps beside the states to continue from.
+        on_target: of a free phase with a `goal`, which samples ended on it for certain, (batch,)
+            bool: their output is there, their hidden layers need not have settled. None without.
     """
 
     clamped: Clamped
@@ -64,6 +66,7 @@ class Equilibrium:
     residual: Tensor
     by: type[Solver] | None = None
     memory: object = None
+    on_target: Tensor | None = None
     _stamp: tuple[Version, ...] = field(default=(), repr=False)
     _neurons: tuple[Neurons, ...] = field(default=(), repr=False)
 
@@ -82,7 +85,10 @@ class Equilibrium:
         clamped, states = self.clamped, [state[samples] for state in self.states]
         route = None if clamped.route is None else clamped.route[samples]
         clamped = Clamped(clamped.x[samples], clamped.drive[samples], route)
-        return replace(self, clamped=clamped, states=states, memory=None, _stamp=())
+        on_target = None if self.on_target is None else self.on_target[samples]
+        return replace(
+            self, clamped=clamped, states=states, memory=None, on_target=on_target, _stamp=()
+        )
 
     def is_current(self, network: Network, x: Tensor) -> bool:
         """Whether all that it follows from, and its states, are what they were when it was reached.
@@ -116,6 +122,8 @@ class Phase:
             neuron's state at all; 0 takes all steps.
         check_every: steps between two looks at whether all has settled.
         versions: of the parameters and x, as they are when the phase begins.
+        goal: the target, where samples that are on it for certain may leave a free phase
+            (`binep.core.on_target`), which a solver need not let them; None where they may not.
     """
 
     network: Network
@@ -129,6 +137,7 @@ class Phase:
     tolerance: float
     check_every: int
     versions: tuple[Version, ...]
+    goal: Tensor | None = None
 
     @classmethod
     def of(
@@ -192,6 +201,7 @@ class Phase:
             beta=beta,
             held=held,
             versions=versions,
+            goal=None,
         )
 
     @property
@@ -220,11 +230,12 @@ class Phase:
         moved: Tensor,
         residual: Tensor,
         memory: object = None,
+        on_target: Tensor | None = None,
     ) -> Equilibrium:
         """The equilibrium that a solver reached, with the versions of all that it depends on."""
         stamp = (*self.versions, *map(Version, (clamped.drive, *states)))
-        neurons = tuple(self.network.neurons)
-        return Equilibrium(clamped, states, moved, residual, type(solver), memory, stamp, neurons)
+        neurons, by = tuple(self.network.neurons), type(solver)
+        return Equilibrium(clamped, states, moved, residual, by, memory, on_target, stamp, neurons)
 
 
 def _held(network: Network, output: Tensor, target: Tensor | None, beta: float) -> Tensor | None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from binep.core.neurons import Real
+from binep.core.on_target import OnTarget
 from binep.core.overrelaxation import OverRelaxation
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.provided import provided
@@ -235,6 +236,9 @@ class Loop:
         change: max|Δs| of each layer and sample in the last step, (L, batch).
         ups: with odd/even updates, what came from below in the half step before: see
             `Network.step`. None for steps that do not take it.
+        aims: finds the samples that are on their target for certain, which then count as settled;
+            None where all are to settle.
+        on_target: these samples, (batch,) bool; none where all are to settle.
     """
 
     network: Network
@@ -250,6 +254,8 @@ class Loop:
     relaxation: OverRelaxation | None
     change: Tensor
     ups: Ups | None
+    aims: OnTarget | None
+    on_target: Tensor
 
     @classmethod
     def of(cls, phase: Phase, clamped: Clamped) -> Loop:
@@ -274,6 +280,8 @@ class Loop:
             OverRelaxation.of(clamped.drive) if len(halves) > 1 else None,
             x.new_full((count, len(x)), torch.inf),
             None if len(halves) == 1 or network.has_own_steps else {},
+            None,
+            x.new_zeros(len(x), dtype=torch.bool),
         )
 
     def tensors(self) -> list[Tensor]:
@@ -296,11 +304,17 @@ class Loop:
         self.states = states
         self.relaxation = self.relaxation and self.relaxation.part(stays)
         self.change = self.change[:, stays]
+        self.aims, self.on_target = self.aims and self.aims.part(stays), self.on_target[stays]
 
     @property
     def settled(self) -> Tensor:
         """Which samples moved by no more than is allowed in the last step, (batch,) bool."""
         return (self.change <= self.allowed[:, None]).all(dim=0)  # a NaN has not settled
+
+    @property
+    def finished(self) -> Tensor:
+        """Which samples have settled or are on their target, (batch,) bool."""
+        return self.settled | self.on_target
 
     @property
     def moving(self) -> Tensor:
@@ -318,7 +332,13 @@ class Loop:
         self.change = largest_change(self.states, before)
         if relaxation is not None:
             relaxation.update(self.change.amax(dim=0))
-        self.residual = self.change.amax(dim=1)
+        if self.aims is not None:
+            last = len(self.network) - 1
+            drive = self.network.drives(self.clamped, self.states, [last], self.ups)[last]
+            assert drive is not None
+            self.on_target = self.aims.certain(self.states[last], drive, self.change.amax(dim=0))
+        counted = self.change if self.aims is None else self.change.masked_fill(self.on_target, 0)
+        self.residual = counted.amax(dim=1)
         self.taken = self.taken + 1
         self.moved = torch.where(self._changed(before), self.taken, self.moved)
 

@@ -147,7 +147,7 @@ class _Loop(Loop):
         """Take a step; the first in float32, as no change is known yet: it is infinite."""
         change = self.change.amax(dim=0)
         far = self.far + change
-        needed = ~self.settled & ~(change > ERROR * far)
+        needed = ~self.finished & ~(change > ERROR * far)
         exact = bool(needed.any()) or self.last - int(self.taken) <= LAST
         for product in self.products:
             product.exact = exact

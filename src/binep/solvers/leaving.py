@@ -7,6 +7,7 @@ from torch import Tensor
 
 from binep.core.network import Network
 from binep.core.neurons import Real
+from binep.core.on_target import OnTarget
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Loop, Solver
 from binep.core.synapses import Conv, Dense
@@ -20,7 +21,8 @@ class LeavingSolver(Solver):
     """Real activations on a CPU: in the free phase a sample that has settled leaves the batch.
 
     No sample depends on another. One that no step moves by more than the tolerance stays where it
-    is, instead of taking steps for as long as any other moves.
+    is, instead of taking steps for as long as any other moves; nor does one that is on its target
+    for certain, where the phase has a goal.
     """
 
     name = "leaving"
@@ -41,12 +43,13 @@ class LeavingSolver(Solver):
         loop = self.loop(phase, clamped)
         ends = [torch.empty_like(state) for state in loop.states]
         residual, batch = torch.zeros_like(loop.residual), len(phase.x)
+        on_target = torch.zeros_like(loop.on_target)
         rows = torch.arange(batch, device="cpu")
         for taken in range(1, phase.steps + 1):
             loop.advance()
             if not phase.tolerance > 0 or taken % phase.check_every:
                 continue
-            moving = ~loop.settled
+            moving = ~loop.finished
             if not moving.any():
                 break
             stays = rounded(moving, -(-batch // PARTS))
@@ -54,16 +57,24 @@ class LeavingSolver(Solver):
                 leave = ~stays
                 for end, state in zip(ends, loop.states, strict=True):
                     end[rows[leave]] = state[leave]
-                residual = residual.maximum(loop.change[:, leave].amax(dim=1))
+                settled = leave & ~loop.on_target
+                residual = residual.maximum(loop.change.masked_fill(~settled, 0).amax(dim=1))
+                on_target[rows[leave]] = loop.on_target[leave]
                 rows = rows[stays]
                 loop.keep(stays)
         for end, state in zip(ends, loop.states, strict=True):
             end[rows] = state
-        return phase.ended(self, clamped, ends, loop.moved, residual.maximum(loop.residual))
+        on_target[rows] = loop.on_target
+        residual = residual.maximum(loop.residual)
+        aimed = None if phase.goal is None else on_target
+        return phase.ended(self, clamped, ends, loop.moved, residual, on_target=aimed)
 
     def loop(self, phase: Phase, clamped: Clamped) -> Loop:
         """Before the phase's first step."""
-        return Loop.of(phase, clamped)
+        loop = Loop.of(phase, clamped)
+        if phase.goal is not None and not self.network.has_own_steps:
+            loop.aims = OnTarget.of(self.network.cost, phase.goal, loop.states[-1])
+        return loop
 
 
 def rounded(stays: Tensor, part: int) -> Tensor:

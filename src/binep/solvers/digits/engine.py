@@ -12,6 +12,7 @@ from torch import Tensor
 
 from binep.core.network import Network
 from binep.core.neurons import Real
+from binep.core.on_target import OnTarget
 from binep.core.overrelaxation import OverRelaxation
 from binep.core.phases import Phase
 from binep.core.solvers import odd_even
@@ -33,11 +34,13 @@ class _Active:
         rows: where they lie in the batch.
         layers: their states.
         relaxation: their ω, with odd/even updates.
+        aims: finds those on their target for certain; None where all are to settle.
     """
 
     rows: Tensor
     layers: list[Layer]
     relaxation: OverRelaxation | None
+    aims: OnTarget | None
 
     def write(self, ends: Sequence[Tensor], which: Tensor | None = None) -> None:
         """Write the states, of all or of some samples, to where they belong in the batch."""
@@ -56,6 +59,7 @@ class _Active:
         self.rows = self.rows[order]
         self.layers = [layer.keep(left, to, of) for layer in self.layers]
         self.relaxation = self.relaxation and self.relaxation.part(order)
+        self.aims = self.aims and self.aims.part(order)
 
 
 class Engine:
@@ -77,7 +81,9 @@ class Engine:
         self._packed: list[tuple[Version, Products] | None] = [None] * len(network)
         self._lock = threading.Lock()
 
-    def settle(self, phase: Phase, drive: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    def settle(
+        self, phase: Phase, drive: Tensor
+    ) -> tuple[list[Tensor], Tensor, Tensor, Tensor | None]:
         """Take a phase's steps.
 
         Args:
@@ -85,21 +91,25 @@ class Engine:
             drive: the input's, (batch, *shape of layer 1).
 
         Returns:
-            States, last steps that moved, and residuals: see `Equilibrium`.
+            States, last steps that moved, residuals, and which samples are on their target: see
+            `Equilibrium`.
         """
         machine.use_threads()
         count, batch, steps = len(self._table), len(drive), self._steps()
         ends = [drive.new_empty(batch, size) for size in self._table[:, primitives.SIZE]]
         residual = drive.new_zeros(count)
         moved = residual.long()
+        on_target = None if phase.goal is None else drive.new_zeros(batch, dtype=torch.bool)
         for start in range(0, batch, self._at_once):
             some = slice(start, start + self._at_once)
             layers = steps.begin([state[some] for state in phase.states], drive[some])
-            last, change = _settle(phase, some, steps, layers, [end[some] for end in ends])
+            aimed = None if on_target is None else on_target[some]
+            states = [end[some] for end in ends]
+            last, change = _settle(phase, some, steps, layers, states, aimed)
             moved, residual = moved.maximum(last), residual.maximum(change)
         shapes = [synapse.output_shape for synapse in self._network.synapses]
         states = [layouts.unflatten(end, shape) for end, shape in zip(ends, shapes, strict=True)]
-        return states, moved, residual
+        return states, moved, residual, on_target
 
     def go_back(self, adjoints: Sequence[Tensor | None]) -> list[Tensor | None]:
         """See `Solver.go_back`; of layers that dense synapses join."""
@@ -153,7 +163,12 @@ def _add(sums: dict[int, Tensor], k: int, value: Tensor) -> None:
 
 
 def _settle(
-    phase: Phase, some: slice, steps: Steps, layers: list[Layer], ends: Sequence[Tensor]
+    phase: Phase,
+    some: slice,
+    steps: Steps,
+    layers: list[Layer],
+    ends: Sequence[Tensor],
+    on_target: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Take a phase's steps with some samples of the batch.
 
@@ -163,6 +178,8 @@ def _settle(
         steps: how.
         layers: the samples at the start.
         ends: per layer where their states are to go, (samples, neurons).
+        on_target: where it is to be said which are on their target, (samples,) bool; None where all
+            are to settle.
 
     Returns:
         Per layer the last step that moved it, and max|Δs| in each sample's last step.
@@ -174,8 +191,12 @@ def _settle(
     at_first = max(digits, *(len(layer.update.digits) for layer in layers))
     turns = [range(0, count, 2), range(1, count, 2)] if odd_even(phase) else [range(count)]
     relaxation = OverRelaxation.of(layers[0].states) if len(turns) > 1 else None
-    active = _Active(torch.arange(batch, device="cpu"), layers, relaxation)
     shape = phase.states[-1].shape[1:]
+    aims = None
+    if phase.goal is not None and not steps.is_conv(count - 1):
+        output = layouts.unflatten(layers[-1].states, shape)
+        aims = OnTarget.of(phase.network.cost, phase.goal[some], output)
+    active = _Active(torch.arange(batch, device="cpu"), layers, relaxation, aims)
     settled = phase.x.new_zeros(count)
     moved = settled.long()
     for step in range(phase.steps):
@@ -186,6 +207,13 @@ def _settle(
             residual += steps.take(active.layers, turn, digits if step else at_first, nudge, omega)
         if active.relaxation is not None:
             active.relaxation.update(residual.amax(dim=0))
+        if active.aims is not None and on_target is not None:
+            output, drive = (
+                layouts.unflatten(numbers, shape)
+                for numbers in (active.layers[-1].states, active.layers[-1].sums.clone())
+            )
+            certain = active.aims.certain(output, drive, residual.amax(dim=0))
+            residual, on_target[active.rows] = residual.masked_fill(certain, 0), certain
         moving = ~(residual <= phase.tolerance)  # a NaN has not settled
         moved[moving.any(dim=1)] = step + 1
         if not phase.tolerance > 0:

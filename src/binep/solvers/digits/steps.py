@@ -155,7 +155,7 @@ class Steps:
         layers = []
         for k, (state, parameters) in enumerate(zip(states, self._parameters, strict=True)):
             flat = layouts.flatten(state).clone(memory_format=torch.contiguous_format)
-            batch, conv = len(flat), self._is_conv(k)
+            batch, conv = len(flat), self.is_conv(k)
             pooled, area = (flat.shape[1], map_size(self._table[k])) if conv else (0, 0)
             sums = layouts.flatten(base) if k == 0 else parameters.biases
             sums = torch.zeros_like(flat) if conv else sums.expand_as(flat)
@@ -199,7 +199,7 @@ class Steps:
         residual = layers[0].states.new_zeros(len(layers), batch)
         omega = layers[0].states.new_ones(batch) if omega is None else omega
         for k in moving:  # before any moves: feedback is that of this step's states and places
-            if self._is_conv(k + 1):
+            if self.is_conv(k + 1):
                 downs[k] = self._unpool(layers[k + 1], k + 1, digits)
         for k, layer in enumerate(layers):
             if k in moving:
@@ -229,12 +229,12 @@ class Steps:
                 product = above.products.up(update.digits)
                 ups[k + 1] = _contribution(product, update.units, above.scale)
             here = self._parameters[k]
-            if here.products is not None and not self._is_conv(k):
+            if here.products is not None and not self.is_conv(k):
                 downs[k - 1] = _contribution(
                     here.products.down(update.digits), update.units, here.scale
                 )
         for k, layer in enumerate(layers):
-            if self._is_conv(k) and len(ups[k].product):
+            if self.is_conv(k) and len(ups[k].product):
                 maps, pooled, route = (
                     part.numpy() for part in (layer.maps, layer.pooled, layer.route)
                 )
@@ -296,7 +296,8 @@ class Steps:
         )
         layer.update = update if update.units.any() else Update.none(layer.states)
 
-    def _is_conv(self, k: int) -> bool:
+    def is_conv(self, k: int) -> bool:
+        """Whether a convolution leads to layer k."""
         return k < len(self._table) and bool(self._table[k, primitives.CONV])
 
 
