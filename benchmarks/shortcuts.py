@@ -26,10 +26,12 @@ def _only(*names: str, **settings: Any) -> Speed:
     return Speed(off=tuple(set(SHORTCUTS) - set(names)), **settings)
 
 
+_ON_TARGET = _only("on-target", "zero-nudge", "digits")  # it needs the others
 REAL = {
     "plain": _only(),
     "digits": _only("digits"),
     "odd-even": _only("odd-even"),
+    "on-target": _ON_TARGET,
     "all": Speed(),
 }
 SMALL = {
@@ -39,6 +41,7 @@ SMALL = {
     "digits, fast": _only("digits", precision="fast"),
     "odd-even": _only("odd-even"),
     "zero-nudge": _only("zero-nudge"),
+    "on-target": _ON_TARGET,
     "one-pass-flips": _only("one-pass-flips"),
     "all": Speed(),
 }

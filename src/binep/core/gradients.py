@@ -93,7 +93,8 @@ class GradientEstimator(ABC):
             target: from `Cost.target`.
 
         Returns:
-            The end of the free phase.
+            The end of the free phase. Hidden layers of samples that are `Equilibrium.on_target`
+            need not have settled.
 
         Raises:
             TypeError, ValueError: what does not fit, named, before any work.
@@ -186,14 +187,10 @@ class EquilibriumPropagation(GradientEstimator):
 
     def _that_learn(self, phase: Phase, free: Equilibrium, target: Tensor) -> Tensor | None:
         """The samples that have something to learn, and some others; None for all."""
-        if not self._leaves_out(phase):
+        if not (self._leaves_out(phase) and bool((free.residual <= phase.tolerance).all())):
             return None
-        learn = torch.ones(len(target), dtype=torch.bool, device="cpu")
-        if bool((free.residual <= phase.tolerance).all()):
-            learn = (self.network.cost.force(free.output, target) != 0).flatten(1).any(dim=1)
-        if free.on_target is not None:
-            learn &= ~free.on_target
-        return _first_in_eighths(learn)
+        moves = (self.network.cost.force(free.output, target) != 0).flatten(1).any(dim=1)
+        return _first_in_eighths(moves)
 
     @torch.no_grad()
     def compare(self, first: Equilibrium, second: Equilibrium, beta: float) -> None:
