@@ -26,12 +26,12 @@ def _only(*names: str, **settings: Any) -> Speed:
     return Speed(off=tuple(set(SHORTCUTS) - set(names)), **settings)
 
 
-_ON_TARGET = _only("on-target", "zero-nudge", "digits")  # it needs the others
+_CERTAIN = _only("certain-outputs", "zero-nudge", "digits")  # where it serves
 REAL = {
     "plain": _only(),
     "digits": _only("digits"),
     "odd-even": _only("odd-even"),
-    "on-target": _ON_TARGET,
+    "certain-outputs": _CERTAIN,
     "all": Speed(),
 }
 SMALL = {
@@ -41,7 +41,7 @@ SMALL = {
     "digits, fast": _only("digits", precision="fast"),
     "odd-even": _only("odd-even"),
     "zero-nudge": _only("zero-nudge"),
-    "on-target": _ON_TARGET,
+    "certain-outputs": _CERTAIN,
     "one-pass-flips": _only("one-pass-flips"),
     "all": Speed(),
 }

@@ -67,22 +67,7 @@ class GradientEstimator(ABC):
         phase = Phase.of(network, x, steps, tolerance=self.tolerance)
         target = network.cost.as_target(target, phase.states[-1])
         network.zero_grad()
-        if network.speed.uses("on-target") and self._leaves_out(phase):
-            phase = replace(phase, goal=target)
-        return phase, target
-
-    def _leaves_out(self, phase: Phase) -> bool:
-        """Whether it leaves out samples that have nothing to learn.
-
-        Where the output is the target at an equilibrium, −∂C/∂s_L is 0: the nudged phase stays
-        where it is, and the sample adds nothing to any gradient. On a GPU it would take longer to
-        know.
-        """
-        return (
-            phase.x.device.type == "cpu"
-            and phase.tolerance > 0
-            and all(type(neurons) is Real for neurons in self.network.neurons)
-        )
+        return replace(phase, output_only=True, goal=target), target
 
     @abstractmethod
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
@@ -93,7 +78,7 @@ class GradientEstimator(ABC):
             target: from `Cost.target`.
 
         Returns:
-            The end of the free phase. Hidden layers of samples that are `Equilibrium.on_target`
+            The end of the free phase; hidden layers of samples of which `Equilibrium.certain` holds
             need not have settled.
 
         Raises:
@@ -162,43 +147,46 @@ class EquilibriumPropagation(GradientEstimator):
         self._check_nudge()  # it may have been changed since
         phase, target = self._begin(x, target, self.free_steps)
         free = self.network.settle(phase)
-        samples = self._that_learn(phase, free, target)
+        samples = _that_learn(self.network, phase, free, target)
         first, goal = (free, target) if samples is None else (free.part(samples), target[samples])
 
         def nudged(beta: float) -> Equilibrium:
-            end = self.network.settle(phase.nudged(first, self.nudged_steps, goal, beta))
-            if first.on_target is not None:  # these have not settled, and have nothing to learn
-                for after, before in zip(end.states, first.states, strict=True):
-                    after[first.on_target] = before[first.on_target]
-            return end
+            return self.network.settle(phase.nudged(first, self.nudged_steps, goal, beta))
 
         beta = self.beta
         if self.nudging == "random-sign" and _draw(self.generator) < 0.5:
             beta = -beta
         if self.nudging == "centred":
-            self._compare(nudged(-beta), nudged(beta), self.between, len(phase.x))
+            left_out, pair = first.certain, (nudged(-beta), nudged(beta))
+            self._compare(*pair, self.between, len(phase.x), left_out)
         else:
-            self._compare(first, nudged(beta), beta, len(phase.x))
+            self._compare(first, nudged(beta), beta, len(phase.x), first.certain)
         self._differentiate_cost(free.output, target)
         return free
 
-    def _leaves_out(self, phase: Phase) -> bool:
-        return self.network.speed.uses("zero-nudge") and super()._leaves_out(phase)
-
-    def _that_learn(self, phase: Phase, free: Equilibrium, target: Tensor) -> Tensor | None:
-        """The samples that have something to learn, and some others; None for all."""
-        if not (self._leaves_out(phase) and bool((free.residual <= phase.tolerance).all())):
-            return None
-        moves = (self.network.cost.force(free.output, target) != 0).flatten(1).any(dim=1)
-        return _first_in_eighths(moves)
-
     @torch.no_grad()
     def compare(self, first: Equilibrium, second: Equilibrium, beta: float) -> None:
-        """Add to every ``.grad`` from two equilibria whose nudges differ by β."""
-        self._compare(first, second, beta, len(first.clamped.x))
+        """Add to every ``.grad`` from two equilibria whose nudges differ by β.
 
-    def _compare(self, first: Equilibrium, second: Equilibrium, beta: float, batch: int) -> None:
+        Samples of which `Equilibrium.certain` holds in the first one add nothing.
+        """
+        self._compare(first, second, beta, len(first.clamped.x), first.certain)
+
+    def _compare(
+        self,
+        first: Equilibrium,
+        second: Equilibrium,
+        beta: float,
+        batch: int,
+        left_out: Tensor | None,
+    ) -> None:
+        """Without some samples, which had not settled and have nothing to learn."""
         x = first.clamped.x
+        if left_out is not None and left_out.any():
+            states = [state.clone() for state in second.states]
+            for after, before in zip(states, first.states, strict=True):
+                after[left_out] = before[left_out]
+            second = replace(second, states=states)
         factor = -1 / (beta * batch)  # minus: .grad is the direction to go against
         kind = first.by if first.by is not None and first.by is second.by else Plain
         with torch.autocast(x.device.type, enabled=False):
@@ -276,11 +264,12 @@ class BackpropThroughTime(GradientEstimator):
             loss = network.cost.loss(states[-1], target).mean() * (len(x) / batch)
             loss.backward()  # type: ignore[no-untyped-call]
         ends = [state.detach() for state in states]
-        residual = torch.stack([(a - b).abs().max() for a, b in zip(ends, before, strict=True)])
+        change = largest_change(ends, [state.detach() for state in before])
         moved = torch.full((len(network),), self.nudged_steps) if start is None else start.moved
-        on_target = None if start is None else start.on_target
+        certain = None if start is None else start.certain
+        residual = (change if certain is None else change.masked_fill(certain, 0)).amax(dim=1)
         clamped = Clamped(x, clamped.drive.detach())
-        return Equilibrium(clamped, ends, moved, residual.detach(), on_target=on_target)
+        return Equilibrium(clamped, ends, moved, residual, certain=certain)
 
     def _may_linearise(self) -> bool:
         network = self.network
@@ -301,6 +290,8 @@ class BackpropThroughTime(GradientEstimator):
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             ends = network.step(start.clamped, start.states)
         change = largest_change(ends, start.states)
+        if start.certain is not None:  # no gradient passes their output
+            change = change.masked_fill(start.certain, 0)
         still = (change <= _STILL * self.tolerance).all(dim=0)
         if not still.any():
             return self._through_autograd(x, start, target, batch)
@@ -313,9 +304,6 @@ class BackpropThroughTime(GradientEstimator):
             force[still] = output.grad
         learns = (force != 0).flatten(1).any(dim=1)
         self._go_back(start, force, _first_in_eighths(learns))
-        if start.on_target is not None:  # no gradient passes their output
-            change = change.masked_fill(start.on_target, 0)
-            still = still | start.on_target
         rest = (~still).nonzero().flatten()
         if len(rest):
             part = start.part(rest)
@@ -324,7 +312,7 @@ class BackpropThroughTime(GradientEstimator):
                 end[rest] = state
             change[:, rest] = others.residual[:, None]
         residual = change.amax(dim=1)
-        return Equilibrium(start.clamped, ends, start.moved, residual, on_target=start.on_target)
+        return Equilibrium(start.clamped, ends, start.moved, residual, certain=start.certain)
 
     def _go_back(self, start: Equilibrium, force: Tensor, samples: Tensor | None) -> None:
         """Add to every ``.grad`` by ∂C/∂s_L of some samples at their equilibrium."""
@@ -408,6 +396,24 @@ def _recording(module: nn.Module, x: Tensor) -> Iterator[None]:
 
 def _draw(generator: torch.Generator | None) -> float:
     return float(torch.rand((), dtype=torch.float32, device="cpu", generator=generator))
+
+
+def _that_learn(network: Network, phase: Phase, free: Equilibrium, target: Tensor) -> Tensor | None:
+    """The samples whose output the nudge moves, and some others; None for all.
+
+    Where the output of a settled sample is its target, −∂C/∂s_L is 0: the nudged phase stays where
+    it is, and the sample adds nothing to any gradient. On a GPU it would take longer to know.
+    """
+    if not (
+        network.speed.uses("zero-nudge")
+        and phase.x.device.type == "cpu"
+        and phase.tolerance > 0
+        and all(type(neurons) is Real for neurons in network.neurons)
+        and bool((free.residual <= phase.tolerance).all())
+    ):
+        return None
+    moves = (network.cost.force(free.output, target) != 0).flatten(1).any(dim=1)
+    return _first_in_eighths(moves)
 
 
 def _first_in_eighths(chosen: Tensor) -> Tensor | None:

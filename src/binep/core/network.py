@@ -118,7 +118,7 @@ class Network(nn.Module):
         Args:
             x: input, (batch, *input_shape), floating point, prepared as in training.
         """
-        free = self.relax(x, self.free_steps, tolerance=self.tolerance)
+        free = self.relax(x, self.free_steps, tolerance=self.tolerance, output_only=True)
         return self.cost.scores(free.output, "averaged")
 
     def predict(self, x: Tensor) -> Tensor:
@@ -329,6 +329,7 @@ class Network(nn.Module):
         beta: float = 0.0,
         tolerance: float = 1e-6,
         check_every: int | None = None,
+        output_only: bool = False,
     ) -> Equilibrium:
         """The end of the free phase, or with a target of the nudged phase.
 
@@ -347,6 +348,7 @@ class Network(nn.Module):
                 only when nothing moves at all. 0 takes all the steps.
             check_every: steps between two looks at whether all has settled, at each of which the
                 host waits for the device; by default 1 on a CPU and 8 on a GPU.
+            output_only: whether hidden layers need not settle where the output is certain.
 
         Raises:
             TypeError, ValueError: what does not fit, named, before any work; see `Phase.of`.
@@ -354,6 +356,7 @@ class Network(nn.Module):
         phase = Phase.of(
             self, x, steps,
             start=start, target=target, beta=beta, tolerance=tolerance, check_every=check_every,
+            output_only=output_only,
         )  # fmt: skip
         return self.settle(phase)
 

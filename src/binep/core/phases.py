@@ -52,12 +52,13 @@ class Equilibrium:
         clamped: the input.
         states: s_1 … s_L, each (batch, *shape).
         moved: per layer the last step in which a real state moved by more than the tolerance, or a
-            binary neuron's bit changed, (L,) int64: the steps that the layer took to settle.
-        residual: per layer max|Δs| in the last step, (L,).
+            binary neuron's bit changed, (L,) int64: the steps that the layer took to settle, but
+            for samples whose output is certain.
+        residual: per layer max|Δs| in the last step, (L,), likewise.
         by: the kind of solver that took the steps; None if none did.
         memory: what that solver keeps beside the states to continue from.
-        on_target: of a free phase with a `goal`, which samples ended on it for certain, (batch,)
-            bool: their output is there, their hidden layers need not have settled. None without.
+        certain: which samples left before they had settled, as their output is certain, (batch,)
+            bool (`binep.core.certain`); None where all were to settle.
     """
 
     clamped: Clamped
@@ -66,7 +67,7 @@ class Equilibrium:
     residual: Tensor
     by: type[Solver] | None = None
     memory: object = None
-    on_target: Tensor | None = None
+    certain: Tensor | None = None
     _stamp: tuple[Version, ...] = field(default=(), repr=False)
     _neurons: tuple[Neurons, ...] = field(default=(), repr=False)
 
@@ -85,9 +86,9 @@ class Equilibrium:
         clamped, states = self.clamped, [state[samples] for state in self.states]
         route = None if clamped.route is None else clamped.route[samples]
         clamped = Clamped(clamped.x[samples], clamped.drive[samples], route)
-        on_target = None if self.on_target is None else self.on_target[samples]
+        certain = None if self.certain is None else self.certain[samples]
         return replace(
-            self, clamped=clamped, states=states, memory=None, on_target=on_target, _stamp=()
+            self, clamped=clamped, states=states, memory=None, certain=certain, _stamp=()
         )
 
     def is_current(self, network: Network, x: Tensor) -> bool:
@@ -122,8 +123,9 @@ class Phase:
             neuron's state at all; 0 takes all steps.
         check_every: steps between two looks at whether all has settled.
         versions: of the parameters and x, as they are when the phase begins.
-        goal: the target, where samples that are on it for certain may leave a free phase
-            (`binep.core.on_target`), which a solver need not let them; None where they may not.
+        output_only: whether samples whose output is certain may leave a free phase before their
+            hidden layers have settled (`binep.core.certain`). A solver need not let them.
+        goal: the target, where only those may whose output nothing nudges; None for all.
     """
 
     network: Network
@@ -137,6 +139,7 @@ class Phase:
     tolerance: float
     check_every: int
     versions: tuple[Version, ...]
+    output_only: bool = False
     goal: Tensor | None = None
 
     @classmethod
@@ -151,6 +154,7 @@ class Phase:
         beta: float = 0.0,
         tolerance: float = 1e-6,
         check_every: int | None = None,
+        output_only: bool = False,
     ) -> Phase:
         """A phase, checked; `Network.relax` says what the arguments are.
 
@@ -178,7 +182,10 @@ class Phase:
         held = _held(network, states[-1], target, beta)
         every = whole("check_every", check_every)
         versions = tuple(map(Version, (*network.parameters(), x)))
-        return cls(network, x, states, steps, start, target, beta, held, tolerance, every, versions)
+        return cls(
+            network, x, states, steps, start, target, beta, held, tolerance, every, versions,
+            output_only=bool(output_only),
+        )  # fmt: skip
 
     def nudged(self, end: Equilibrium, steps: int, target: Tensor, beta: float) -> Phase:
         """The nudged phase that follows this one; nothing is checked again.
@@ -201,6 +208,7 @@ class Phase:
             beta=beta,
             held=held,
             versions=versions,
+            output_only=False,
             goal=None,
         )
 
@@ -230,12 +238,12 @@ class Phase:
         moved: Tensor,
         residual: Tensor,
         memory: object = None,
-        on_target: Tensor | None = None,
+        certain: Tensor | None = None,
     ) -> Equilibrium:
         """The equilibrium that a solver reached, with the versions of all that it depends on."""
         stamp = (*self.versions, *map(Version, (clamped.drive, *states)))
         neurons, by = tuple(self.network.neurons), type(solver)
-        return Equilibrium(clamped, states, moved, residual, by, memory, on_target, stamp, neurons)
+        return Equilibrium(clamped, states, moved, residual, by, memory, certain, stamp, neurons)
 
 
 def _held(network: Network, output: Tensor, target: Tensor | None, beta: float) -> Tensor | None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from binep.core.certain import CertainOutputs
 from binep.core.neurons import Real
-from binep.core.on_target import OnTarget
 from binep.core.overrelaxation import OverRelaxation
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.provided import provided
@@ -236,9 +236,9 @@ class Loop:
         change: max|Δs| of each layer and sample in the last step, (L, batch).
         ups: with odd/even updates, what came from below in the half step before: see
             `Network.step`. None for steps that do not take it.
-        aims: finds the samples that are on their target for certain, which then count as settled;
-            None where all are to settle.
-        on_target: these samples, (batch,) bool; none where all are to settle.
+        outputs: finds the samples whose output is certain, which then count as settled; None where
+            all are to settle.
+        certain: these samples, (batch,) bool; none where all are to settle.
     """
 
     network: Network
@@ -254,8 +254,8 @@ class Loop:
     relaxation: OverRelaxation | None
     change: Tensor
     ups: Ups | None
-    aims: OnTarget | None
-    on_target: Tensor
+    outputs: CertainOutputs | None
+    certain: Tensor
 
     @classmethod
     def of(cls, phase: Phase, clamped: Clamped) -> Loop:
@@ -304,7 +304,8 @@ class Loop:
         self.states = states
         self.relaxation = self.relaxation and self.relaxation.part(stays)
         self.change = self.change[:, stays]
-        self.aims, self.on_target = self.aims and self.aims.part(stays), self.on_target[stays]
+        self.outputs = self.outputs and self.outputs.part(stays)
+        self.certain = self.certain[stays]
 
     @property
     def settled(self) -> Tensor:
@@ -313,8 +314,8 @@ class Loop:
 
     @property
     def finished(self) -> Tensor:
-        """Which samples have settled or are on their target, (batch,) bool."""
-        return self.settled | self.on_target
+        """Which samples have settled or have a certain output, (batch,) bool."""
+        return self.settled | self.certain
 
     @property
     def moving(self) -> Tensor:
@@ -332,15 +333,21 @@ class Loop:
         self.change = largest_change(self.states, before)
         if relaxation is not None:
             relaxation.update(self.change.amax(dim=0))
-        if self.aims is not None:
-            last = len(self.network) - 1
-            drive = self.network.drives(self.clamped, self.states, [last], self.ups)[last]
-            assert drive is not None
-            self.on_target = self.aims.certain(self.states[last], drive, self.change.amax(dim=0))
-        counted = self.change if self.aims is None else self.change.masked_fill(self.on_target, 0)
+        counted = self.change
+        if self.outputs is not None:
+            change = self.change.amax(dim=0)
+            self.certain = self.outputs.find(self.states[-1], self._output_drive, change)
+            counted = self.change.masked_fill(self.certain, 0)
         self.residual = counted.amax(dim=1)
         self.taken = self.taken + 1
         self.moved = torch.where(self._changed(before), self.taken, self.moved)
+
+    def _output_drive(self) -> Tensor:
+        """The drive p of the output, by the network's own products."""
+        last = len(self.network) - 1
+        drive = self.network.drives(self.clamped, self.states, [last])[last]
+        assert drive is not None
+        return drive
 
     def _changed(self, before: Sequence[Tensor]) -> Tensor:
         """Which layers moved, (L,) bool: a state by more than the tolerance, or a bit."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 SHORTCUTS = (
     *("events", "digits", "in-cache", "captured", "bfloat16", "leaving"),
-    *("odd-even", "on-target", "zero-nudge", "linearised", "one-pass-flips"),
+    *("odd-even", "certain-outputs", "zero-nudge", "linearised", "one-pass-flips"),
 )
 """Names of what comes with binep and can be switched off; a solver of one's own adds its name."""
 
@@ -39,9 +39,9 @@ class Speed:
       in convolutions, samples that have settled leave the batch.
     - odd-even: real activations, free phase: layers 1, 3, … then 2, 4, … move, each half from
       what the other has just become (Gauss–Seidel), with adaptive over-relaxation.
-    - on-target: real activations, digits, bfloat16 or leaving, in training: samples whose output is
-      their target for certain leave the free phase before their hidden layers have settled; with
-      equilibrium propagation only beside zero-nudge.
+    - certain-outputs: real activations, digits, bfloat16 or leaving: samples whose output is
+      certain leave the free phase before their hidden layers have settled, in evaluation, and in
+      training where it is their target.
     - zero-nudge: real activations on a CPU: samples whose output is their target after the free
       phase are left out of the nudged phase and of the gradients.
     - linearised: real activations, backpropagation through time: samples at their equilibrium by
@@ -54,7 +54,7 @@ class Speed:
 
     off: tuple[str, ...] = ()
     """Solvers and shortcuts not to use: events, digits, in-cache, captured, bfloat16, leaving,
-    odd-even, on-target, zero-nudge, linearised, one-pass-flips."""
+    odd-even, certain-outputs, zero-nudge, linearised, one-pass-flips."""
     precision: Literal["exact", "split", "fast"] = "split"
     """How real states are multiplied with binary weights. On a CPU exact: in float32; split:
     state changes quantised to 8 bits, with the error carried over, in the free phase, and to 16 in

@@ -224,7 +224,7 @@ def class_scores(
     scores, labels = [], []
     for x, y in _checked(network, batches):
         labels.append(y)
-        output = network.relax(x, free_steps, tolerance=tolerance).output
+        output = network.relax(x, free_steps, tolerance=tolerance, output_only=True).output
         scores.append(network.cost.scores(output, "averaged"))
     return torch.cat(scores), torch.cat(labels)
 

@@ -56,7 +56,7 @@ class Alone:
 
     def relax(self, network: Network, x: Tensor, steps: int, tolerance: float) -> Settled:
         """The end of a free phase of a batch."""
-        return _settled(network.relax(x, steps, tolerance=tolerance))
+        return _settled(network.relax(x, steps, tolerance=tolerance, output_only=True))
 
     def estimate(self, estimator: GradientEstimator, x: Tensor, target: Tensor) -> Settled:
         """The end of a batch's free phase, with every ``.grad`` filled."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from binep.core.certain import CertainOutputs
 from binep.core.network import Network
 from binep.core.neurons import Real
-from binep.core.on_target import OnTarget
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Loop, Solver
 from binep.core.synapses import Conv, Dense
@@ -21,8 +21,8 @@ class LeavingSolver(Solver):
     """Real activations on a CPU: in the free phase a sample that has settled leaves the batch.
 
     No sample depends on another. One that no step moves by more than the tolerance stays where it
-    is, instead of taking steps for as long as any other moves; nor does one that is on its target
-    for certain, where the phase has a goal.
+    is, instead of taking steps for as long as any other moves; nor does one whose output is
+    certain, where the phase asks for no more.
     """
 
     name = "leaving"
@@ -43,7 +43,7 @@ class LeavingSolver(Solver):
         loop = self.loop(phase, clamped)
         ends = [torch.empty_like(state) for state in loop.states]
         residual, batch = torch.zeros_like(loop.residual), len(phase.x)
-        on_target = torch.zeros_like(loop.on_target)
+        certain = torch.zeros_like(loop.certain)
         rows = torch.arange(batch, device="cpu")
         for taken in range(1, phase.steps + 1):
             loop.advance()
@@ -57,23 +57,22 @@ class LeavingSolver(Solver):
                 leave = ~stays
                 for end, state in zip(ends, loop.states, strict=True):
                     end[rows[leave]] = state[leave]
-                settled = leave & ~loop.on_target
+                settled = leave & ~loop.certain
                 residual = residual.maximum(loop.change.masked_fill(~settled, 0).amax(dim=1))
-                on_target[rows[leave]] = loop.on_target[leave]
+                certain[rows[leave]] = loop.certain[leave]
                 rows = rows[stays]
                 loop.keep(stays)
         for end, state in zip(ends, loop.states, strict=True):
             end[rows] = state
-        on_target[rows] = loop.on_target
+        certain[rows] = loop.certain
         residual = residual.maximum(loop.residual)
-        aimed = None if phase.goal is None else on_target
-        return phase.ended(self, clamped, ends, loop.moved, residual, on_target=aimed)
+        left = None if loop.outputs is None else certain
+        return phase.ended(self, clamped, ends, loop.moved, residual, certain=left)
 
     def loop(self, phase: Phase, clamped: Clamped) -> Loop:
         """Before the phase's first step."""
         loop = Loop.of(phase, clamped)
-        if phase.goal is not None and not self.network.has_own_steps:
-            loop.aims = OnTarget.of(self.network.cost, phase.goal, loop.states[-1])
+        loop.outputs = CertainOutputs.of(phase)
         return loop
 
 

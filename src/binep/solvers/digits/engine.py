@@ -10,9 +10,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from binep.core.certain import CertainOutputs
 from binep.core.network import Network
 from binep.core.neurons import Real
-from binep.core.on_target import OnTarget
 from binep.core.overrelaxation import OverRelaxation
 from binep.core.phases import Phase
 from binep.core.solvers import odd_even
@@ -34,13 +34,18 @@ class _Active:
         rows: where they lie in the batch.
         layers: their states.
         relaxation: their ω, with odd/even updates.
-        aims: finds those on their target for certain; None where all are to settle.
+        outputs: finds those with a certain output; None where all are to settle.
     """
 
     rows: Tensor
     layers: list[Layer]
     relaxation: OverRelaxation | None
-    aims: OnTarget | None
+    outputs: CertainOutputs | None
+
+    def output_drive(self) -> Tensor:
+        """The drive p of the output, in its layer's shape; of a dense layer."""
+        assert self.outputs is not None
+        return self.layers[-1].sums.clone().view_as(self.outputs.drive)
 
     def write(self, ends: Sequence[Tensor], which: Tensor | None = None) -> None:
         """Write the states, of all or of some samples, to where they belong in the batch."""
@@ -59,7 +64,7 @@ class _Active:
         self.rows = self.rows[order]
         self.layers = [layer.keep(left, to, of) for layer in self.layers]
         self.relaxation = self.relaxation and self.relaxation.part(order)
-        self.aims = self.aims and self.aims.part(order)
+        self.outputs = self.outputs and self.outputs.part(order)
 
 
 class Engine:
@@ -91,7 +96,7 @@ class Engine:
             drive: the input's, (batch, *shape of layer 1).
 
         Returns:
-            States, last steps that moved, residuals, and which samples are on their target: see
+            States, last steps that moved, residuals, and which samples have a certain output: see
             `Equilibrium`.
         """
         machine.use_threads()
@@ -99,17 +104,17 @@ class Engine:
         ends = [drive.new_empty(batch, size) for size in self._table[:, primitives.SIZE]]
         residual = drive.new_zeros(count)
         moved = residual.long()
-        on_target = None if phase.goal is None else drive.new_zeros(batch, dtype=torch.bool)
+        certain = None if CertainOutputs.of(phase) is None else drive.new_zeros(batch).bool()
         for start in range(0, batch, self._at_once):
             some = slice(start, start + self._at_once)
             layers = steps.begin([state[some] for state in phase.states], drive[some])
-            aimed = None if on_target is None else on_target[some]
             states = [end[some] for end in ends]
-            last, change = _settle(phase, some, steps, layers, states, aimed)
+            left = None if certain is None else certain[some]
+            last, change = _settle(phase, some, steps, layers, states, left)
             moved, residual = moved.maximum(last), residual.maximum(change)
         shapes = [synapse.output_shape for synapse in self._network.synapses]
         states = [layouts.unflatten(end, shape) for end, shape in zip(ends, shapes, strict=True)]
-        return states, moved, residual, on_target
+        return states, moved, residual, certain
 
     def go_back(self, adjoints: Sequence[Tensor | None]) -> list[Tensor | None]:
         """See `Solver.go_back`; of layers that dense synapses join."""
@@ -168,7 +173,7 @@ def _settle(
     steps: Steps,
     layers: list[Layer],
     ends: Sequence[Tensor],
-    on_target: Tensor | None,
+    certain: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Take a phase's steps with some samples of the batch.
 
@@ -178,7 +183,7 @@ def _settle(
         steps: how.
         layers: the samples at the start.
         ends: per layer where their states are to go, (samples, neurons).
-        on_target: where it is to be said which are on their target, (samples,) bool; None where all
+        certain: where it is to be said which have a certain output, (samples,) bool; None where all
             are to settle.
 
     Returns:
@@ -192,11 +197,8 @@ def _settle(
     turns = [range(0, count, 2), range(1, count, 2)] if odd_even(phase) else [range(count)]
     relaxation = OverRelaxation.of(layers[0].states) if len(turns) > 1 else None
     shape = phase.states[-1].shape[1:]
-    aims = None
-    if phase.goal is not None and not steps.is_conv(count - 1):
-        output = layouts.unflatten(layers[-1].states, shape)
-        aims = OnTarget.of(phase.network.cost, phase.goal[some], output)
-    active = _Active(torch.arange(batch, device="cpu"), layers, relaxation, aims)
+    outputs = None if steps.is_conv(count - 1) else CertainOutputs.of(phase, some)
+    active = _Active(torch.arange(batch, device="cpu"), layers, relaxation, outputs)
     settled = phase.x.new_zeros(count)
     moved = settled.long()
     for step in range(phase.steps):
@@ -207,13 +209,10 @@ def _settle(
             residual += steps.take(active.layers, turn, digits if step else at_first, nudge, omega)
         if active.relaxation is not None:
             active.relaxation.update(residual.amax(dim=0))
-        if active.aims is not None and on_target is not None:
-            output, drive = (
-                layouts.unflatten(numbers, shape)
-                for numbers in (active.layers[-1].states, active.layers[-1].sums.clone())
-            )
-            certain = active.aims.certain(output, drive, residual.amax(dim=0))
-            residual, on_target[active.rows] = residual.masked_fill(certain, 0), certain
+        if active.outputs is not None and certain is not None:
+            output = layouts.unflatten(active.layers[-1].states, shape)
+            found = active.outputs.find(output, active.output_drive, residual.amax(dim=0))
+            residual, certain[active.rows] = residual.masked_fill(found, 0), found
         moving = ~(residual <= phase.tolerance)  # a NaN has not settled
         moved[moving.any(dim=1)] = step + 1
         if not phase.tolerance > 0:

@@ -53,8 +53,8 @@ class DigitSolver(Solver):
     def solve(self, phase: Phase, memory: object) -> Equilibrium:
         """Step until all has settled; the states are all that it goes on from."""
         clamped = phase.clamped or self._inputs.clamp(phase.x)
-        states, moved, residual, on_target = self._engine.settle(phase, clamped.drive)
-        return phase.ended(self, clamped, states, moved, residual, on_target=on_target)
+        states, moved, residual, certain = self._engine.settle(phase, clamped.drive)
+        return phase.ended(self, clamped, states, moved, residual, certain=certain)
 
     def go_back(self, adjoints: Sequence[Tensor | None]) -> list[Tensor | None] | None:
         """In two digits, where no convolution leads from layer to layer."""
