@@ -180,8 +180,7 @@ def test_bptt_of_what_is_on_its_target_adds_nothing(
     assert end.certain.any()
     if not off and kind == "dense":  # one more step was taken, not five
         assert change(net, end)[end.certain].max() > 2 * TOLERANCE
-    if not off:
-        assert end.residual.max() <= 10 * TOLERANCE
+    assert end.residual.max() <= 10 * TOLERANCE
     net.speed = without(net.speed, "certain-outputs")
     alone, expected = gradients(estimator, x[~end.certain], target[~end.certain])
     assert alone.certain is None
@@ -246,6 +245,14 @@ def test_one_output_that_is_not_certain_keeps_the_sample() -> None:
     assert found(outputs, drives, 0.0) == [True, False]
     assert found(outputs.part(torch.tensor([0])), drives[:1], 0.0) == [True]
     assert found(outputs.part(torch.tensor([1])), drives[1:] - 0.1, 0.0) == [False]
+
+
+def test_a_drive_is_compared_with_that_of_the_step_before() -> None:
+    drive = torch.tensor([[1.3]])
+    outputs = CertainOutputs(SquaredError(1), None, 0, drive, torch.zeros(1))
+    assert found(outputs, drive, 0.0) == [True]
+    seen = [found(outputs, drive, change)[0] for change in (1.0, 0.0, 0.0, 0.0)]
+    assert seen == [False, False, False, True]
 
 
 def test_a_drive_is_computed_only_where_it_may_be_certain() -> None:
@@ -327,6 +334,35 @@ def test_certain_outputs_of_random_networks_stay(
         count += int((end.certain & still).sum())
         assert torch.equal(end.output[end.certain & still], settled.output[end.certain & still])
     assert count >= 20
+
+
+def test_two_equilibria_of_ones_own_are_compared_without_them() -> None:
+    net, learn = network("leaving", "dense"), [2, 30]
+    x, target = batch(net, 40, learn)
+    settings: Any = {"beta": 0.5, "free_steps": 300, "nudged_steps": 6, "nudging": "one-sided"}
+    estimator = EquilibriumPropagation(net, **settings)
+    free, expected = gradients(estimator, x, target)
+    assert free.certain.sum() == 38
+    nudged = net.relax(x, 6, start=free, target=target, beta=0.5)
+    ends = [state.clone() for state in nudged.states]
+    net.zero_grad()
+    estimator.compare(free, nudged, 0.5)
+    assert_equal([p.grad for p in net.parameters() if p.grad is not None], expected, 1e-4)
+    for state, end in zip(nudged.states, ends, strict=True):
+        assert torch.equal(state, end)
+    torch.testing.assert_close(net.relax(x, 300, start=free, target=target).output, free.output)
+
+
+def test_bptt_of_a_batch_on_its_target_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network("leaving", "dense")
+    net.speed = Speed(off=set(SHORTCUTS) - {"leaving", "certain-outputs", "linearised"})
+    x, target = batch(net, 40, ())
+    monkeypatch.setattr(BackpropThroughTime, "_through_autograd", None)
+    estimator = BackpropThroughTime(net, free_steps=300, nudged_steps=5, tolerance=1e-8)
+    end, found = gradients(estimator, x, target)
+    assert change(net, end).max() > 10 * estimator.tolerance
+    assert end.residual.max() <= 10 * estimator.tolerance
+    assert not any(gradient.any() for gradient in found)
 
 
 def test_samples_leave_sooner(monkeypatch: pytest.MonkeyPatch) -> None:

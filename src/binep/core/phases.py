@@ -208,8 +208,6 @@ class Phase:
             beta=beta,
             held=held,
             versions=versions,
-            output_only=False,
-            goal=None,
         )
 
     @property
