@@ -450,6 +450,30 @@ def test_where_all_are_to_settle() -> None:
     assert change(net, end).max() <= 2 * TOLERANCE
 
 
+@pytest.mark.parametrize("solver", ["leaving", "digits"])
+def test_of_an_output_that_a_convolution_leads_to(solver: str) -> None:
+    """Digits do not know its drive before pooling, so they say that all are to settle."""
+    if not FITS[solver]():
+        pytest.skip(f"{solver} does not fit this processor")
+    net = network(solver, "conv")
+    weights: Any = {"weights": "binary" if solver == "digits" else "real"}
+    below = net.synapses[1].output_shape
+    top = Conv(below, 3, kernel=below[1] - 1, padding=0, **weights)
+    net = Network([*net.synapses[:2], top], Real(0.5), SquaredError(3))
+    net.speed = Speed(off=set(SHORTCUTS) - {solver, "odd-even", "certain-outputs", "zero-nudge"})
+    with torch.no_grad():
+        top.bias += 6 * (GOAL - 0.5)
+    x, _ = batch(net, 40, ())
+    end = net.relax(x, 300, output_only=True)
+    assert end.by is SOLVERS[solver]
+    if solver == "digits":
+        assert end.certain is None
+        assert end.residual.max() <= TOLERANCE
+    else:
+        assert end.certain is not None
+        assert end.certain.all()
+
+
 def test_without_zero_nudge_they_add_nothing_either() -> None:
     net = network("leaving", "dense")
     x, target = batch(net, 40, ())

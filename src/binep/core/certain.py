@@ -48,8 +48,8 @@ class CertainOutputs:
     moved: Tensor
 
     @classmethod
-    def of(cls, phase: Phase, some: slice = slice(None)) -> CertainOutputs | None:
-        """Of some samples before a phase's first step; None where all are to settle."""
+    def of(cls, phase: Phase) -> CertainOutputs | None:
+        """Before a phase's first step; None where all are to settle."""
         network = phase.network
         if not (
             phase.output_only
@@ -59,9 +59,9 @@ class CertainOutputs:
             and not network.has_own_steps
         ):
             return None
-        goal = None if phase.goal is None else phase.goal[some]
-        drive = torch.full_like(phase.states[-1][some], torch.inf)
-        return cls(network.cost, goal, 2 * len(network), drive, drive.flatten(1).amax(1))
+        drive = torch.full_like(phase.states[-1], torch.inf)
+        moved = drive.flatten(1).amax(1)
+        return cls(network.cost, phase.goal, 2 * len(network), drive, moved)
 
     def find(self, output: Tensor, drive: Callable[[], Tensor], change: Tensor) -> Tensor:
         """A mask, (batch,) bool.
@@ -88,7 +88,7 @@ class CertainOutputs:
         certain &= outside > MARGIN * self.moved.maximum(last)
         return certain & (self.wait < 0)
 
-    def part(self, samples: Tensor) -> CertainOutputs:
-        """That of some samples, by a mask or by their numbers."""
+    def part(self, samples: Tensor | slice) -> CertainOutputs:
+        """That of some samples, by a mask, their numbers or a slice."""
         goal = None if self.goal is None else self.goal[samples]
         return replace(self, goal=goal, drive=self.drive[samples], moved=self.moved[samples])

@@ -104,13 +104,15 @@ class Engine:
         ends = [drive.new_empty(batch, size) for size in self._table[:, primitives.SIZE]]
         residual = drive.new_zeros(count)
         moved = residual.long()
-        certain = None if CertainOutputs.of(phase) is None else drive.new_zeros(batch).bool()
+        outputs = None if steps.is_conv(count - 1) else CertainOutputs.of(phase)
+        certain = None if outputs is None else drive.new_zeros(batch).bool()
         for start in range(0, batch, self._at_once):
             some = slice(start, start + self._at_once)
             layers = steps.begin([state[some] for state in phase.states], drive[some])
             states = [end[some] for end in ends]
             left = None if certain is None else certain[some]
-            last, change = _settle(phase, some, steps, layers, states, left)
+            part = outputs and outputs.part(some)
+            last, change = _settle(phase, some, steps, layers, states, part, left)
             moved, residual = moved.maximum(last), residual.maximum(change)
         shapes = [synapse.output_shape for synapse in self._network.synapses]
         states = [layouts.unflatten(end, shape) for end, shape in zip(ends, shapes, strict=True)]
@@ -173,6 +175,7 @@ def _settle(
     steps: Steps,
     layers: list[Layer],
     ends: Sequence[Tensor],
+    outputs: CertainOutputs | None,
     certain: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Take a phase's steps with some samples of the batch.
@@ -183,8 +186,8 @@ def _settle(
         steps: how.
         layers: the samples at the start.
         ends: per layer where their states are to go, (samples, neurons).
-        certain: where it is to be said which have a certain output, (samples,) bool; None where all
-            are to settle.
+        outputs: finds those with a certain output; None where all are to settle.
+        certain: where it is then to be said which these are, (samples,) bool.
 
     Returns:
         Per layer the last step that moved it, and max|Δs| in each sample's last step.
@@ -197,7 +200,6 @@ def _settle(
     turns = [range(0, count, 2), range(1, count, 2)] if odd_even(phase) else [range(count)]
     relaxation = OverRelaxation.of(layers[0].states) if len(turns) > 1 else None
     shape = phase.states[-1].shape[1:]
-    outputs = None if steps.is_conv(count - 1) else CertainOutputs.of(phase, some)
     active = _Active(torch.arange(batch, device="cpu"), layers, relaxation, outputs)
     settled = phase.x.new_zeros(count)
     moved = settled.long()
