@@ -276,7 +276,7 @@ class BackpropThroughTime(GradientEstimator):
         return (  # a subclass may do something else in each step
             network.speed.uses("linearised")
             and not network.has_own_steps
-            and all(type(neurons) is Real for neurons in network.neurons)
+            and network.is_real
             and all(type(synapse) in (Dense, Conv) for synapse in network.synapses)
         )
 
@@ -408,7 +408,7 @@ def _that_learn(network: Network, phase: Phase, free: Equilibrium, target: Tenso
         network.speed.uses("zero-nudge")
         and phase.x.device.type == "cpu"
         and phase.tolerance > 0
-        and all(type(neurons) is Real for neurons in network.neurons)
+        and network.is_real
         and bool((free.residual <= phase.tolerance).all())
     ):
         return None

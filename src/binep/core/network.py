@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from binep.core import solvers, summary
 from binep.core.checks import as_tolerance, bare, whole
 from binep.core.costs import Cost, SquaredError
-from binep.core.neurons import Neurons
+from binep.core.neurons import Neurons, Real
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.provided import provided
 from binep.core.solvers import Solver
@@ -372,6 +372,11 @@ class Network(nn.Module):
         # What a solver keeps must be of use outside inference mode, too.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
             return self.made(kind).solve(phase, memory)
+
+    @property
+    def is_real(self) -> bool:
+        """Whether all neurons are `Real`; not of a subclass, which may do something else."""
+        return all(type(neurons) is Real for neurons in self.neurons)
 
     @property
     def has_own_steps(self) -> bool:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from binep.core.certain import CertainOutputs
-from binep.core.neurons import Real
 from binep.core.overrelaxation import OverRelaxation
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.provided import provided
@@ -211,7 +210,7 @@ def odd_even(phase: Phase) -> bool:
         and len(network) > 1
         and phase.is_free
         and phase.tolerance > 0
-        and all(type(neurons) is Real for neurons in network.neurons)
+        and network.is_real
     )
 
 

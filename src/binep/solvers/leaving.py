@@ -7,7 +7,6 @@ from torch import Tensor
 
 from binep.core.certain import CertainOutputs
 from binep.core.network import Network
-from binep.core.neurons import Real
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Loop, Solver
 from binep.core.synapses import Conv, Dense
@@ -33,7 +32,7 @@ class LeavingSolver(Solver):
         return (
             phase.x.device.type == "cpu"
             and not network.speed.compile
-            and all(type(neurons) is Real for neurons in network.neurons)
+            and network.is_real
             and all(type(synapse) in (Dense, Conv) for synapse in network.synapses)
         )
 

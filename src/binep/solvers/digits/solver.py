@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from binep.core.network import Network
-from binep.core.neurons import Real
 from binep.core.phases import Equilibrium, Phase
 from binep.core.solvers import Solver
 from binep.core.synapses import Conv, Synapse
@@ -41,7 +40,7 @@ class DigitSolver(Solver):
         """Whether precision may be less than exact, and oneDNN has the products on this CPU."""
         if not (
             network.speed.precision != "exact"
-            and all(type(neurons) is Real for neurons in network.neurons)
+            and network.is_real
             and all(fits.is_compiled(synapse) for synapse in network.synapses)
             and all(has_products(synapse) for synapse in network.synapses[1:])
         ):

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from binep.core.costs import SquaredError
 from binep.core.network import Network
-from binep.core.neurons import Real
 from binep.core.phases import Equilibrium, Phase
 from binep.core.solvers import Solver, Unrolled
 from binep.core.synapses import Dense
@@ -42,7 +41,7 @@ class InCacheSolver(Solver):
         """Whether few synapses, all dense, join the neurons, and the cost is the squared error."""
         between = network.synapses[1:]
         return (  # a subclass may do something else
-            all(type(neurons) is Real for neurons in network.neurons)
+            network.is_real
             and type(network.cost) is SquaredError
             and all(type(synapse) is Dense for synapse in between)
             and sum(synapse.values.numel() for synapse in between) <= _CACHED
