@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
+from operator import mul
 
 import pytest
 import torch
@@ -10,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import binep.solvers  # noqa: F401
+from binep.core import overrelaxation
 from binep.core.network import Network
 from binep.core.neurons import Real
-from binep.core.overrelaxation import FIRST, MOST, OverRelaxation
+from binep.core.overrelaxation import FIRST, LARGE, MOST, OverRelaxation
 from binep.core.phases import Equilibrium
 from binep.core.speed import Speed
-from binep.core.synapses import Conv, Dense
+from binep.core.synapses import Conv, Dense, Synapse
 from binep.solvers import machine
 from binep.solvers.in_cache.kernels import raised_omega
 
@@ -89,6 +93,15 @@ def test_what_settles_slowly_is_over_relaxed_more(
     assert steps < 0.9 * relaxed(net, x, only(solver)).steps
 
 
+def test_with_the_largest_omega_fewer_steps_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    for most in (LARGE, MOST):
+        monkeypatch.setattr(overrelaxation, "MOST", most)
+        nets = (network(seed, scale) for seed in range(10) for scale in (1.4, 1.6))
+        steps.append(sum(relaxed(*net, only("plain")).steps for net in nets))
+    assert steps[1] < 0.9 * steps[0]
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_layers_move_at_once_where_all_steps_are_taken_and_where_they_are_nudged(
     solver: str,
@@ -103,20 +116,38 @@ def test_layers_move_at_once_where_all_steps_are_taken_and_where_they_are_nudged
     assert all(map(torch.equal, *ends))
 
 
-def raised(*changes: float) -> list[float]:
+class Own(Dense):
+    """May send something else."""
+
+
+JOINED: list[Synapse] = [Dense(3, 3), Dense(3, 3)]
+POOLED: list[Synapse] = [Conv((1, 8, 8), 3), Conv((3, 4, 4), 3), Dense((3, 2, 2), 3)]
+
+
+def raised(*changes: float, synapses: Sequence[Synapse] = JOINED) -> list[float]:
     """ω of a sample after each of its changes."""
-    relaxation, found = OverRelaxation.of(torch.zeros(1, 3)), []
+    relaxation, found = OverRelaxation.of(torch.zeros(1, 3), synapses), []
     for change in changes:
         relaxation.update(torch.tensor([change]))
         found.append(float(relaxation.omega))
     return found
 
 
-def test_omega_is_raised_by_steady_rates_below_1_alone_and_never_above_1_5() -> None:
-    growing, slow, unsteady = (raised(*(rate**i for i in range(6))) for rate in (1.5, 0.99, 1.0))
+@pytest.mark.parametrize(
+    ("synapses", "most"),
+    [(JOINED, 1.7), (POOLED, 1.5), (POOLED[1:], 1.7), (POOLED[:2], 1.5), ([Own(3, 3)] * 2, 1.5)],
+)
+def test_omega_is_raised_by_steady_rates_below_1_alone_and_never_above_the_most(
+    synapses: list[Synapse], most: float
+) -> None:
+    growing, slow, unsteady = (
+        raised(*(rate**i for i in range(6)), synapses=synapses) for rate in (1.5, 0.99, 1.0)
+    )
     assert growing == unsteady == [pytest.approx(1.2)] * 6
-    assert slow[-1] == pytest.approx(1.5)
+    assert slow[-1] == pytest.approx(most)
     assert raised(1.0, 0.5, 0.4, 0.1, 0.01) == [pytest.approx(1.2)] * 5
+    uneven = raised(*itertools.accumulate([0.95, 0.9] * 5, mul), synapses=synapses)
+    assert uneven[-1] == pytest.approx(1.5)
     assert 1.2 < raised(*(0.55**i for i in range(6)))[-1] < 1.5
 
 
@@ -155,7 +186,7 @@ def test_omega_follows_from_the_rate_of_settling(mu: float) -> None:
     best = 2 / (1 + math.sqrt(1 - mu**2))
     discriminant = (FIRST * mu) ** 2 - 4 * (FIRST - 1)
     rate = FIRST - 1.0 if discriminant < 0 else ((FIRST * mu + math.sqrt(discriminant)) / 2) ** 2
-    relaxation = OverRelaxation.of(torch.zeros(2, 1, dtype=torch.float64))
+    relaxation = OverRelaxation.of(torch.zeros(2, 1, dtype=torch.float64), JOINED)
     for change in (1.0, rate, rate**2):
         relaxation.update(torch.tensor([change, math.nan], dtype=torch.float64))
     expected = min(MOST, max(FIRST, best))
@@ -168,7 +199,8 @@ rates = st.floats(0, 1.5) | st.just(math.nan)
 
 @given(st.floats(FIRST, MOST), rates, rates)
 def test_the_compiled_rule_is_the_same(omega: float, rate: float, before: float) -> None:
-    of = [torch.tensor([v], dtype=torch.float64) for v in (omega, 1.0, before)]
-    relaxation = OverRelaxation(*of)
+    relaxation = OverRelaxation(
+        *(torch.tensor([v], dtype=torch.float64) for v in (omega, 1.0, before)), MOST
+    )
     relaxation.update(torch.tensor([rate], dtype=torch.float64))
     assert relaxation.omega.item() == pytest.approx(raised_omega(omega, rate, before))

@@ -276,7 +276,7 @@ class Loop:
             counts[0],
             counts[1:],
             x.new_zeros(count),
-            OverRelaxation.of(clamped.drive) if len(halves) > 1 else None,
+            OverRelaxation.of(clamped.drive, network.synapses) if len(halves) > 1 else None,
             x.new_full((count, len(x)), torch.inf),
             None if len(halves) == 1 or network.has_own_steps else {},
             None,
@@ -285,7 +285,7 @@ class Loop:
 
     def tensors(self) -> list[Tensor]:
         """All that a step replaces."""
-        relaxation = vars(self.relaxation).values() if self.relaxation else ()
+        relaxation = self.relaxation.tensors() if self.relaxation else ()
         return [*self.states, self.taken, self.moved, self.residual, *relaxation]
 
     def copy(self) -> Loop:

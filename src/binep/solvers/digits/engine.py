@@ -198,7 +198,8 @@ def _settle(
     # Where the states to start from take more digits, the first step's feedback does as well.
     at_first = max(digits, *(len(layer.update.digits) for layer in layers))
     turns = [range(0, count, 2), range(1, count, 2)] if odd_even(phase) else [range(count)]
-    relaxation = OverRelaxation.of(layers[0].states) if len(turns) > 1 else None
+    synapses = phase.network.synapses
+    relaxation = OverRelaxation.of(layers[0].states, synapses) if len(turns) > 1 else None
     shape = phase.states[-1].shape[1:]
     active = _Active(torch.arange(batch, device="cpu"), layers, relaxation, outputs)
     settled = phase.x.new_zeros(count)

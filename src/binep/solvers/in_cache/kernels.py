@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from binep.core.overrelaxation import FIRST, MOST, STEADY
+from binep.core.overrelaxation import FIRST, LARGE, MOST, STEADY, VERY_STEADY
 from binep.solvers.compiling import compiled
 from binep.solvers.primitives import (
     SUMS_IN_ANY_ORDER,
@@ -141,8 +141,9 @@ def raised_omega(omega, rate, before):
     seen = max(rate, omega - 1)
     mu_squared = (seen + omega - 1) ** 2 / (seen * omega**2)
     best = 2 / (1 + np.sqrt(max(0.0, 1 - mu_squared)))
-    steady = abs(rate - before) < STEADY * rate
-    return max(omega, min(best, MOST)) if steady and rate < 1 else omega
+    shift = abs(rate - before)
+    most = MOST if shift < VERY_STEADY * rate else LARGE
+    return max(omega, min(best, most)) if shift < STEADY * rate and rate < 1 else omega
 
 
 @one_sample
