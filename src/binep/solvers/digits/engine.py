@@ -202,8 +202,7 @@ def _settle(
     relaxation = OverRelaxation.of(layers[0].states, synapses) if len(turns) > 1 else None
     shape = phase.states[-1].shape[1:]
     active = _Active(torch.arange(batch, device="cpu"), layers, relaxation, outputs)
-    settled = phase.x.new_zeros(count)
-    moved = settled.long()
+    settled, moved = phase.x.new_zeros(count), phase.x.new_zeros(count).long()
     for step in range(phase.steps):
         residual = phase.x.new_zeros(count, len(active.rows))
         for turn in turns:
