@@ -214,6 +214,12 @@ def odd_even(phase: Phase) -> bool:
     )
 
 
+def turns(phase: Phase) -> list[range]:
+    """The layers that a step updates at once, counted from 0, in their turn."""
+    count = len(phase.network)
+    return [range(0, count, 2), range(1, count, 2)] if odd_even(phase) else [range(count)]
+
+
 @dataclass
 class Loop:
     """Where the loop over a phase's steps stands.
@@ -261,7 +267,7 @@ class Loop:
         """Of a phase before its first step."""
         network, x = phase.network, phase.x
         count = len(network)
-        halves = [range(0, count, 2), range(1, count, 2)] if odd_even(phase) else [range(count)]
+        halves = turns(phase)
         tolerances = (0.0 if n.settle_exactly else phase.tolerance for n in network.neurons)
         counts = x.new_zeros(count + 1, dtype=torch.int64)
         return cls(
@@ -401,4 +407,5 @@ __all__ = [
     "odd_even",
     "register",
     "registered",
+    "turns",
 ]

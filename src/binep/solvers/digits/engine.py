@@ -15,7 +15,7 @@ from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.overrelaxation import OverRelaxation
 from binep.core.phases import Phase
-from binep.core.solvers import odd_even
+from binep.core.solvers import turns
 from binep.core.versions import Version, flipped_rows
 from binep.solvers import layouts, machine, primitives
 from binep.solvers.digits.products import Products
@@ -105,18 +105,17 @@ class Engine:
         residual = drive.new_zeros(count)
         moved = residual.long()
         outputs = None if steps.is_conv(count - 1) else CertainOutputs.of(phase)
-        certain = None if outputs is None else drive.new_zeros(batch).bool()
+        certain = drive.new_zeros(batch).bool()
         for start in range(0, batch, self._at_once):
             some = slice(start, start + self._at_once)
             layers = steps.begin([state[some] for state in phase.states], drive[some])
             states = [end[some] for end in ends]
-            left = None if certain is None else certain[some]
             part = outputs and outputs.part(some)
-            last, change = _settle(phase, some, steps, layers, states, part, left)
+            last, change = _settle(phase, some, steps, layers, states, part, certain[some])
             moved, residual = moved.maximum(last), residual.maximum(change)
         shapes = [synapse.output_shape for synapse in self._network.synapses]
         states = [layouts.unflatten(end, shape) for end, shape in zip(ends, shapes, strict=True)]
-        return states, moved, residual, certain
+        return states, moved, residual, None if outputs is None else certain
 
     def go_back(self, adjoints: Sequence[Tensor | None]) -> list[Tensor | None]:
         """See `Solver.go_back`; of layers that dense synapses join."""
@@ -176,7 +175,7 @@ def _settle(
     layers: list[Layer],
     ends: Sequence[Tensor],
     outputs: CertainOutputs | None,
-    certain: Tensor | None,
+    certain: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Take a phase's steps with some samples of the batch.
 
@@ -187,7 +186,7 @@ def _settle(
         layers: the samples at the start.
         ends: per layer where their states are to go, (samples, neurons).
         outputs: finds those with a certain output; None where all are to settle.
-        certain: where it is then to be said which these are, (samples,) bool.
+        certain: where it is to be said which these are, (samples,) bool.
 
     Returns:
         Per layer the last step that moved it, and max|Δs| in each sample's last step.
@@ -197,21 +196,21 @@ def _settle(
     digits = 1 if free or phase.network.speed.precision == "fast" else 2
     # Where the states to start from take more digits, the first step's feedback does as well.
     at_first = max(digits, *(len(layer.update.digits) for layer in layers))
-    turns = [range(0, count, 2), range(1, count, 2)] if odd_even(phase) else [range(count)]
-    synapses = phase.network.synapses
-    relaxation = OverRelaxation.of(layers[0].states, synapses) if len(turns) > 1 else None
+    halves, synapses = turns(phase), phase.network.synapses
+    relaxation = OverRelaxation.of(layers[0].states, synapses) if len(halves) > 1 else None
     shape = phase.states[-1].shape[1:]
     active = _Active(torch.arange(batch, device="cpu"), layers, relaxation, outputs)
-    settled, moved = phase.x.new_zeros(count), phase.x.new_zeros(count).long()
+    settled = phase.x.new_zeros(count)
+    moved = settled.long()
     for step in range(phase.steps):
         residual = phase.x.new_zeros(count, len(active.rows))
-        for turn in turns:
+        for half in halves:
             nudge = phase.nudge(layouts.unflatten(active.layers[-1].states, shape), some)
             omega = active.relaxation.omega if active.relaxation else None
-            residual += steps.take(active.layers, turn, digits if step else at_first, nudge, omega)
+            residual += steps.take(active.layers, half, digits if step else at_first, nudge, omega)
         if active.relaxation is not None:
             active.relaxation.update(residual.amax(dim=0))
-        if active.outputs is not None and certain is not None:
+        if active.outputs is not None:
             output = layouts.unflatten(active.layers[-1].states, shape)
             found = active.outputs.find(output, active.output_drive, residual.amax(dim=0))
             residual, certain[active.rows] = residual.masked_fill(found, 0), found
