@@ -51,6 +51,12 @@ REFERENCE = {
     "bfloat16": _only("bfloat16"),
     "all": Speed(),
 }
+REFERENCE_CONV = {
+    "plain": _only(),
+    "leaving": _only("leaving"),
+    "changes": _only("changes"),
+    "all": Speed(),
+}
 THROUGH_TIME = {
     "plain": _only(),
     "linearised": _only("linearised"),
@@ -112,6 +118,10 @@ def networks() -> dict[str, tuple[Config, dict[str, Speed]]]:
         "784-256-256-10, learnt α": (deep.replace(layers=layers), REAL),
         "conv 1-8-16-10, learnt α": (_narrow("mnist-conv-ep-alpha", (8, 16, 10), 4, 60), REAL),
         "784-1024-1024-10, real weights": (reference, REFERENCE),
+        "conv 1-8-16-10, real weights": (
+            _narrow("mnist-conv-reference", (8, 16, 10), 4, 60),
+            REFERENCE_CONV,
+        ),
         "784-512-10, BPTT": (bptt.replace(layers=fewer), THROUGH_TIME),
     }
 

@@ -11,6 +11,7 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import graphs
 import numpy as np
@@ -44,21 +45,23 @@ class Kind:
         solver: the kind.
         activation: of the neurons.
         convolutions: up to how many.
-        any_weights: whether real weights fit, too.
+        weights: which fit.
         steps: of the free phase, the most.
         states: tolerance of states.
         device: of the networks.
-        hidden: the fewest hidden layers.
+        hidden: the fewest dense hidden layers, without convolutions.
+        fewest: the fewest convolutions.
     """
 
     solver: type[Solver]
     activation: str
     convolutions: int
-    any_weights: bool
+    weights: Literal["binary", "real", "any"]
     steps: int
     states: float
     device: str = "cpu"
     hidden: int = 0
+    fewest: int = 0
 
     @property
     def id(self) -> str:
@@ -67,15 +70,16 @@ class Kind:
 
 BY_NAME = {solver.name: solver for solver in registered()}
 KINDS = [
-    Kind(BY_NAME["events"], "binary", 2, False, 20, 1e-5),
-    Kind(BY_NAME["in-cache"], "real", 0, True, STEPS, 2e-5),
-    Kind(BY_NAME["digits"], "real", 2, False, STEPS, 2e-5),
-    Kind(BY_NAME["captured"], "real", 2, True, STEPS, 2e-5),
-    Kind(BY_NAME["captured"], "binary", 2, True, 20, 1e-5),
-    Kind(BY_NAME["bfloat16"], "real", 2, True, STEPS, 2e-5, hidden=1),
-    Kind(BY_NAME["leaving"], "real", 2, True, STEPS, 2e-5),
-    Kind(Plain, "real", 2, True, STEPS, 2e-5),
-    Kind(Plain, "binary", 2, True, 20, 1e-5),
+    Kind(BY_NAME["events"], "binary", 2, "binary", 20, 1e-5),
+    Kind(BY_NAME["in-cache"], "real", 0, "any", STEPS, 2e-5),
+    Kind(BY_NAME["digits"], "real", 2, "binary", STEPS, 2e-5),
+    Kind(BY_NAME["changes"], "real", 3, "real", STEPS, 2e-5, fewest=2),
+    Kind(BY_NAME["captured"], "real", 2, "any", STEPS, 2e-5),
+    Kind(BY_NAME["captured"], "binary", 2, "any", 20, 1e-5),
+    Kind(BY_NAME["bfloat16"], "real", 2, "any", STEPS, 2e-5, hidden=1),
+    Kind(BY_NAME["leaving"], "real", 2, "any", STEPS, 2e-5),
+    Kind(Plain, "real", 2, "any", STEPS, 2e-5),
+    Kind(Plain, "binary", 2, "any", 20, 1e-5),
 ]
 ON_GPU = [
     dataclasses.replace(kind, device="cuda")
@@ -131,11 +135,13 @@ def shapes(draw: st.DrawFn, kind: Kind) -> list[Synapse]:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
 
     def options() -> dict[str, object]:
-        real = kind.any_weights and draw(st.integers(0, 3)) == 0
-        return {"weights": "real" if real else "binary", "generator": generator}
+        weights = kind.weights
+        if weights == "any":
+            weights = "real" if draw(st.integers(0, 3)) == 0 else "binary"
+        return {"weights": weights, "generator": generator}
 
     synapses: list[Synapse] = []
-    convolutions = draw(st.integers(0, kind.convolutions))
+    convolutions = draw(st.integers(kind.fewest, kind.convolutions))
     shape: tuple[int, ...] = (draw(st.integers(1, 19)),)
     if convolutions:
         shape = tuple(draw(st.integers(low, 7)) for low in (1, 2, 2))

@@ -14,6 +14,7 @@ from binep.core.optim import BinaryFlip
 from binep.core.solvers import register
 from binep.solvers.bfloat16 import Bfloat16Solver
 from binep.solvers.captured import CapturedSolver
+from binep.solvers.changes.solver import ChangeSolver
 from binep.solvers.digits.solver import DigitSolver
 from binep.solvers.events.solver import EventSolver
 from binep.solvers.in_cache.solver import InCacheSolver
@@ -23,6 +24,7 @@ for _kind in (
     EventSolver,
     InCacheSolver,
     DigitSolver,
+    ChangeSolver,
     CapturedSolver,
     Bfloat16Solver,
     LeavingSolver,

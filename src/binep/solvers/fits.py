@@ -8,10 +8,14 @@ from binep.core.synapses import Conv, Dense, Synapse
 
 
 def is_compiled(synapse: Synapse) -> bool:
-    """Whether it is `Dense` or `Conv` with signs in float32 on a CPU, not pooled by the average."""
+    """Whether it `has_layout`, and binary weights."""
+    return synapse.scale is not None and has_layout(synapse)
+
+
+def has_layout(synapse: Synapse) -> bool:
+    """Whether it is `Dense` or `Conv` in float32 on a CPU, not pooled by the average."""
     return (
         type(synapse) in (Dense, Conv)  # a subclass may do something else
-        and synapse.scale is not None
         and is_float32_on_cpu(synapse)
         and not (isinstance(synapse, Conv) and synapse.averages)
     )

@@ -192,8 +192,7 @@ def _settle(
         Per layer the last step that moved it, and max|Δs| in each sample's last step.
     """
     count, batch, free = len(layers), len(ends[0]), phase.is_free
-    # An equilibrium does not depend on its path; a nudged phase ends before it, so is followed.
-    digits = 1 if free or phase.network.speed.precision == "fast" else 2
+    digits = steps.digits(phase)
     # Where the states to start from take more digits, the first step's feedback does as well.
     at_first = max(digits, *(len(layer.update.digits) for layer in layers))
     halves, synapses = turns(phase), phase.network.synapses

@@ -95,9 +95,11 @@ def _quantise(s, sent, digits, units):
         s: the states.
         sent: their copy at the other end: changed by what the digits say. What they are rounded by
             stays in s − sent, and so is part of the next update.
-        digits: (digits, neurons).
+        digits: (digits, neurons); none where what moves is not sent in digits.
         units: (digits,).
     """
+    if len(digits) == 0:
+        return
     change = np.empty(len(s), np.float32)
     for i in range(len(s)):
         change[i] = s[i] - sent[i]

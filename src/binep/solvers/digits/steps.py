@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from binep.core.neurons import Real
+from binep.core.phases import Phase
 from binep.core.synapses import Conv, Synapse
 from binep.solvers import layouts, primitives
 from binep.solvers.digits import kernels
@@ -94,7 +95,8 @@ class Parameters:
     """Of the synapse that leads to a layer, as they are during a phase.
 
     Attributes:
-        products: of the signs; None for the first layer, whose input does not change.
+        products: of the signs; None for the first layer, whose input does not change, and with real
+            weights.
         scale: α of a dense synapse; 1 where α is applied otherwise: after pooling, or to the input.
         scales: α of each neuron.
         biases: b of each neuron.
@@ -108,12 +110,12 @@ class Parameters:
     @classmethod
     def of(cls, synapse: Synapse, products: Products | None) -> Parameters:
         """As they are now."""
-        assert synapse.scale is not None
+        scale = synapse.bias.new_ones(()) if synapse.scale is None else synapse.scale
         dense = products is not None and not isinstance(synapse, Conv)
         return cls(
             products,
-            np.float32(synapse.scale.item() if dense else 1),
-            layouts.per_neuron(synapse.scale, synapse),
+            np.float32(scale.item() if dense else 1),
+            layouts.per_neuron(scale, synapse),
             layouts.per_neuron(synapse.bias, synapse),
         )
 
@@ -145,6 +147,16 @@ class Steps:
     ) -> None:
         self._table, self._neurons, self._parameters = table, neurons, parameters
 
+    def digits(self, phase: Phase) -> int:
+        """In how many digits updates are sent."""
+        # An equilibrium does not depend on its path; a nudged phase ends before it, so is followed.
+        return 1 if phase.is_free or phase.network.speed.precision == "fast" else 2
+
+    def first_digits(self, states: Tensor) -> int:
+        """In how many digits the states to start from are sent."""
+        # One holds those that are all equal, as at the start of a free phase.
+        return 1 if _is_uniform(states) else 3
+
     def begin(self, states: Sequence[Tensor], base: Tensor) -> list[Layer]:
         """Layers whose neighbours are to receive their states in the first step.
 
@@ -163,8 +175,7 @@ class Steps:
                 flat,
                 sums.clone(memory_format=torch.contiguous_format),
                 torch.zeros_like(flat),
-                # One digit holds states that are all equal, as at the start of a free phase.
-                Update.empty(flat, 1 if _is_uniform(flat) else 3),
+                Update.empty(flat, self.first_digits(flat)),
                 flat.new_zeros(batch, area),
                 flat.new_zeros(batch, pooled),
                 flat.new_zeros(batch, pooled, dtype=torch.int32),
@@ -200,7 +211,7 @@ class Steps:
         omega = layers[0].states.new_ones(batch) if omega is None else omega
         for k in moving:  # before any moves: feedback is that of this step's states and places
             if self.is_conv(k + 1):
-                downs[k] = self._unpool(layers[k + 1], k + 1, digits)
+                downs[k] = self._unpool(layers, k + 1, digits)
         for k, layer in enumerate(layers):
             if k in moving:
                 rule = self._rule(k, nudge if k + 1 == len(layers) else None, omega)
@@ -217,7 +228,7 @@ class Steps:
         Convolutions take in what comes from below at once; what they send down goes by
         `_unpool`.
         """
-        nothing = _no_contribution(layers[0].states)
+        nothing = no_contribution(layers[0].states)
         ups, downs = ([nothing] * len(layers) for _ in range(2))
         for k, layer in enumerate(layers):
             update, layer.update = layer.update, Update.none(layer.states)
@@ -227,10 +238,10 @@ class Steps:
                 above = self._parameters[k + 1]
                 assert above.products is not None
                 product = above.products.up(update.digits)
-                ups[k + 1] = _contribution(product, update.units, above.scale)
+                ups[k + 1] = contribution(product, update.units, above.scale)
             here = self._parameters[k]
             if here.products is not None and not self.is_conv(k):
-                downs[k - 1] = _contribution(
+                downs[k - 1] = contribution(
                     here.products.down(update.digits), update.units, here.scale
                 )
         for k, layer in enumerate(layers):
@@ -242,9 +253,9 @@ class Steps:
                 ups[k] = nothing
         return ups, downs
 
-    def _unpool(self, layer: Layer, k: int, digits: int) -> kernels.Contribution:
+    def _unpool(self, layers: Sequence[Layer], k: int, digits: int) -> kernels.Contribution:
         """What a convolution adds to the drive of the layer below, through this step's maxima."""
-        parameters = self._parameters[k]
+        layer, parameters = layers[k], self._parameters[k]
         assert parameters.products is not None
         update = Update.empty(layer.unpooled, digits)
         kernels.quantise_unpooled(
@@ -256,9 +267,9 @@ class Steps:
             update.written(),
         )
         if not update.units.any():
-            return _no_contribution(layer.states)
+            return no_contribution(layer.states)
         product = parameters.products.down(update.digits)
-        return _contribution(product, update.units, np.float32(1))
+        return contribution(product, update.units, np.float32(1))
 
     def _rule(self, k: int, nudge: Tensor | None, omega: Tensor) -> kernels.Rule:
         neurons, batch = self._neurons[k], len(omega)
@@ -306,14 +317,15 @@ def map_size(layer: Array) -> int:
     return int(layer[[primitives.CHANNELS, primitives.ROWS, primitives.COLUMNS]].prod())
 
 
-def _contribution(product: Tensor, units: Tensor, scale: np.float32) -> kernels.Contribution:
+def contribution(product: Tensor, units: Tensor, scale: np.float32) -> kernels.Contribution:
+    """As `kernels.Contribution`, of tensors."""
     return kernels.Contribution(product.numpy(), units.numpy(), scale)
 
 
-def _no_contribution(like: Tensor) -> kernels.Contribution:
+def no_contribution(like: Tensor) -> kernels.Contribution:
     """Nothing, of a batch like (batch, neurons)."""
     units = like.new_zeros(0, len(like))
-    return _contribution(units[:, :, None], units, np.float32(1))
+    return contribution(units[:, :, None], units, np.float32(1))
 
 
 def _is_uniform(states: Tensor) -> bool:

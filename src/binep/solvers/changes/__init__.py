@@ -1,0 +1,1 @@
+"""Real weights in convolutions: neurons that have moved send by how much."""
