@@ -51,6 +51,7 @@ class Kind:
         device: of the networks.
         hidden: the fewest dense hidden layers, without convolutions.
         fewest: the fewest convolutions.
+        pools: whether all of them pool.
     """
 
     solver: type[Solver]
@@ -62,6 +63,7 @@ class Kind:
     device: str = "cpu"
     hidden: int = 0
     fewest: int = 0
+    pools: bool = False
 
     @property
     def id(self) -> str:
@@ -73,7 +75,7 @@ KINDS = [
     Kind(BY_NAME["events"], "binary", 2, "binary", 20, 1e-5),
     Kind(BY_NAME["in-cache"], "real", 0, "any", STEPS, 2e-5),
     Kind(BY_NAME["digits"], "real", 2, "binary", STEPS, 2e-5),
-    Kind(BY_NAME["changes"], "real", 3, "real", STEPS, 2e-5, fewest=2),
+    Kind(BY_NAME["changes"], "real", 3, "real", STEPS, 2e-5, fewest=2, pools=True),
     Kind(BY_NAME["captured"], "real", 2, "any", STEPS, 2e-5),
     Kind(BY_NAME["captured"], "binary", 2, "any", 20, 1e-5),
     Kind(BY_NAME["bfloat16"], "real", 2, "any", STEPS, 2e-5, hidden=1),
@@ -148,8 +150,10 @@ def shapes(draw: st.DrawFn, kind: Kind) -> list[Synapse]:
     for _ in range(convolutions):
         kernel = draw(st.integers(1, min(3, *shape[1:])))
         padding = draw(st.integers(0, kernel - 1))
+        if kind.pools and min(shape[1:]) + 2 * padding == kernel:
+            padding, kernel = 1, min(shape[1:]) + 1  # which leaves two places
         side = min(shape[1:]) + 2 * padding - kernel + 1
-        pool = draw(st.sampled_from(sorted({1, min(2, side), side})))
+        pool = draw(st.sampled_from(sorted({1, min(2, side), side})[kind.pools and side > 1 :]))
         channels = draw(st.integers(1, 9))
         conv = Conv(shape, channels, kernel=kernel, padding=padding, pool=pool, **options())  # type: ignore[arg-type]
         synapses.append(conv)

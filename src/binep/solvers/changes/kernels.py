@@ -23,11 +23,15 @@ from binep.solvers.primitives import (
     ROWS,
     SUMS_IN_ANY_ORDER,
     inline,
-    max_pool,
+    largest_magnitude,
 )
 
 _IN_CACHE = 2**14
 """Weights of one row of the kernel that stay in cache while all places of a map send."""
+
+_ROUNDING = np.float32(2**-20)
+"""What rounding leaves of what has come and gone, as a share of the largest number in a map, or of
+1 where that is less."""
 
 _sums = compiled(forceinline=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER)
 
@@ -64,6 +68,30 @@ def _add(to, total):
     """Add all that has moved at once: many small numbers, each added to a large one, are lost."""
     for i in range(len(to)):
         to[i] += total[i]
+
+
+@inline
+def _max_pool(layer, pooled, route, maps):
+    """As `primitives.max_pool`; of maxima that rounding alone tells apart, the first one's place.
+
+    Where nothing arrives, all are equal, and may differ by what has come and gone.
+    """
+    channels, pool, columns = layer[CHANNELS], layer[POOL], layer[COLUMNS]
+    largest, chosen = largest_magnitude(maps), np.empty(channels, np.float32)
+    margin = np.float32(0) if largest != largest else _ROUNDING * max(np.float32(1), largest)
+    for window in range(layer[ROWS] // pool * (columns // pool)):
+        top, left = window // (columns // pool) * pool, window % (columns // pool) * pool
+        to = window * channels
+        best, best_place = pooled[to : to + channels], route[to : to + channels]
+        for d in range(pool * pool):
+            place = (top + d // pool) * columns + left + d % pool
+            here = maps[place * channels : (place + 1) * channels]
+            for c in range(channels):
+                unknown = here[c] != here[c]  # a NaN is the maximum
+                better = d == 0 or here[c] > chosen[c] + margin or unknown
+                chosen[c] = here[c] if better else chosen[c]
+                best_place[c] = place if better else best_place[c]
+                best[c] = here[c] if d == 0 or here[c] > best[c] or unknown else best[c]
 
 
 @inline
@@ -114,7 +142,7 @@ def send_up(layer, weights, states, sent, maps, pooled, route):
                             changes[sending],
                         )
         _add(maps[b], total)
-        max_pool(layer, pooled[b], route[b], maps[b])
+        _max_pool(layer, pooled[b], route[b], maps[b])
 
 
 @inline

@@ -29,14 +29,16 @@ class ChangeSolver(Solver):
 
     @classmethod
     def fits(cls, network: Network, phase: Phase) -> bool:
-        """Whether convolutions of real weights join its layers, and sums may be kept up."""
+        """Whether max-pooled convolutions of real weights join layers; sums may be kept up."""
         others = network.synapses[1:]
+        convolutions = [synapse for synapse in others if isinstance(synapse, Conv)]
         return (
             network.speed.precision != "exact"
             and network.is_real
             and all(map(fits.has_layout, network.synapses))
             and all(synapse.scale is None for synapse in others)
-            and any(isinstance(synapse, Conv) for synapse in others)
+            and bool(convolutions)
+            and all(conv.has_route for conv in convolutions)
         )
 
     def solve(self, phase: Phase, memory: object) -> Equilibrium:

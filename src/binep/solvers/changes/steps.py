@@ -49,13 +49,28 @@ class ChangeLayer(Layer):
     Attributes:
         unpooled: of a convolution, s as the layer below has received it, …
         unpooled_route: … and from which places of the map.
+        base: its sums before any neighbour has sent.
     """
 
     unpooled_route: Tensor
+    base: Tensor
+
+    def forget(self) -> None:
+        """Let all neighbours send all of what they are."""
+        self.sums.copy_(self.base)
+        for part in (self.maps, self.sent, self.unpooled):
+            part.zero_()
+
+
+AGE = 128
+"""Half steps after which sums are made anew: in each, rounding takes them a little further off."""
+LARGE = 2
+"""States that are larger, of which sums keep rounding once they have gone, leave none for longer
+than a half step."""
 
 
 class ChangeSteps(Steps):
-    """Steps of layers that convolutions of real weights join; see `Steps`.
+    """Steps of layers that convolutions of real weights join, from one beginning; see `Steps`.
 
     Args:
         table, neurons, parameters: as of `Steps`.
@@ -71,6 +86,7 @@ class ChangeSteps(Steps):
     ) -> None:
         super().__init__(table, neurons, parameters)
         self._weights = weights
+        self._age = AGE
 
     def digits(self, phase: Phase) -> int:
         """None."""
@@ -83,19 +99,21 @@ class ChangeSteps(Steps):
     def begin(self, states: Sequence[Tensor], base: Tensor) -> list[Layer]:
         """Layers whose neighbours are to receive their states in the first step."""
         layers: list[Layer] = []
-        for k, layer in enumerate(super().begin(states, base)):
-            if self.is_conv(k):  # maps of 0 have maxima, too, if no neuron below sends any more
-                self._pool(layers[k - 1].sent, layers[k - 1].sent, layer, k)
+        self._age = AGE
+        for layer in super().begin(states, base):
             parts = {**vars(layer), "unpooled": torch.zeros_like(layer.pooled)}
-            layers.append(ChangeLayer(**parts, unpooled_route=layer.route.clone()))
+            route = torch.zeros_like(layer.route)
+            layers.append(ChangeLayer(**parts, unpooled_route=route, base=layer.sums.clone()))
         return layers
 
     def _receive(self, layers: Sequence[Layer]) -> tuple[list[Contribution], list[Contribution]]:
         """What moved adds to each layer's drive; convolutions take in what comes from below."""
         nothing = no_contribution(layers[0].states)
         ups, downs = ([nothing] * len(layers) for _ in range(2))
+        anew = self._forget(layers)
         for k, layer in enumerate(layers):
-            if torch.equal(layer.states, layer.sent):
+            # Maps of 0 have maxima, too.
+            if not anew and torch.equal(layer.states, layer.sent):
                 continue
             change = layer.states - layer.sent
             if self.is_conv(k + 1):
@@ -106,6 +124,19 @@ class ChangeSteps(Steps):
                 downs[k - 1] = _product(change, self._of(k).down)
             layer.sent.copy_(layer.states)
         return ups, downs
+
+    def _forget(self, layers: Sequence[Layer]) -> bool:
+        """Whether all sums are to be made anew."""
+        self._age += 1
+        if self._age <= AGE:
+            return False
+        large = False
+        for layer in layers:
+            assert isinstance(layer, ChangeLayer)
+            layer.forget()
+            large |= float(layer.states.abs().max()) > LARGE
+        self._age = AGE if large else 0
+        return True
 
     def _pool(self, states: Tensor, sent: Tensor, layer: Layer, k: int) -> None:
         """Add what has moved below to a convolution's maps, and pool them."""
