@@ -6,7 +6,7 @@
 #              a kill at, and an error from, each system call of a run
 # make bench   measure speed and memory into results/speed; BENCH="--help" lists its options
 PYTHON ?= python3
-MAKEFLAGS += --jobs=2
+MAKEFLAGS += --jobs=2  # the checks beside the tests
 BIN := .venv/bin
 
 .PHONY: train test lint types tests docs page fuzz bench clean

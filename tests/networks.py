@@ -14,7 +14,26 @@ from torch import Tensor
 from binep.core.costs import CrossEntropy, SquaredError
 from binep.core.network import Network
 from binep.core.neurons import Binary, Neurons, Real
+from binep.core.phases import Equilibrium
+from binep.core.speed import Speed
 from binep.core.synapses import Conv, Dense, Synapse
+
+
+def settled(net: Network, x: Tensor, off: set[str], steps: int = 1500, **more: Any) -> Equilibrium:
+    """Where a network settles with some shortcuts off."""
+    net.speed = Speed(off=off)
+    return net.relax(x, steps, **more)
+
+
+def assert_still_in_float64(net: Network, x: Tensor, end: Equilibrium, tolerance: float) -> None:
+    """Steps of float64 leave states where they are; the network is of float64 from then on."""
+    double = net.double()
+    states = [state.double() for state in end.states]
+    for _ in range(2):  # odd/even updates leave a half step between layers
+        after = double.step(double.clamp(x.double()), states)
+        for a, b in zip(after, states, strict=True):
+            assert float((a - b).detach().abs().max()) <= tolerance
+        states = after
 
 
 @dataclass

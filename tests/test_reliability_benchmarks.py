@@ -45,9 +45,8 @@ def test_memory_and_files_are_counted_after_each_epoch(monkeypatch: pytest.Monke
     rows = flatness.measured("small", 2)
     assert [(row["kind"], row["epoch"]) for row in rows] == [("small", 1), ("small", 2)]
     assert len(flatness.drawn(rows).axes) == len(flatness.SHOWN)
-    ctypes.CDLL(None).malloc_trim(
-        0
-    )  # or it may be held in what earlier tests freed, still resident
+    # What earlier tests freed may be resident still, and would hold it.
+    ctypes.CDLL(None).malloc_trim(0)
     before = flatness.used()
     opened, held = os.open(os.devnull, os.O_RDONLY), bytearray(10**8)
     after = flatness.used()

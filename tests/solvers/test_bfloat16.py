@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import assert_still_in_float64, settled
 from torch import Tensor
 
 from binep.core.network import Network
@@ -41,11 +42,6 @@ def network(gain: float = 1.0, sizes: tuple[int, ...] = (30, 200, 150, 10)) -> N
     return Network(layers, Real(), speed=Speed(off=OTHERS))
 
 
-def settled(net: Network, x: Tensor, off: set[str], steps: int = 1500, **more: Any) -> Equilibrium:
-    net.speed = Speed(off=off)
-    return net.relax(x, steps, **more)
-
-
 def furthest(one: Equilibrium, other: Equilibrium) -> float:
     pairs = zip(one.states, other.states, strict=True)
     return max(float((a - b).abs().max()) for a, b in pairs)
@@ -66,13 +62,7 @@ def test_states_settle_where_they_do_in_float64(
     ours = settled(net, x, OTHERS | ({"odd-even"} if all_at_once else set()), start=start)
     assert ours.by is Bfloat16Solver
     assert ours.residual.max() <= 1e-6
-    double = net.double()
-    states = [state.double() for state in ours.states]
-    for _ in range(2):  # odd/even updates leave a half step between layers
-        after = double.step(double.clamp(x.double()), states)
-        for a, b in zip(after, states, strict=True):
-            assert float((a - b).detach().abs().max()) <= 4e-6
-        states = after
+    assert_still_in_float64(net, x, ours, 4e-6)
 
 
 def test_most_products_are_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

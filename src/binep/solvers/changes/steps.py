@@ -89,11 +89,11 @@ class ChangeSteps(Steps):
         self._age = AGE
 
     def digits(self, phase: Phase) -> int:
-        """None."""
+        """No digits are sent."""
         return 0
 
     def first_digits(self, states: Tensor) -> int:
-        """None."""
+        """No digits are sent."""
         return 0
 
     def begin(self, states: Sequence[Tensor], base: Tensor) -> list[Layer]:
@@ -115,18 +115,17 @@ class ChangeSteps(Steps):
             # Maps of 0 have maxima, too.
             if not anew and torch.equal(layer.states, layer.sent):
                 continue
-            change = layer.states - layer.sent
             if self.is_conv(k + 1):
-                self._pool(layer.states, layer.sent, layers[k + 1], k + 1)
+                self._pool(layer, layers[k + 1], k + 1)
             elif k + 1 < len(layers):
-                ups[k + 1] = _product(change, self._of(k + 1).up)
+                ups[k + 1] = _product(layer, self._of(k + 1).up)
             if k > 0 and not self.is_conv(k):
-                downs[k - 1] = _product(change, self._of(k).down)
+                downs[k - 1] = _product(layer, self._of(k).down)
             layer.sent.copy_(layer.states)
         return ups, downs
 
     def _forget(self, layers: Sequence[Layer]) -> bool:
-        """Whether all sums are to be made anew."""
+        """Let all sums be made anew, if it is time; whether it is."""
         self._age += 1
         if self._age <= AGE:
             return False
@@ -138,13 +137,13 @@ class ChangeSteps(Steps):
         self._age = AGE if large else 0
         return True
 
-    def _pool(self, states: Tensor, sent: Tensor, layer: Layer, k: int) -> None:
+    def _pool(self, below: Layer, layer: Layer, k: int) -> None:
         """Add what has moved below to a convolution's maps, and pool them."""
         kernels.send_up(
             self._table[k],
             self._of(k).up.numpy(),
-            states.numpy(),
-            sent.numpy(),
+            below.states.numpy(),
+            below.sent.numpy(),
             layer.maps.numpy(),
             layer.pooled.numpy(),
             layer.route.numpy(),
@@ -171,6 +170,7 @@ class ChangeSteps(Steps):
         return weights
 
 
-def _product(change: Tensor, weights: Tensor) -> Contribution:
-    product = F.linear(change, weights)
+def _product(layer: Layer, weights: Tensor) -> Contribution:
+    """What has moved in a layer, times dense weights."""
+    product = F.linear(layer.states - layer.sent, weights)
     return contribution(product[None], product.new_ones(1, len(product)), np.float32(1))
