@@ -22,7 +22,7 @@ from binep.core.speed import Speed
 from binep.core.synapses import Conv, Dense
 from binep.solvers import machine
 from binep.solvers.digits import engine
-from binep.solvers.digits.engine import Engine
+from binep.solvers.digits.engine import DigitEngine
 from binep.solvers.digits.products import Products
 from binep.solvers.digits.solver import DigitSolver
 from binep.solvers.digits.steps import Steps
@@ -85,7 +85,7 @@ def test_a_step_in_three_digits_is_a_step(make: Make, seed: int) -> None:
     nudge = 0.4 * (target - states[-1])
     with torch.no_grad():
         clamped = network.clamp(x)
-        steps = Engine(network)._steps()
+        steps = DigitEngine(network)._steps()
         layers = steps.begin(states, clamped.drive)
         steps.take(layers, range(len(network)), 3, nudge)
         expected = network.step(clamped, states, nudge)

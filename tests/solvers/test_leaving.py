@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import settled
 from torch import Tensor
 
 from binep.core.network import Network, Ups
@@ -31,11 +32,6 @@ def network(**options: Any) -> Network:
         Dense((5, 3, 3), 3, weights="real"),
     ]
     return Network(layers, Real(0.5), speed=Speed(off=OTHERS))
-
-
-def settled(net: Network, x: Tensor, off: set[str], **more: Any) -> Any:
-    net.speed = Speed(off=off)
-    return net.relax(x, 400, **more)
 
 
 def test_samples_leave_and_end_where_they_do_in_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +58,7 @@ def test_samples_leave_and_end_where_they_do_in_the_batch(monkeypatch: pytest.Mo
         for a, b in zip(ours.states, plain.states, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
     sizes.clear()
-    settled(net, x, OTHERS, tolerance=0.0)
+    settled(net, x, OTHERS, 400, tolerance=0.0)
     assert sizes == {40: 400}
     start, target = settled(net, x, OTHERS), torch.rand(40, 3)
     sizes.clear()

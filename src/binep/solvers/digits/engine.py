@@ -1,11 +1,12 @@
-"""Phases in quantised updates: batches in parts, and samples that have settled left out."""
+"""Phases in which neighbours send what has changed: batches in parts, what has settled left out."""
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from binep.core.neurons import Real
 from binep.core.overrelaxation import OverRelaxation
 from binep.core.phases import Phase
 from binep.core.solvers import turns
+from binep.core.synapses import Synapse
 from binep.core.versions import Version, flipped_rows
 from binep.solvers import layouts, machine, primitives
 from binep.solvers.digits.products import Products
@@ -24,6 +26,9 @@ from binep.solvers.leaving import PARTS, rounded
 
 _AT_ONCE = 2**22
 """Numbers that layers hold while they settle, to stay in cache: a larger batch settles in parts."""
+
+
+Packed = TypeVar("Packed")
 
 
 @dataclass
@@ -67,11 +72,13 @@ class _Active:
         self.outputs = self.outputs and self.outputs.part(order)
 
 
-class Engine:
-    """What takes a network's phases in quantised updates. Several threads may call it at once.
+class Engine(ABC, Generic[Packed]):
+    """What takes a network's phases by a solver's `Steps`. Several threads may call it at once.
+
+    It keeps what the solver multiplies by, packed from the values of each synapse between layers.
 
     Args:
-        network: of which `DigitSolver.fits` holds.
+        network: of real activations.
     """
 
     def __init__(self, network: Network) -> None:
@@ -83,8 +90,39 @@ class Engine:
             for row in self._table
         )
         self._at_once = max(1, _AT_ONCE // int(numbers))
-        self._packed: list[tuple[Version, Products] | None] = [None] * len(network)
+        self._kept: list[tuple[Version, Packed] | None] = [None] * len(network)
         self._lock = threading.Lock()
+
+    @abstractmethod
+    def _steps(self) -> Steps:
+        """Steps with the parameters as they are now."""
+
+    @abstractmethod
+    def _pack(self, synapse: Synapse, order: Tensor) -> Packed:
+        """What a synapse's values, with columns in an order of `layouts`, are multiplied as."""
+
+    def _repack(self, packed: Packed, signs: Tensor, rows: Tensor) -> Packed | None:
+        """What was packed, after flips in some rows alone; None where all is to be packed."""
+        return None
+
+    def _packed(self) -> list[Packed | None]:
+        """Of each synapse, brought up to date; None for the first, whose input does not change."""
+        with self._lock:
+            return [self._up_to_date(k) if k else None for k in range(len(self._network))]
+
+    def _up_to_date(self, k: int) -> Packed:
+        synapse, kept = self._network.synapses[k], self._kept[k]
+        if kept is not None and kept[0].holds(synapse.values):
+            return kept[1]
+        version, packed = Version(synapse.values), None
+        if kept is not None:
+            rows = flipped_rows(synapse.values, kept[0])
+            packed = None if rows is None else self._repack(kept[1], synapse.values, rows)
+        if packed is None:
+            order = layouts.column_order(synapse, self._network.synapses[k - 1])
+            packed = self._pack(synapse, order)
+        self._kept[k] = version, packed
+        return packed
 
     def settle(
         self, phase: Phase, drive: Tensor
@@ -117,6 +155,23 @@ class Engine:
         states = [layouts.unflatten(end, shape) for end, shape in zip(ends, shapes, strict=True)]
         return states, moved, residual, None if outputs is None else certain
 
+
+class DigitEngine(Engine[Products]):
+    """Of a network of which `DigitSolver.fits` holds: in quantised updates."""
+
+    def _pack(self, synapse: Synapse, order: Tensor) -> Products:
+        return Products(synapse, order)
+
+    def _repack(self, packed: Products, signs: Tensor, rows: Tensor) -> Products | None:
+        return packed.flipped(signs, rows)
+
+    def _parameters(self) -> list[Parameters]:
+        return list(map(Parameters.of, self._network.synapses, self._packed()))
+
+    def _steps(self) -> Steps:
+        neurons = cast(list[Real], self._network.neurons)
+        return Steps(self._table, neurons, self._parameters())
+
     def go_back(self, adjoints: Sequence[Tensor | None]) -> list[Tensor | None]:
         """See `Solver.go_back`; of layers that dense synapses join."""
         machine.use_threads()
@@ -135,33 +190,6 @@ class Engine:
             layouts.unflatten(sums[k], shape) if k in sums else None
             for k, shape in enumerate(shapes)
         ]
-
-    def _steps(self) -> Steps:
-        """Steps with the parameters as they are now."""
-        neurons = cast(list[Real], self._network.neurons)
-        return Steps(self._table, neurons, self._parameters())
-
-    def _parameters(self) -> list[Parameters]:
-        """As they are now."""
-        synapses = self._network.synapses
-        with self._lock:
-            products = [None if k == 0 else self._products(k) for k in range(len(synapses))]
-        return list(map(Parameters.of, synapses, products))
-
-    def _products(self, k: int) -> Products:
-        """Of the synapse that leads to layer k, brought up to date when its signs have changed."""
-        synapse, packed = self._network.synapses[k], self._packed[k]
-        if packed is not None and packed[0].holds(synapse.values):
-            return packed[1]
-        version, products = Version(synapse.values), None
-        if packed is not None:
-            rows = flipped_rows(synapse.values, packed[0])
-            products = None if rows is None else packed[1].flipped(synapse.values, rows)
-        if products is None:
-            order = layouts.column_order(synapse, self._network.synapses[k - 1])
-            products = Products(synapse, order)
-        self._packed[k] = (version, products)
-        return products
 
 
 def _add(sums: dict[int, Tensor], k: int, value: Tensor) -> None:

@@ -30,10 +30,10 @@ class DigitSolver(Solver):
 
     def __init__(self, network: Network) -> None:
         super().__init__(network)
-        from binep.solvers.digits.engine import Engine  # only now, as it loads numba
+        from binep.solvers.digits.engine import DigitEngine  # only now, as it loads numba
         from binep.solvers.inputs import InputDrive
 
-        self._inputs, self._engine = InputDrive(network), Engine(network)
+        self._inputs, self._engine = InputDrive(network), DigitEngine(network)
 
     @classmethod
     def fits(cls, network: Network, phase: Phase) -> bool:
