@@ -37,8 +37,10 @@ if Path(shape).is_dir():  # on which this writes nothing
     experiment = folder.load_checkpoint(Path(shape), device="cpu")
     config = experiment.config
 else:
-    preset = first("binep.experiment.config", "binep.config").preset
-    config = preset(shape).replace(threads=threads)
+    settings = first("binep.experiment.config", "binep.config")
+    path = Path(shape)
+    config = settings.Config.load(path) if path.is_file() else settings.preset(shape)
+    config = config.replace(threads=threads)
     experiment = first("binep.experiment.experiment", "binep.experiment").Experiment(config)
 batches = first("binep.data.batches", "binep.data").batches
 import torch
@@ -64,7 +66,8 @@ class Options:
     before: tyro.conf.Positional[Path]
     """Source folder (src) of the other revision."""
     shapes: tuple[str, ...] = SHAPES
-    """Presets; or run folders, to go on from their last checkpoint without changing it."""
+    """Presets, or TOML files of settings; or run folders, to go on from their last checkpoint, which
+    stays as it is."""
     batches: int = 15
     """Batches of each revision that are timed, after three that are not."""
     threads: int = 1
@@ -111,7 +114,7 @@ def timed(shape: str, options: Options) -> dict[str, str | float | int]:
     before, after = zip(*pairs[3:], strict=True)
     run = Path(shape)
     return {
-        "shape": f"{run.parent.name}, epoch {_epochs(run)}" if run.is_dir() else shape,
+        "shape": f"{run.parent.name}, epoch {_epochs(run)}" if run.is_dir() else run.stem,
         "threads": options.threads,
         "batches": options.batches,
         "before_seconds": round(median(before), 6),
