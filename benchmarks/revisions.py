@@ -66,8 +66,8 @@ class Options:
     before: tyro.conf.Positional[Path]
     """Source folder (src) of the other revision."""
     shapes: tuple[str, ...] = SHAPES
-    """Presets, or TOML files of settings; or run folders, to go on from their last checkpoint, which
-    stays as it is."""
+    """Presets, or files of settings; or run folders, to go on from their last checkpoint without
+    changing it."""
     batches: int = 15
     """Batches of each revision that are timed, after three that are not."""
     threads: int = 1
