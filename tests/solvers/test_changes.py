@@ -20,7 +20,7 @@ from binep.core.solvers import choose
 from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Conv, Dense, Synapse
 from binep.solvers import layouts, machine, primitives
-from binep.solvers.changes import kernels
+from binep.solvers.changes import kernels, steps
 from binep.solvers.changes.engine import ChangeEngine
 from binep.solvers.changes.solver import ChangeSolver
 from binep.solvers.changes.steps import Weights
@@ -148,6 +148,27 @@ def test_steps_from_anywhere_are_those_of_the_network(seed: int) -> None:
             steps.take(layers, range(len(net)), 0, nudge)
             states = net.step(clamped, states, nudge)
             assert_near([layer.states for layer in layers], map(layouts.flatten, states), 1e-5)
+
+
+def test_what_all_samples_send_alike_is_convolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    send_up = kernels.send_up
+
+    def counted(layer: Any, weights: Any, states: Any, *more: Any) -> None:
+        sizes.append(len(states))
+        send_up(layer, weights, states, *more)
+
+    monkeypatch.setattr(kernels, "send_up", counted)
+    net = network(neurons=Real(0.5))
+    x, _ = inputs(net, 20)
+    ends = [settled(net, x, OTHERS).states]
+    assert sizes[:3] == [1, 1, 20]  # both convolutions between layers, then the first again
+    sizes.clear()
+    monkeypatch.setattr(steps, "are_equal", lambda states: False)
+    ends.append(settled(net, x, OTHERS).states)
+    assert sizes[:3] == [20, 20, 20]
+    for a, b in zip(*ends, strict=True):
+        assert torch.equal(a, b)
 
 
 @given(st.integers(0, 2**31), st.floats(0.2, 0.7), st.booleans())

@@ -15,7 +15,14 @@ from binep.core.phases import Phase
 from binep.core.synapses import Conv, Synapse
 from binep.solvers.changes import kernels
 from binep.solvers.digits.kernels import Contribution
-from binep.solvers.digits.steps import Layer, Parameters, Steps, contribution, no_contribution
+from binep.solvers.digits.steps import (
+    Layer,
+    Parameters,
+    Steps,
+    are_equal,
+    contribution,
+    no_contribution,
+)
 from binep.solvers.primitives import Array
 
 
@@ -116,7 +123,7 @@ class ChangeSteps(Steps):
             if not anew and torch.equal(layer.states, layer.sent):
                 continue
             if self.is_conv(k + 1):
-                self._pool(layer, layers[k + 1], k + 1)
+                self._pool(layer, layers[k + 1], k + 1, anew and are_equal(layer.states))
             elif k + 1 < len(layers):
                 ups[k + 1] = _product(layer, self._of(k + 1).up)
             if k > 0 and not self.is_conv(k):
@@ -137,17 +144,18 @@ class ChangeSteps(Steps):
         self._age = AGE if large else 0
         return True
 
-    def _pool(self, below: Layer, layer: Layer, k: int) -> None:
-        """Add what has moved below to a convolution's maps, and pool them."""
+    def _pool(self, below: Layer, layer: Layer, k: int, alike: bool) -> None:
+        """Add what has moved below to a convolution's maps, and pool them; once, if all alike."""
+        maps, pooled, route = layer.maps, layer.pooled, layer.route
+        some = slice(0, 1) if alike else slice(None)
         kernels.send_up(
             self._table[k],
             self._of(k).up.numpy(),
-            below.states.numpy(),
-            below.sent.numpy(),
-            layer.maps.numpy(),
-            layer.pooled.numpy(),
-            layer.route.numpy(),
+            *(part[some].numpy() for part in (below.states, below.sent, maps, pooled, route)),
         )
+        if alike:
+            for part in (maps, pooled, route):
+                part[1:] = part[0]
 
     def _unpool(self, layers: Sequence[Layer], k: int, digits: int) -> Contribution:
         """Nothing: what a convolution adds to the layer below is added to its sums at once."""

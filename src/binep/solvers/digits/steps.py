@@ -328,9 +328,14 @@ def no_contribution(like: Tensor) -> kernels.Contribution:
     return contribution(units[:, :, None], units, np.float32(1))
 
 
+def are_equal(states: Tensor) -> bool:
+    """Whether all values are equal, and none is a NaN."""
+    return bool((states == states[0, 0]).all())
+
+
 def _is_uniform(states: Tensor) -> bool:
     """Whether all values but NaN are equal: a sample of NaN must not change others' digits."""
-    if bool((states == states[0, 0]).all()):
+    if are_equal(states):
         return True
     unknown = states.isnan()
     if not unknown.any():
