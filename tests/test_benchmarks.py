@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import revisions
 from benchmarks.plain import Plain, momentum_of
 from benchmarks.report import read, write_report
 from benchmarks.roofline import stages
 from benchmarks.speed import Options, batches_of, compare, keep, settling
 from binep.core.network import Speed
-from binep.experiment.config import Config, ConvLayer, Dynamics, Layer, Learning
+from binep.experiment.config import Config, ConvLayer, Dynamics, Layer, Learning, preset
 from binep.experiment.experiment import Experiment
 from binep.solvers import machine
 
@@ -104,6 +106,18 @@ def test_both_programs_are_timed_in_turn() -> None:
     free_steps, nudged_steps = settling(experiment, *next(stream))
     assert 1 < free_steps < 150
     assert 1 < nudged_steps <= 10
+
+
+def test_revisions_are_timed_on_a_preset_or_a_file_of_settings(tmp_path: Path) -> None:
+    small = preset("quickstart")
+    layers = small.layers | {"1": replace(small.layers["1"], size=8)}
+    file = tmp_path / "small.toml"
+    file.write_text(small.replace(layers=layers).to_toml(), encoding="utf-8")
+    options = revisions.Options(Path(revisions.__file__).parents[1] / "src", batches=2)
+    for shape, name in ((str(file), "small"), ("quickstart", "quickstart")):
+        row = revisions.timed(shape, options)
+        assert (row["shape"], row["batches"]) == (name, 2)
+        assert float(row["after_seconds"]) > 0
 
 
 def test_operations_and_bytes_are_those_counted_by_hand() -> None:
