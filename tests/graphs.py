@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,11 @@ import pytest
 import torch
 
 from binep.solvers import captured, halves
+from binep.solvers.bits_on_gpu.solver import BitsOnGpuSolver
 
 GPU = torch.cuda.is_available()
+if not GPU:
+    os.environ["TRITON_INTERPRET"] = "1"  # it is read where kernels are defined
 needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
 on_gpu = [pytest.mark.gpu, needs_gpu]
 
@@ -33,9 +37,10 @@ class Calls:
 
 @contextmanager
 def called() -> Iterator[None]:
-    """A context in which `captured.CapturedSolver` fits networks on the CPU."""
+    """A context in which the solvers for GPUs fit networks on the CPU; Triton interprets."""
     with (
         patch.object(captured.CapturedSolver, "device", "cpu"),
+        patch.object(BitsOnGpuSolver, "device", "cpu"),
         patch.object(captured, "Graphs", Calls),
         patch.object(captured, "one_at_a_time", lambda device: LOCK),
         patch.object(halves, "multiply", lambda a, b: a.float() @ b.float()),

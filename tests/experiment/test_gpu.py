@@ -19,6 +19,7 @@ from binep.core.speed import SHORTCUTS, Speed
 from binep.experiment.config import Config, preset
 from binep.experiment.experiment import Experiment
 from binep.runs.folder import load_checkpoint, train
+from binep.solvers.bits_on_gpu.solver import BitsOnGpuSolver
 from binep.solvers.captured import CapturedSolver
 
 pytestmark = graphs.on_gpu
@@ -31,7 +32,8 @@ CONFIGS = {
     "conv, bits, held": small("conv", "binary", beta=1.0, hold_nudge=True, momentum_noise=True),
     "dense, bptt": small("dense", "real", estimator="bptt"),
 }
-NO_NUMBA = Speed(off=set(SHORTCUTS) - {"captured", "odd-even"})
+BY = {"dense, bits": BitsOnGpuSolver}
+NO_NUMBA = Speed(off=set(SHORTCUTS) - {"bits-on-gpu", "captured", "odd-even"})
 """A machine with a GPU need not compile the CPU's solvers."""
 every_config = pytest.mark.parametrize("name", CONFIGS)
 
@@ -69,7 +71,7 @@ def test_training_is_that_of_the_cpu_to_rounding(name: str) -> None:
     for mine, given in zip(batches(ours, 5), batches(theirs, 5), strict=True):
         end, other = ours.estimator(*mine), theirs.estimator(*given)
         if name != "dense, bptt":
-            assert end.by is CapturedSolver
+            assert end.by is BY.get(name, CapturedSolver)
         for a, b in zip(end.states, other.states, strict=True):
             # Of single samples: another maximum may be pooled, or another bit fire, by rounding.
             wrong = (a.cpu() - b).abs().flatten(1).amax(dim=1) > 1e-3
@@ -89,7 +91,7 @@ def test_training_is_that_of_the_cpu_to_rounding(name: str) -> None:
 @every_config
 def test_a_batch_with_captured_steps_is_one_of_the_plain_solver(name: str) -> None:
     ours, plain = on("cuda", name), on("cuda", name)
-    plain.network.speed = Speed(off=("captured",))
+    plain.network.speed = Speed(off=("captured", "bits-on-gpu"))
     for mine, given in zip(batches(ours, 4), batches(plain, 4), strict=True):
         end, other = ours.estimator(*mine), plain.estimator(*given)
         assert all(map(torch.equal, end.states, other.states))
@@ -100,7 +102,7 @@ def test_a_batch_with_captured_steps_is_one_of_the_plain_solver(name: str) -> No
             for optimizer in experiment.optimizers:
                 optimizer.step()
     if name != "dense, bptt":
-        assert (end.by, other.by) == (CapturedSolver, Plain)
+        assert (end.by, other.by) == (BY.get(name, CapturedSolver), Plain)
 
 
 @every_config

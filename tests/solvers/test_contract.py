@@ -84,9 +84,12 @@ KINDS = [
     Kind(Plain, "binary", 2, "any", 20, 1e-5),
 ]
 ON_GPU = [
-    dataclasses.replace(kind, device="cuda")
-    for kind in KINDS
-    if kind.solver in (Plain, BY_NAME["captured"])
+    Kind(BY_NAME["bits-on-gpu"], "binary", 0, "binary", 20, 1e-5, "cuda", hidden=1),
+    *(
+        dataclasses.replace(kind, device="cuda")
+        for kind in KINDS
+        if kind.solver in (Plain, BY_NAME["captured"])
+    ),
 ]
 every_kind = pytest.mark.parametrize(
     "kind",

@@ -22,8 +22,8 @@ from binep.solvers import halves
 from binep.solvers.captured import CapturedSolver
 from binep.solvers.halves import InHalves, halved, in_halves
 
-CPU = ("events", "digits", "in-cache")
-"""Solvers that are quicker on a CPU."""
+CPU = ("events", "digits", "in-cache", "bits-on-gpu")
+"""Solvers that are quicker, on a CPU or of bits."""
 SIZES = (24, 64, 32, 16)
 
 

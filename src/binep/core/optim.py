@@ -98,7 +98,7 @@ class BinaryFlip(_Optimizer):
         gamma: momentum's rate γ, in (0, 1]; per group.
         threshold: τ ≥ 0; per group.
         noise: start m at 2γ(1 − γ)·N(0, 1) instead of 0; per group.
-        one_pass: on a CPU, update and flip in one pass over memory; per group.
+        one_pass: update and flip in one pass over memory, in float32; per group.
         generator: of that noise, on the CPU; the global one if None.
         lr: what PyTorch's schedulers change: γ is multiplied by it; per group.
 
@@ -110,7 +110,7 @@ class BinaryFlip(_Optimizer):
     """Whether gradients may be sparse tensors of some rows."""
 
     in_one_pass: Flip | None = None
-    """On a CPU in float32: takes one pass over memory. Registered by `binep.solvers`."""
+    """In float32: takes one pass over memory. Registered by `binep.solvers`."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class BinaryFlip(_Optimizer):
         state["visited"] = True
         before, dense = Version(signs), signs.detach().contiguous()
         flip: Flip = flip_plainly
-        if group["one_pass"] and signs.device.type == "cpu" and signs.dtype == torch.float32:
+        if group["one_pass"] and signs.dtype == torch.float32:
             flip = self.in_one_pass or flip_plainly
         writes = group["writes"][i]
         flips, changed = flip(dense, momentum, writes, rows, grad.contiguous(), rate, threshold)
@@ -279,7 +279,7 @@ def flip_plainly(
     rate: float,
     threshold: float,
 ) -> tuple[Tensor, None]:
-    """`Flip` on any device. On a CPU in float32 `BinaryFlip` takes solvers/flips.py instead."""
+    """`Flip` on any device. In float32 `BinaryFlip` takes what `binep.solvers` has instead."""
     if rows is not None:
         grad = torch.zeros_like(momentum).index_copy_(0, rows, grad)
     flips = torch.zeros((), dtype=torch.int64, device=signs.device)

@@ -7,7 +7,7 @@ from dataclasses import InitVar, dataclass
 from typing import Literal
 
 SHORTCUTS = (
-    *("events", "digits", "changes", "in-cache", "captured", "bfloat16", "leaving"),
+    *("events", "digits", "changes", "in-cache", "bits-on-gpu", "captured", "bfloat16", "leaving"),
     *("odd-even", "certain-outputs", "zero-nudge", "linearised", "one-pass-flips"),
 )
 """Names of what comes with binep and can be switched off; a solver of one's own adds its name."""
@@ -33,6 +33,8 @@ class Speed:
     - changes: real activations on a CPU, real weights in convolutions: only what has moved in a
       step is multiplied, in float32.
     - in-cache: real activations on a CPU, small dense networks: each sample settles in cache.
+    - bits-on-gpu: binary activations and weights on a CUDA device, dense layers: only the rows of
+      weights are read whose bits change.
     - captured: on a CUDA device, the steps between two looks at whether all has settled are
       launched at once, as a CUDA graph.
     - bfloat16: real activations on a CPU that multiplies bfloat16 quickly: as leaving, with most
@@ -48,15 +50,15 @@ class Speed:
       phase are left out of the nudged phase and of the gradients.
     - linearised: real activations, backpropagation through time: samples at their equilibrium by
       the derivative of one step, which all steps share.
-    - one-pass-flips: on a CPU, momenta and flips in one pass over memory.
+    - one-pass-flips: momenta and flips in one pass over memory.
 
     Raises:
         ValueError: an unknown precision.
     """
 
     off: tuple[str, ...] = ()
-    """Solvers and shortcuts not to use: events, digits, changes, in-cache, captured, bfloat16,
-    leaving, odd-even, certain-outputs, zero-nudge, linearised, one-pass-flips."""
+    """Solvers and shortcuts not to use: events, digits, changes, in-cache, bits-on-gpu, captured,
+    bfloat16, leaving, odd-even, certain-outputs, zero-nudge, linearised, one-pass-flips."""
     precision: Literal["exact", "split", "fast"] = "split"
     """How real states are multiplied with binary weights. On a CPU exact: in float32; split:
     state changes quantised to 8 bits, with the error carried over, in the free phase, and to 16 in

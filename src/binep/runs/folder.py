@@ -45,6 +45,10 @@ from binep.runs.files import (
 from binep.runs.metrics import Row, checkpointed, row_of, table
 from binep.runs.settings import continued, past, read_config
 
+_LONG, _APART = 1.0, 9.0
+"""Where a checkpoint takes longer than this many seconds to write, as of a wide network that a GPU
+trains in seconds an epoch, the next one is this many times as long away, or at the end."""
+
 
 def new_folder(name: str, seed: int, root: Path = Path("runs")) -> Path:
     """Make runs/<name>/<time>-<seed>, with a number behind it where that is taken."""
@@ -93,10 +97,11 @@ def train(
     lock: Lock | None = None,
     begun_from: Mapping[str, Tensor] | None = None,
 ) -> list[Row]:
-    """Run an experiment to its last epoch and keep its folder up to date after each.
+    """Run an experiment to its last epoch and keep its folder up to date.
 
     The checkpoint is written last: whatever files a killed run leaves, `resume` continues from the
-    checkpoint, and the other files are written again after the next epoch.
+    checkpoint, and the other files are written again after the next epoch. A tenth of the time at
+    most goes into checkpoints that take long.
 
     Args:
         experiment: the experiment, new or restored.
@@ -156,7 +161,7 @@ class _Recorder:
         self.experiment, self.folder = experiment, folder
         self._check_parts()
         self.rows, self.guards = rows, guards
-        self.saved = time.monotonic()
+        self.saved, self.took = time.monotonic(), 0.0
         self.undrawn = ""
 
     def begin(self, note: str) -> list[str]:
@@ -250,9 +255,11 @@ class _Recorder:
         """Write the checkpoint."""
         self._check_parts()
         data = self.experiment.data.identity
+        begun = time.monotonic()
         checkpoint = Checkpoint(self.experiment.state(), self.rows, self.guards.known, data)
         write_checkpoint(self.folder, self.experiment.config, checkpoint)
         self.saved = time.monotonic()
+        self.took = self.saved - begun
 
     def save_if_due(self) -> None:
         """Write the checkpoint where the last one is older than ``checkpoint_minutes``."""
@@ -285,13 +292,20 @@ class _Recorder:
 
     def record(self, result: EpochResult) -> list[str]:
         """Write what an epoch's end changes, the checkpoint last; the warnings, logged."""
+        experiment = self.experiment
+        network, data = experiment.network, experiment.data.identity
         self.rows.append(row_of(result))
-        write(self.folder / "metrics.csv", table(self.rows).encode())
-        network, data = self.experiment.network, self.experiment.data.identity
-        save_network(network, self.folder / "model.safetensors", data)
+        wait = _APART * self.took if self.took > _LONG else 0
+        late = time.monotonic() - self.saved >= wait
+        due = experiment.workers.is_due(late or experiment.epoch == experiment.config.epochs)
+        if due:
+            write(self.folder / "metrics.csv", table(self.rows).encode())
+            save_network(network, self.folder / "model.safetensors", data)
         judged = "test_error" if result.valid is None else "valid_error"
         if self.rows[-1][judged] == min(row[judged] or 0 for row in self.rows):
             save_network(network, self.folder / "best.safetensors", data)
+        if not due:
+            return []
         notes = self._draw()
         self.save()
         return notes

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from binep.core.optim import BinaryFlip
+from binep.core.optim import BinaryFlip, flip_plainly
 from binep.core.solvers import register
 from binep.solvers.bfloat16 import Bfloat16Solver
+from binep.solvers.bits_on_gpu.solver import BitsOnGpuSolver, has_triton
 from binep.solvers.captured import CapturedSolver
 from binep.solvers.changes.solver import ChangeSolver
 from binep.solvers.digits.solver import DigitSolver
@@ -25,6 +26,7 @@ for _kind in (
     InCacheSolver,
     DigitSolver,
     ChangeSolver,
+    BitsOnGpuSolver,
     CapturedSolver,
     Bfloat16Solver,
     LeavingSolver,
@@ -32,10 +34,16 @@ for _kind in (
     register(_kind)
 
 
-def _flip(*update: Any) -> tuple[int, Tensor]:
-    from binep.solvers.flips import flip_in_one_pass  # loads numba
+def _flip(signs: Tensor, *update: Any) -> tuple[Tensor | int, Tensor | None]:
+    if signs.device.type == "cpu":
+        from binep.solvers.flips import flip_in_one_pass  # loads numba
 
-    return flip_in_one_pass(*update)
+        return flip_in_one_pass(signs, *update)
+    if signs.device.type == "cuda" and has_triton():
+        from binep.solvers.bits_on_gpu.flips import flip  # loads Triton
+
+        return flip(signs, *update)
+    return flip_plainly(signs, *update)
 
 
 BinaryFlip.in_one_pass = staticmethod(_flip)

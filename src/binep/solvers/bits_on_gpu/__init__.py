@@ -1,0 +1,1 @@
+"""Networks of binary neurons and weights on a GPU: only bits that have changed are sent."""
