@@ -26,9 +26,10 @@ from binep.runs import files
 from binep.runs.environment import environment
 
 PROGRAMS = {
-    "eager": Speed(off=("captured",)),
-    "captured": Speed(),
-    "captured, TF32": Speed(precision="fast"),
+    "eager": Speed(off=("bits-on-gpu", "captured")),
+    "captured": Speed(off=("bits-on-gpu",)),
+    "captured, TF32": Speed(off=("bits-on-gpu",), precision="fast"),
+    "binep": Speed(),
 }
 """What is timed in turn."""
 
@@ -158,32 +159,31 @@ def write(folder: Path, tables: dict[str, list[Row]], skipped: Sequence[str]) ->
 
 
 def page(tables: dict[str, list[Row]]) -> Iterator[str]:
-    """Lines of README.md: medians, and peaks of memory."""
+    """Lines of README.md: medians, and peaks of memory. Older rows may lack a program."""
     batches, memory = tables["batches"], tables["memory"]
     yield "# Speed on a GPU\n"
-    for about in batches[:1]:
-        yield (
-            f"{about['device']}, PyTorch {about['torch']}, CUDA {about['cuda']}, {about['date']}, "
-            f"revision {about['revision']}. `python -m benchmarks.gpu` measures.\n"
-        )
+    yield "`python -m benchmarks.gpu` measures, with PyTorch of the version that batches.csv has.\n"
     yield (
         "Seconds per training batch of 64 (settling, nudging, gradients, update), medians of first "
         "batches, how many in brackets; the programs in turn. 'Eager' launches each kernel of a "
-        "step, 'captured' replays CUDA graphs of eight steps. Memory is the most that PyTorch "
+        "step, 'captured' replays CUDA graphs of eight steps, 'binep' is as it is set by default: "
+        "'captured', or for dense layers of bits `bits-on-gpu`. Memory is the most that PyTorch "
         "reserved, the data set on the device with it.\n"
     )
-    heads = [*PROGRAMS, "captured faster", "eager (GB)", "captured (GB)"]
+    heads = [*PROGRAMS, "eager / binep", "eager (GB)", "binep (GB)", "device, revision"]
     yield f"| preset | network | steps | {' | '.join(heads)} |"
     yield "|---" * (3 + len(heads)) + "|"
     for shape in dict.fromkeys(row["shape"] for row in batches):
         rows = [row for row in batches if row["shape"] == shape]
-        found, count = medians(rows), len(rows) // len(PROGRAMS)
+        found, first = medians(rows), rows[0]
         peaks = {m["program"]: m["reserved"] / 1e9 for m in memory if m["shape"] == shape}
-        cells: list[Any] = [f"`{shape}`", rows[0]["network"]]
-        cells.append(f"{rows[0]['free_steps']} + {rows[0]['nudged_steps']}")
-        cells += [f"{found[name]:.3g} ({count})" for name in PROGRAMS]
-        cells.append(f"{found['eager'] / found['captured']:.2g}")
-        cells += [f"{peaks[k]:.2f}" if k in peaks else "" for k in ("eager", "captured")]
+        cells: list[Any] = [f"`{shape}`", first["network"]]
+        cells.append(f"{first['free_steps']} + {first['nudged_steps']}")
+        count = len(rows) // len(found)
+        cells += [f"{found[name]:.3g} ({count})" if name in found else "" for name in PROGRAMS]
+        cells.append(f"{found['eager'] / found['binep']:.2g}" if "binep" in found else "")
+        cells += [f"{peaks[k]:.2f}" if k in peaks else "" for k in ("eager", "binep")]
+        cells.append(f"{first['device']}, {first['revision']}")
         yield f"| {' | '.join(cells)} |"
     yield ""
 

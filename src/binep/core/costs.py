@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from binep.core.checks import bare
 from binep.core.synapses import Dense
+from binep.core.versions import Version
 
 Readout = Literal["averaged", "single"]
 Labels = Tensor | Sequence[int] | Any
@@ -31,6 +32,11 @@ class Cost(nn.Module, ABC):
     classes: int
     copies: int = 1
     classifies: bool = True
+    _known: Version | None = None  # the labels that were checked last
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles check again."""
+        return {name: value for name, value in self.__dict__.items() if name != "_known"}
 
     def labels(self, labels: Labels, batch: int | None = None) -> Tensor:
         """Class labels, checked, as int64.
@@ -56,12 +62,20 @@ class Cost(nn.Module, ABC):
         if given.dim() != 1 or (batch is not None and len(given) != batch):
             needed = "(batch,)" if batch is None else f"({batch},), as x has {batch} samples"
             raise ValueError(f"labels have shape {tuple(given.shape)}: must have shape {needed}")
+        known = self._known is not None and self._known.holds(given)
         given = given.to(torch.int64)
-        low, high = torch.stack(given.aminmax()).tolist() if len(given) else (0, 0)
-        if not 0 <= low <= high < self.classes:
-            wrong = given[(given < 0) | (given >= self.classes)][0]
-            raise ValueError(f"labels hold {int(wrong)}: must be from 0 to {self.classes - 1}")
+        if not known:  # else the host need not wait for the device
+            low, high = torch.stack(given.aminmax()).tolist() if len(given) else (0, 0)
+            if not 0 <= low <= high < self.classes:
+                wrong = given[(given < 0) | (given >= self.classes)][0]
+                raise ValueError(f"labels hold {int(wrong)}: must be from 0 to {self.classes - 1}")
+        if given.untyped_storage().resizable():  # NumPy may refill other memory
+            self.vouch(given)
         return given
+
+    def vouch(self, labels: Tensor) -> None:
+        """See `Network.vouch`."""
+        self._known = Version(labels)
 
     def as_target(self, target: Tensor, output: Tensor) -> Tensor:
         """A target, checked, of the output's type.

@@ -174,7 +174,9 @@ class Experiment:
         drawn = batches(split, batch_size, generator=order, augment=augment, start=start)
         wanted = range(start, self._count(len(split), batch_size))
         for _, (images, labels) in zip(wanted, drawn, strict=False):
-            yield self.data.prepare(images), labels
+            x = self.data.prepare(images)
+            self.network.vouch(x, labels)  # it was checked when it was read
+            yield x, labels
 
     def train_epoch(
         self,

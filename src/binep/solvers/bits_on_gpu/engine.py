@@ -19,6 +19,10 @@ from binep.solvers.bits_on_gpu import kernels
 from binep.solvers.bits_on_gpu.kernels import COLUMNS, GROUP, NEURONS, SHARES, SIDE
 from binep.solvers.captured import AT_ONCE, Work
 
+_LOOK = 32
+"""The fewest steps between two looks: where nothing changes, so many take the device no longer than
+the host takes to look, and to catch up."""
+
 _KEPT = 4
 """Sizes of batches whose memory is kept: whole and last ones, of training and tests."""
 
@@ -49,9 +53,9 @@ class Engine:
         if not (isinstance(memory, Memory) and memory.is_of(frame)):
             frame.load(phase, clamped)
         frame.begin(phase)
-        left = phase.steps
+        left, every = phase.steps, max(phase.check_every, _LOOK)
         while left:
-            steps = min(left, phase.check_every) if phase.tolerance > 0 else left
+            steps = min(left, every) if phase.tolerance > 0 else left
             frame.take(steps)
             left -= steps
             if left and not frame.unsettled:
