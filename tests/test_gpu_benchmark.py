@@ -57,7 +57,10 @@ def test_tables_and_page_say_what_was_measured(
     assert set(speeds) == set(PROGRAMS.values())
     with (tmp_path / "batches.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["shape"] for row in rows] == [*["a"] * 3 * len(PROGRAMS), *["b"] * 3 * len(PROGRAMS)]
+    assert [row["shape"] for row in rows] == [
+        *["a"] * 3 * len(PROGRAMS),
+        *["b"] * 3 * len(PROGRAMS),
+    ]
     assert all(float(row["seconds"]) > 0 for row in rows)
     page = (tmp_path / "README.md").read_text()
     assert page.count("| `a` | mnist5k, 1-4-6-20, binary activations") == 1

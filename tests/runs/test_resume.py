@@ -138,6 +138,38 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> 
     assert not list(killed.glob(".*.tmp"))
 
 
+def test_checkpoints_that_take_long_are_rare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows come with them; whenever it stops, or is killed, it ends with the same bits."""
+    usual, rare = tmp_path / "usual", tmp_path / "rare"
+    usual.mkdir()
+    rare.mkdir()
+    three = config(epochs=3, checkpoint_minutes=1000)
+    runs.train(Experiment(three), usual)
+    monkeypatch.setattr(runs, "_LONG", -1.0)
+    monkeypatch.setattr(runs, "_APART", 1e9)
+    seen: list[bool] = []
+
+    def look(_: object) -> None:
+        seen.append((rare / "metrics.csv").exists())
+        if len(seen) == 2:
+            raise KeyboardInterrupt  # killed
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(Experiment(three), rare, after_epoch=look)
+    assert seen == [False, False]
+    experiment, rows, guards = runs.resume(rare)
+    assert (experiment.epoch, rows) == (0, [])
+    with pytest.raises(runs.Stopped):
+        runs.train(experiment, rare, guards=guards, stop=lambda: experiment.epoch == 1)
+    assert len(read_metrics(rare / "metrics.csv")) == 1
+    experiment, rows, guards = runs.resume(rare)
+    assert (experiment.epoch, experiment.batch, len(rows)) == (1, 1, 1)
+    runs.train(experiment, rare, rows=rows, guards=guards)
+    assert_same(rare, usual)
+
+
 def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "a run"
     flags = ["--layers.1.size", "8", "--threads", "1", "--epochs", "500"]

@@ -162,6 +162,7 @@ class _Recorder:
         self._check_parts()
         self.rows, self.guards = rows, guards
         self.saved, self.took = time.monotonic(), 0.0
+        self.written = len(self.rows)
         self.undrawn = ""
 
     def begin(self, note: str) -> list[str]:
@@ -256,6 +257,8 @@ class _Recorder:
         self._check_parts()
         data = self.experiment.data.identity
         begun = time.monotonic()
+        if self.rows:  # of epochs whose end wrote no checkpoint, too
+            self._write_metrics()
         checkpoint = Checkpoint(self.experiment.state(), self.rows, self.guards.known, data)
         write_checkpoint(self.folder, self.experiment.config, checkpoint)
         self.saved = time.monotonic()
@@ -299,7 +302,7 @@ class _Recorder:
         late = time.monotonic() - self.saved >= wait
         due = experiment.workers.is_due(late or experiment.epoch == experiment.config.epochs)
         if due:
-            write(self.folder / "metrics.csv", table(self.rows).encode())
+            self._write_metrics()
             save_network(network, self.folder / "model.safetensors", data)
         judged = "test_error" if result.valid is None else "valid_error"
         if self.rows[-1][judged] == min(row[judged] or 0 for row in self.rows):
@@ -309,6 +312,11 @@ class _Recorder:
         notes = self._draw()
         self.save()
         return notes
+
+    def _write_metrics(self) -> None:
+        if len(self.rows) != self.written:
+            write(self.folder / "metrics.csv", table(self.rows).encode())
+            self.written = len(self.rows)
 
     def _draw(self) -> list[str]:
         """Write curves.png; where it cannot be drawn, a warning, once, which stops no training."""
