@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ _KEPT = 8
 """Kinds of phases that a solver keeps graphs of: free and nudged, whole and last batches, tests."""
 
 Work = Callable[[], None]
+F = TypeVar("F")
 
 
 class CapturedSolver(Solver):
@@ -51,10 +52,8 @@ class CapturedSolver(Solver):
 
     def __init__(self, network: Network) -> None:
         super().__init__(network)
-        self._frames: dict[Hashable, _Frame] = {}
-        self._parameters: tuple[Version, ...] = ()
+        self._frames: Frames[_Frame] = Frames(network, _KEPT)
         self._stepping: dict[str, Network] = {}
-        self._graphs: Graphs | None = None
 
     @classmethod
     def fits(cls, network: Network, phase: Phase) -> bool:
@@ -88,15 +87,8 @@ class CapturedSolver(Solver):
     def _followed(self, phase: Phase) -> Network:
         """What takes the steps at the network's precision, with its parameters as they are."""
         network, precision = self.network, self.network.speed.precision
-        parameters = tuple(network.parameters())
-        if self._graphs is None or not (
-            len(parameters) == len(self._parameters)
-            and all(map(Version.is_at, self._parameters, parameters))
-        ):
-            self._frames.clear()
+        if not self._frames.last(phase.x.device):
             self._stepping.clear()
-            self._parameters = tuple(map(Version, parameters))
-            self._graphs = Graphs(phase.x.device)
         if (
             precision == "exact"
             or phase.x.dtype != torch.float32
@@ -115,7 +107,6 @@ class CapturedSolver(Solver):
     def _frame(self, phase: Phase, clamped: Clamped, stepping: Network) -> _Frame:
         """The frame of a kind of phase, which then is the one used last."""
         network = self.network
-        assert self._graphs is not None
         kind = (
             clamped.drive.shape,
             phase.target is None or phase.beta == 0,
@@ -126,13 +117,9 @@ class CapturedSolver(Solver):
             *network.neurons,
             *_kernel_settings(),
         )
-        frame = self._frames.pop(kind, None)
-        if frame is None:
-            frame = _Frame(phase, clamped, stepping, self._graphs.capture)
-        self._frames[kind] = frame
-        while len(self._frames) > _KEPT:
-            del self._frames[next(iter(self._frames))]
-        return frame
+        return self._frames.of(
+            kind, lambda graphs: _Frame(phase, clamped, stepping, graphs.capture)
+        )
 
 
 class _Frame:
@@ -251,6 +238,49 @@ class Graphs:
             warnings.warn(f"steps are not captured: {reason}", RuntimeWarning, stacklevel=2)
             return work
         return graph.replay
+
+
+class Frames(Generic[F]):
+    """What a network's graphs work on, by kind of phase, while its parameters lie where they lay.
+
+    Args:
+        network: whose.
+        most: frames that are kept, those used last.
+    """
+
+    def __init__(self, network: Network, most: int) -> None:
+        self._network, self._most = network, most
+        self._parameters: tuple[Version, ...] = ()
+        self._graphs: Graphs | None = None
+        self._frames: dict[Hashable, F] = {}
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def last(self, device: torch.device) -> bool:
+        """Whether they do; otherwise all frames are forgotten."""
+        parameters = tuple(self._network.parameters())
+        if (
+            self._graphs is not None
+            and len(parameters) == len(self._parameters)
+            and all(map(Version.is_at, self._parameters, parameters))
+        ):
+            return True
+        self._frames.clear()
+        self._parameters = tuple(map(Version, parameters))
+        self._graphs = Graphs(device)
+        return False
+
+    def of(self, kind: Hashable, make: Callable[[Graphs], F]) -> F:
+        """The frame of a kind of phase, made if there is none, which then is the one used last."""
+        assert self._graphs is not None, "after `last`"
+        frame = self._frames.pop(kind, None)
+        if frame is None:
+            frame = make(self._graphs)
+        self._frames[kind] = frame
+        while len(self._frames) > self._most:
+            del self._frames[next(iter(self._frames))]
+        return frame
 
 
 _CAPTURING = threading.Lock()

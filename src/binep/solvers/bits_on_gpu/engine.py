@@ -36,10 +36,8 @@ class Engine:
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._parameters: tuple[Version, ...] = ()
         self._weights: list[Weights] = []
-        self._frames: dict[Hashable, Frame] = {}
-        self._graphs: captured.Graphs | None = None
+        self._frames: captured.Frames[Frame] = captured.Frames(network, _KEPT)
 
     def settle(
         self, phase: Phase, clamped: Clamped, memory: object
@@ -65,25 +63,12 @@ class Engine:
     def _frame(self, phase: Phase) -> Frame:
         """The memory of batches of this size, with the weights as they are."""
         network = self._network
-        parameters = tuple(network.parameters())
-        if self._graphs is None or not (
-            len(parameters) == len(self._parameters)
-            and all(map(Version.is_at, self._parameters, parameters))
-        ):
-            self._frames.clear()
-            self._parameters = tuple(map(Version, parameters))
+        if not self._frames.last(phase.x.device):
             self._weights = [Weights(synapse) for synapse in network.synapses[1:]]
-            self._graphs = captured.Graphs(phase.x.device)
         for weights in self._weights:
             weights.follow()
         kind = len(phase.x), *network.neurons
-        frame = self._frames.pop(kind, None)
-        if frame is None:
-            frame = Frame(network, self._weights, phase, self._graphs)
-        self._frames[kind] = frame
-        while len(self._frames) > _KEPT:
-            del self._frames[next(iter(self._frames))]
-        return frame
+        return self._frames.of(kind, partial(Frame, network, self._weights, phase))
 
 
 class Weights:
