@@ -149,6 +149,7 @@ class Frame:
 
     def load(self, phase: Phase, clamped: Clamped) -> None:
         """Copy the states that a phase begins with, of which nothing has been sent yet."""
+        self.turn += 1  # whatever stops this halfway
         self._drive.copy_(clamped.drive)
         self._counts[0].zero_()
         for i, (layer, state) in enumerate(zip(self._layers, phase.states, strict=True)):
