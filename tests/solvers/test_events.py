@@ -162,3 +162,32 @@ def test_what_a_convolution_sends_down_ends_at_the_borders(
     assert plain.states[1].count_nonzero()
     for expected, states in zip(plain.states, followed.states, strict=True):
         assert torch.equal(expected, states)
+
+
+def test_memory_of_gradients_serves_again_once_nobody_has_them() -> None:
+    network = Network([Dense(20, 64), Dense(64, 30), Dense(30, 10)], Binary(0.1))
+    estimator = EquilibriumPropagation(
+        network, beta=2.0, free_steps=9, nudged_steps=5, nudging="one-sided", row_sparse=True
+    )
+    values = network.synapses[2].values
+
+    def learn(seed: int) -> torch.Tensor:
+        x = torch.rand(8, 20, generator=torch.Generator().manual_seed(seed))
+        estimator(x, network.cost.target(torch.arange(8)))
+        assert values.grad is not None
+        assert values.grad._nnz() > 0
+        return values.grad
+
+    place = learn(0)._values().data_ptr()
+    assert learn(1)._values().data_ptr() == place
+    held = learn(2)
+    before = held.to_dense().clone()
+    part = held._values()[:1]
+    other = learn(3)
+    assert other._values().data_ptr() != place
+    assert torch.equal(held.to_dense(), before)
+    row = part.clone()
+    del held, other
+    learn(4)
+    learn(5)
+    assert torch.equal(part, row)

@@ -69,6 +69,7 @@ class Engine:
         self.copies = SignCopies(network)
         self.shape, self.sizes = self.copies.shape, self.copies.sizes
         self._input = InputDrive(network)
+        self._gradients = gradients.Memory()
         high = network.synapses[1:]
         areas = [s.map_shape[0] * s.map_shape[1] if isinstance(s, Conv) else 0 for s in high]
         self._places = sum(
@@ -195,7 +196,9 @@ class Engine:
                 weight = gradients.of_conv(synapse, self.shape[k], sent, below, factor)
             else:
                 order = self.copies.orders[k - 1]
-                weight = gradients.of_dense(synapse, above, below, rows, order, factor)
+                order = order[:0] if np.array_equal(order, np.arange(len(order))) else order
+                memory = self._gradients
+                weight = gradients.of_dense(synapse, above, below, rows, order, factor, memory)
             found.append(Gradient(weight if row_sparse else weight.to_dense(), bias))
             below = above
         return found

@@ -67,7 +67,11 @@ def correlate_input(rows, above, above_now, x, factor, gradient):
 
 @parallel
 def correlate_dense(rows, above, above_now, below, below_now, order, factor, gradient):
-    """Gradient[n] = factor·Σ_b (above_now·below_now − above·below), in bits, at row rows[n]."""
+    """Gradient[n] = factor·Σ_b (above_now·below_now − above·below), in bits, at row rows[n].
+
+    Args:
+        order: where the weights' inputs lie among the bits below; empty where in their own order.
+    """
     size = below.shape[1]
     changed, places = _places(below, below_now)
     for n in numba.prange(len(rows)):
@@ -81,8 +85,12 @@ def correlate_dense(rows, above, above_now, below, below_now, order, factor, gra
                 for e in range(changed[b], changed[b + 1]):
                     i = places[e]
                     total[i] += np.int32(below_now[b, i]) - np.int32(below[b, i])
-        for i in range(size):
-            gradient[n, i] = factor * np.float32(total[order[i]])
+        if len(order):
+            for i in range(size):
+                gradient[n, i] = factor * np.float32(total[order[i]])
+        else:
+            for i in range(size):
+                gradient[n, i] = factor * np.float32(total[i])
 
 
 @parallel

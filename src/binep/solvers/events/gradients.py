@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +16,36 @@ from binep.core.phases import Clamped
 from binep.core.synapses import Conv, Synapse
 from binep.solvers.events import gradient_kernels as kernels
 from binep.solvers.primitives import Array
+
+
+class Memory:
+    """Where gradients are written: again where the last ones were, once nobody has them any more.
+
+    For memory that is new to a process the system takes longer than a gradient does.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrays: dict[Synapse, Array] = {}
+
+    def some(self, synapse: Synapse, rows: int) -> Array:
+        """Memory for so many rows of a dense layer's weights, float32."""
+        with self._lock:
+            array = self._arrays.pop(synapse, None)
+            if array is None or sys.getrefcount(array) > _ALONE:
+                # NumPy asks the system for huge pages; what is not written to takes no memory.
+                array = np.empty(synapse.values.shape, np.float32)
+            self._arrays[synapse] = array
+            return array[:rows]
+
+
+def _references() -> int:
+    array = np.empty(0)
+    return sys.getrefcount(array)
+
+
+_ALONE = _references()
+"""References to an array that one name has and nobody else."""
 
 
 def of_bias(
@@ -70,13 +102,13 @@ def of_dense(
     rows: Tensor,
     order: Array,
     factor: float,
+    memory: Memory,
 ) -> Tensor:
     """∂/∂W between bits, sparse in some rows."""
-    # NumPy asks the system for huge pages, of which new memory comes several times faster.
-    gradient = torch.from_numpy(np.empty((len(rows), synapse.values.shape[1]), np.float32))
+    gradient = memory.some(synapse, len(rows))
     bits = [t.numpy() for t in (rows, *above, *below)]
-    kernels.correlate_dense(*bits, order, np.float32(factor), gradient.numpy())
-    return _rows(rows, gradient, synapse)
+    kernels.correlate_dense(*bits, order, np.float32(factor), gradient)
+    return _rows(rows, torch.from_numpy(gradient), synapse)
 
 
 def of_conv(
