@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import graphs
+import numpy as np
 import pytest
 import torch
 from test_benchmarks import small
@@ -67,10 +68,48 @@ def test_what_nobody_vouched_for_is_checked() -> None:
         net.cost.target(labels)
 
 
-def test_labels_that_numpy_refills_are_checked_again() -> None:
-    cost = SquaredError(3)
-    labels = torch.tensor([0, 1]).numpy().copy()
-    cost.target(labels)
-    labels[0] = 3
+@pytest.mark.parametrize("how", ["array", "seen", "vouched"])
+def test_labels_that_numpy_refills_are_checked_again(how: str) -> None:
+    net = Network([Dense(4, 3)], Binary(), SquaredError(3))
+    labels: Any = torch.tensor([0, 1])
+    if how == "array":
+        labels = view = labels.numpy().copy()
+    elif how == "vouched":
+        view = labels.numpy().copy()
+        labels = torch.from_numpy(view)
+        net.vouch(torch.zeros(2, 4), labels)
+    net.cost.labels(labels)
+    if how == "seen":
+        view = labels.numpy()
+    view[0] = 3
     with pytest.raises(ValueError, match="labels hold 3"):
-        cost.target(labels)
+        net.cost.labels(labels)
+
+
+def test_inputs_that_numpy_refills_are_checked_again() -> None:
+    net, x = Network([Dense(4, 3)], Binary()), torch.zeros(2, 4)
+    net.relax(x, 1)
+    x.numpy()[0] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        net.relax(x, 1)
+
+
+def test_labels_are_checked_again_for_fewer_classes() -> None:
+    cost, labels = SquaredError(10), torch.tensor([9])
+    cost.labels(labels)
+    cost.classes = 3
+    with pytest.raises(ValueError, match="labels hold 9"):
+        cost.labels(labels)
+
+
+def test_what_an_experiment_has_not_read_is_checked() -> None:
+    config = small("dense", "binary").replace(batch_size=4, max_batches=1)
+    experiment = Experiment(config)
+    experiment.data.train.labels[:] = 11
+    with pytest.raises(ValueError, match="labels hold 11"):
+        experiment.train_epoch()
+    x = np.zeros((20, 1, 5, 5), np.float32)
+    own = Experiment(config, data=(x, np.arange(20) % 10, x, np.arange(20) % 10))
+    own.data.train.images[:] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        own.train_epoch()

@@ -17,6 +17,7 @@ from torch import Tensor
 from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.synapses import Conv, Dense
+from binep.experiment.experiment import stored
 from binep.runs import checkpoints
 from binep.runs.files import RunError
 from binep.runs.tensors import _panics_are_errors, save_tensors
@@ -42,7 +43,7 @@ def states(module: Network) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    checkpoints.save_network(network(), path)
+    checkpoints.save_network(stored(network()), path)
     return path
 
 

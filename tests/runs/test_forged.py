@@ -27,7 +27,7 @@ from binep.analysis import report
 from binep.analysis.measurements import Measured
 from binep.cli import main as cli
 from binep.experiment.config import Config, ConfigError, Layer
-from binep.experiment.experiment import Experiment
+from binep.experiment.experiment import Experiment, stored
 from binep.runs import checkpoints, tensors
 from binep.runs import folder as runs
 from binep.runs.checkpoints import CHECKPOINT
@@ -250,7 +250,7 @@ def test_a_forged_network_is_refused_or_one(
     run: Path, experiment: Experiment, draw: st.DataObject
 ) -> None:
     path = run / "forged.safetensors"
-    checkpoints.save_network(experiment.network, path)
+    checkpoints.save_network(stored(experiment.network), path)
     state, about = tensors.load_tensors(path)
     about |= {"rows": [{"a": 1}]}
     with contextlib.suppress(UnicodeEncodeError, RuntimeError, RecursionError):

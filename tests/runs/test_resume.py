@@ -159,11 +159,17 @@ def test_checkpoints_that_take_long_are_rare(
     with pytest.raises(KeyboardInterrupt):
         runs.train(Experiment(three), rare, after_epoch=look)
     assert seen == [False, False]
+    assert not (rare / "best.safetensors").exists()
     experiment, rows, guards = runs.resume(rare)
     assert (experiment.epoch, rows) == (0, [])
     with pytest.raises(runs.Stopped):
         runs.train(experiment, rare, guards=guards, stop=lambda: experiment.epoch == 1)
+    first = tmp_path / "first"
+    first.mkdir()
+    runs.train(Experiment(config(checkpoint_minutes=1000, epochs=1)), first)
+    assert outcome(rare)[2] == outcome(first)[2]
     assert len(read_metrics(rare / "metrics.csv")) == 1
+    assert (rare / "curves.png").exists()
     experiment, rows, guards = runs.resume(rare)
     assert (experiment.epoch, experiment.batch, len(rows)) == (1, 1, 1)
     runs.train(experiment, rare, rows=rows, guards=guards)

@@ -6,6 +6,7 @@ Without a GPU, Triton's interpreter runs the kernels, slowly.
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -104,6 +105,17 @@ def test_weights_may_change_in_place_or_be_replaced(device: str) -> None:
     assert_plain(net, x, target, 2, 2)
 
 
+def test_an_equilibrium_survives_copying(device: str) -> None:
+    net = network(Binary(0.3), device, (20, 24, 6))
+    end = net.relax(torch.rand(2, 20, device=device), 2)
+    assert end.memory is not None
+    for twin in (copy.deepcopy(end), pickle.loads(pickle.dumps(end))):
+        assert twin.memory is None
+        assert all(map(torch.equal, twin.states, end.states))
+        start = [net.relax(end.clamped.x, 2, start=one) for one in (end, twin)]
+        assert all(map(torch.equal, start[0].states, start[1].states))
+
+
 def test_a_phase_goes_on_from_any_equilibrium(device: str) -> None:
     """What another phase has overwritten since is sent anew."""
     net = network(Binary(0.3), device, (20, 24, 6))
@@ -130,6 +142,12 @@ def test_what_is_not_a_number_does_not_settle(device: str) -> None:
     assert not bool(end.residual[0] <= 0)
 
 
+def with_bias(bias: Tensor) -> Network:
+    net = Network([Dense(20, 24), Dense(24, 6)], Binary())
+    net.synapses[1].bias = torch.nn.Parameter(bias, requires_grad=False)
+    return net
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -139,6 +157,7 @@ def test_what_is_not_a_number_does_not_settle(device: str) -> None:
         lambda: Network([Dense(20, 24), Dense(24, 6)], Binary(), CrossEntropy(Dense(6, 3))),
         lambda: Network([Conv((5, 2, 2), 4, kernel=1, padding=0), Dense(4, 6)], Binary()),
         lambda: Network([Dense(20, 24), Dense(24, 6)], Binary()).double(),
+        lambda: with_bias(torch.full((1,), 0.3).expand(6)),
     ],
 )
 def test_others_are_left_to_others(make: Any, device: str) -> None:

@@ -182,7 +182,8 @@ def _follow(experiment: Experiment) -> None:
             save()
         while experiment.epoch < experiment.config.epochs:
             experiment.train_epoch(after_batch, warn=lambda text: None)
-            save()
+            if experiment.workers.is_due(False):
+                save()
 
 
 def _check_agreement(experiment: Experiment) -> None:

@@ -32,7 +32,7 @@ class Cost(nn.Module, ABC):
     classes: int
     copies: int = 1
     classifies: bool = True
-    _known: Version | None = None  # the labels that were checked last
+    _known: tuple[int, Version] | None = None  # of how many classes, the labels checked last
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles check again."""
@@ -62,20 +62,29 @@ class Cost(nn.Module, ABC):
         if given.dim() != 1 or (batch is not None and len(given) != batch):
             needed = "(batch,)" if batch is None else f"({batch},), as x has {batch} samples"
             raise ValueError(f"labels have shape {tuple(given.shape)}: must have shape {needed}")
-        known = self._known is not None and self._known.holds(given)
+        known = self._knows(given)
         given = given.to(torch.int64)
         if not known:  # else the host need not wait for the device
             low, high = torch.stack(given.aminmax()).tolist() if len(given) else (0, 0)
             if not 0 <= low <= high < self.classes:
                 wrong = given[(given < 0) | (given >= self.classes)][0]
                 raise ValueError(f"labels hold {int(wrong)}: must be from 0 to {self.classes - 1}")
-        if given.untyped_storage().resizable():  # NumPy may refill other memory
-            self.vouch(given)
+        self.vouch(given)
         return given
+
+    def _knows(self, labels: Tensor) -> bool:
+        classes, version = self._known or (0, None)
+        return (
+            version is not None
+            and classes == self.classes
+            and version.holds(labels)
+            and labels.untyped_storage().resizable()  # NumPy may refill other memory
+        )
 
     def vouch(self, labels: Tensor) -> None:
         """See `Network.vouch`."""
-        self._known = Version(labels)
+        if self.classifies:
+            self._known = self.classes, Version(labels)
 
     def as_target(self, target: Tensor, output: Tensor) -> Tensor:
         """A target, checked, of the output's type.

@@ -216,13 +216,13 @@ class Network(nn.Module):
                 f"x is on {x.device}: must be on {first.values.device}, as the network"
             )
         x = bare(x).to(first.values.dtype)
-        if self._finite is not None and self._finite.holds(x):
+        own = x.untyped_storage().resizable()  # another process, or NumPy, may refill other memory
+        if own and self._finite is not None and self._finite.holds(x):
             return x  # the host need not wait for the device again
         if not x.sum().isfinite() and not x.isfinite().all():
             wrong = (~x.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
             raise ValueError(f"x has values that are not finite in samples {wrong[:5]}")
-        # Another process, or NumPy, may refill memory that is not PyTorch's alone.
-        x = x.clone() if is_shared(x) or not x.untyped_storage().resizable() else x
+        x = x.clone() if is_shared(x) or not own else x
         self._finite = Version(x)
         return x
 

@@ -203,6 +203,8 @@ class BinaryFlip(_Optimizer):
                     "that of the weights"
                 )
         super().load_state_dict(copy.deepcopy(dict(state_dict)))
+        for signs in params:
+            self.state[signs]["momentum"] = self.state[signs]["momentum"].contiguous()
         for group in self.param_groups:  # version 0.1 did not count by weight
             group.setdefault("writes", [_no_writes(signs) for signs in group["params"]])
 

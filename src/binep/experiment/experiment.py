@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from binep.core.network import Network
 from binep.core.optim import BinaryFlip
+from binep.core.versions import Version
 from binep.data import sources
 from binep.data.batches import Dataset, Split, batches
 from binep.data.own import from_arrays
@@ -34,6 +35,9 @@ from binep.experiment.states import Place, check_fit, check_meter, check_rule, c
 from binep.experiment.training import LayerChange, Meter, Scores
 from binep.experiment.warnings import Guards, TrainingWarning
 from binep.experiment.workers import ALONE, Alone
+
+_LEAST_STD = 1e-30
+"""Divided by no less, what was bytes is finite."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ class Experiment:
             self.source = Facts(source.shape, source.classes, held.mean, held.std, held.augmented)
             self._check_memory(held)
             self.data = held.to(self.device)
+            splits = filter(None, (self.data.train, self.data.test, self.data.valid))
+            self._read = {s: (Version(s.images), Version(s.labels)) for s in splits}
             self._build()
         self.epoch = self.batch = 0
         self.started = config.start is None
@@ -175,8 +181,19 @@ class Experiment:
         wanted = range(start, self._count(len(split), batch_size))
         for _, (images, labels) in zip(wanted, drawn, strict=False):
             x = self.data.prepare(images)
-            self.network.vouch(x, labels)  # it was checked when it was read
+            if self._is_in_order(split):
+                self.network.vouch(x, labels)
             yield x, labels
+
+    def _is_in_order(self, split: Split) -> bool:
+        """Whether inputs are finite and labels classes: bytes, as they were checked when read."""
+        read = self._read.get(split)
+        return (
+            read is not None
+            and all(map(Version.holds, read, (split.images, split.labels)))
+            and split.images.dtype == torch.uint8
+            and min(self.data.std or (1,)) >= _LEAST_STD
+        )
 
     def train_epoch(
         self,

@@ -205,15 +205,17 @@ def summary_of(identity: Mapping[str, Any], names: bool = False) -> str:
     return f"{sizes}{classes}, SHA-256 {ascii(identity['sha256'])[1:17]}"
 
 
-def save_network(network: Network, path: Path, data: Mapping[str, Any] | None = None) -> None:
-    """Write a network's parameters; signs take a byte each.
+def save_network(
+    network: Mapping[str, Tensor], path: Path, data: Mapping[str, Any] | None = None
+) -> None:
+    """Write a network's parameters.
 
     Args:
-        network: which one.
+        network: what is `stored` of it; signs take a byte each.
         path: the file.
         data: what it was trained on, from `Dataset.identity`.
     """
-    save_tensors(path, stored(network), {"kind": "network", "data": data})
+    save_tensors(path, network, {"kind": "network", "data": data})
 
 
 def load_network(network: Network, path: Path) -> dict[str, Any] | None:

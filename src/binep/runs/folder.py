@@ -14,7 +14,7 @@ from torch import Tensor
 
 from binep.data.sources import SOURCES, Files
 from binep.experiment.config import Config, ConfigError, differing
-from binep.experiment.experiment import EpochResult, Experiment
+from binep.experiment.experiment import EpochResult, Experiment, stored
 from binep.experiment.training import Meter
 from binep.experiment.warnings import Guards
 from binep.experiment.workers import ALONE, Alone
@@ -162,7 +162,8 @@ class _Recorder:
         self._check_parts()
         self.rows, self.guards = rows, guards
         self.saved, self.took = time.monotonic(), 0.0
-        self.written = len(self.rows)
+        self.networks: dict[str, dict[str, Tensor]] = {}
+        """Of the last epochs' ends, by the name of the file, that are still to be written."""
         self.undrawn = ""
 
     def begin(self, note: str) -> list[str]:
@@ -252,17 +253,22 @@ class _Recorder:
                 "parts of one's own (docs/extending.md), and makes a new Experiment"
             )
 
-    def save(self) -> None:
-        """Write the checkpoint."""
+    def save(self) -> list[str]:
+        """Write what the last epochs' ends have changed, then the checkpoint; warnings, logged."""
         self._check_parts()
-        data = self.experiment.data.identity
+        data, notes = self.experiment.data.identity, []
         begun = time.monotonic()
-        if self.rows:  # of epochs whose end wrote no checkpoint, too
-            self._write_metrics()
+        if self.networks:
+            write(self.folder / "metrics.csv", table(self.rows).encode())
+            for name, network in self.networks.items():
+                save_network(network, self.folder / f"{name}.safetensors", data)
+            notes = self._draw()
         checkpoint = Checkpoint(self.experiment.state(), self.rows, self.guards.known, data)
         write_checkpoint(self.folder, self.experiment.config, checkpoint)
+        self.networks = {}
         self.saved = time.monotonic()
         self.took = self.saved - begun
+        return notes
 
     def save_if_due(self) -> None:
         """Write the checkpoint where the last one is older than ``checkpoint_minutes``."""
@@ -294,29 +300,19 @@ class _Recorder:
         write(path, content)
 
     def record(self, result: EpochResult) -> list[str]:
-        """Write what an epoch's end changes, the checkpoint last; the warnings, logged."""
+        """Keep what an epoch's end changes, and write it if it is time; the warnings, logged."""
         experiment = self.experiment
-        network, data = experiment.network, experiment.data.identity
         self.rows.append(row_of(result))
-        wait = _APART * self.took if self.took > _LONG else 0
-        late = time.monotonic() - self.saved >= wait
-        due = experiment.workers.is_due(late or experiment.epoch == experiment.config.epochs)
-        if due:
-            self._write_metrics()
-            save_network(network, self.folder / "model.safetensors", data)
+        network = {name: part.clone() for name, part in stored(experiment.network).items()}
+        self.networks["model"] = network
         judged = "test_error" if result.valid is None else "valid_error"
         if self.rows[-1][judged] == min(row[judged] or 0 for row in self.rows):
-            save_network(network, self.folder / "best.safetensors", data)
-        if not due:
-            return []
-        notes = self._draw()
-        self.save()
-        return notes
-
-    def _write_metrics(self) -> None:
-        if len(self.rows) != self.written:
-            write(self.folder / "metrics.csv", table(self.rows).encode())
-            self.written = len(self.rows)
+            self.networks["best"] = network
+        wait = _APART * self.took if self.took > _LONG else 0
+        late = time.monotonic() - self.saved >= wait
+        if experiment.workers.is_due(late or experiment.epoch == experiment.config.epochs):
+            return self.save()
+        return []
 
     def _draw(self) -> list[str]:
         """Write curves.png; where it cannot be drawn, a warning, once, which stops no training."""

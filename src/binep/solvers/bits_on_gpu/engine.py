@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -239,6 +240,10 @@ class Memory:
 
     frame: Frame
     turn: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles of an equilibrium have none: graphs can be neither."""
+        return type(None), ()
 
     def is_of(self, frame: Frame) -> bool:
         """Whether it is still there."""

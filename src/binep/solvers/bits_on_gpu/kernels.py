@@ -44,7 +44,7 @@ def send(weights, changes, rows, counts, sums, height, width):
             place = first + tl.arange(0, ROWS)
             row = tl.load(rows + group * height + place, mask=place < count, other=0)
             there = (place < count)[:, None]
-            at = (group * height + row)[:, None] * GROUP + sample[None, :]
+            at = (group * height + row).to(tl.int64)[:, None] * GROUP + sample[None, :]
             change = tl.load(changes + at, mask=there, other=0)
             at = row.to(tl.int64)[:, None] * width + column[None, :]
             weight = tl.load(weights + at, mask=(column < width)[None, :], other=0)
@@ -99,7 +99,7 @@ def update(
     before = tl.cumsum(changed, 0) - changed
     slot = tl.atomic_add(counts + group, tl.sum(changed, 0), sem="relaxed") + before
     tl.store(rows + group * width + slot, neuron, mask=changed > 0)
-    at = (group * width + neuron)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    at = (group * width + neuron).to(tl.int64)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     tl.store(changes + at, tl.trans(change), mask=(changed > 0)[:, None])
 
 

@@ -52,7 +52,7 @@ class BitsOnGpuSolver(Solver):
             and len(network) > 1
             and all(type(neurons) is Binary for neurons in network.neurons)
             and all(type(synapse) is Dense for synapse in learning)
-            and all(synapse.scale is not None for synapse in network.synapses[1:])
+            and all(s.scale is not None and s.bias.is_contiguous() for s in network.synapses[1:])
             and type(network.cost) is SquaredError
             and has_triton()
             and not (cls.device == "cuda" and torch.cuda.is_current_stream_capturing())
