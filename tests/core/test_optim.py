@@ -214,3 +214,21 @@ def test_training_does_not_load_the_compiler() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_momenta_of_any_strides_are_loaded() -> None:
+    """They are kept contiguous, as what takes one pass over them needs it."""
+    values = torch.nn.Parameter(torch.where(torch.rand(5, 7) < 0.5, -1.0, 1.0))
+    ours, theirs = (BinaryFlip([torch.nn.Parameter(values.data.clone())]) for _ in range(2))
+    state = ours.state_dict()
+    momentum = torch.randn(5, 7)
+    theirs.load_state_dict({**state, "state": {0: {**state["state"][0], "momentum": momentum}}})
+    strided = momentum.T.contiguous().T
+    ours.load_state_dict({**state, "state": {0: {**state["state"][0], "momentum": strided}}})
+    for one in (ours, theirs):
+        (signs,) = one.param_groups[0]["params"]
+        signs.grad = torch.full((5, 7), 0.1)
+        assert one.state[signs]["momentum"].is_contiguous()
+        one.step()
+    pairs = zip(ours.momenta(), theirs.momenta(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)

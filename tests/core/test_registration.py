@@ -55,5 +55,7 @@ def test_a_registered_solver_is_chosen_until_it_is_switched_off() -> None:
 
 def test_a_name_that_is_no_solver_is_refused() -> None:
     network = Network([Dense(4, 2)], Real(), speed=Speed(off=("evnts",)))
-    with pytest.raises(ValueError, match="off = evnts: must be one of bfloat16, captured, certain"):
+    with pytest.raises(
+        ValueError, match="off = evnts: must be one of bfloat16, bits-on-gpu, captured, certain"
+    ):
         network.relax(torch.rand(1, 4), 2)
