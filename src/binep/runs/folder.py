@@ -257,12 +257,12 @@ class _Recorder:
         """Write what the last epochs' ends have changed, then the checkpoint; warnings, logged."""
         self._check_parts()
         data, notes = self.experiment.data.identity, []
-        begun = time.monotonic()
         if self.networks:
             write(self.folder / "metrics.csv", table(self.rows).encode())
             for name, network in self.networks.items():
                 save_network(network, self.folder / f"{name}.safetensors", data)
             notes = self._draw()
+        begun = time.monotonic()
         checkpoint = Checkpoint(self.experiment.state(), self.rows, self.guards.known, data)
         write_checkpoint(self.folder, self.experiment.config, checkpoint)
         self.networks = {}
