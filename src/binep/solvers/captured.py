@@ -258,7 +258,7 @@ class Frames(Generic[F]):
         return len(self._frames)
 
     def last(self, device: torch.device) -> bool:
-        """Whether they do; otherwise all frames are forgotten."""
+        """Whether the parameters still lie there; otherwise all frames are forgotten."""
         parameters = tuple(self._network.parameters())
         if (
             self._graphs is not None

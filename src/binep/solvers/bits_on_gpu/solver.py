@@ -42,7 +42,7 @@ class BitsOnGpuSolver(Solver):
 
     @classmethod
     def fits(cls, network: Network, phase: Phase) -> bool:
-        """Dense layers, the first of any weights; squared errors, or a nudge that is held."""
+        """Dense layers of binary neurons, the first of any weights, and the squared error."""
         learning = network.learning_synapses()
         return (
             phase.x.device.type == cls.device

@@ -69,7 +69,10 @@ class Engine:
         self.copies = SignCopies(network)
         self.shape, self.sizes = self.copies.shape, self.copies.sizes
         self._input = InputDrive(network)
-        self._gradients = gradients.Memory()
+        self._buffers = gradients.Buffers()
+        self._orders = [
+            o[:0] if np.array_equal(o, np.arange(len(o))) else o for o in self.copies.orders
+        ]
         high = network.synapses[1:]
         areas = [s.map_shape[0] * s.map_shape[1] if isinstance(s, Conv) else 0 for s in high]
         self._places = sum(
@@ -195,10 +198,8 @@ class Engine:
                 sent = [self.part(samples.sent, k).contiguous() for samples in (then, now)]
                 weight = gradients.of_conv(synapse, self.shape[k], sent, below, factor)
             else:
-                order = self.copies.orders[k - 1]
-                order = order[:0] if np.array_equal(order, np.arange(len(order))) else order
-                memory = self._gradients
-                weight = gradients.of_dense(synapse, above, below, rows, order, factor, memory)
+                order, buffers = self._orders[k - 1], self._buffers
+                weight = gradients.of_dense(synapse, above, below, rows, order, factor, buffers)
             found.append(Gradient(weight if row_sparse else weight.to_dense(), bias))
             below = above
         return found

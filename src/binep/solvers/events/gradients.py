@@ -18,7 +18,7 @@ from binep.solvers.events import gradient_kernels as kernels
 from binep.solvers.primitives import Array
 
 
-class Memory:
+class Buffers:
     """Where gradients are written: again where the last ones were, once nobody has them any more.
 
     For memory that is new to a process the system takes longer than a gradient does.
@@ -28,7 +28,7 @@ class Memory:
         self._lock = threading.Lock()
         self._arrays: dict[Synapse, Array] = {}
 
-    def some(self, synapse: Synapse, rows: int) -> Array:
+    def rows(self, synapse: Synapse, count: int) -> Array:
         """Memory for so many rows of a dense layer's weights, float32."""
         with self._lock:
             array = self._arrays.pop(synapse, None)
@@ -36,7 +36,7 @@ class Memory:
                 # NumPy asks the system for huge pages; what is not written to takes no memory.
                 array = np.empty(synapse.values.shape, np.float32)
             self._arrays[synapse] = array
-            return array[:rows]
+            return array[:count]
 
 
 def _references() -> int:
@@ -102,10 +102,10 @@ def of_dense(
     rows: Tensor,
     order: Array,
     factor: float,
-    memory: Memory,
+    buffers: Buffers,
 ) -> Tensor:
     """∂/∂W between bits, sparse in some rows."""
-    gradient = memory.some(synapse, len(rows))
+    gradient = buffers.rows(synapse, len(rows))
     bits = [t.numpy() for t in (rows, *above, *below)]
     kernels.correlate_dense(*bits, order, np.float32(factor), gradient)
     return _rows(rows, torch.from_numpy(gradient), synapse)
