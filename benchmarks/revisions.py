@@ -42,12 +42,14 @@ else:
     config = settings.Config.load(path) if path.is_file() else settings.preset(shape)
     config = config.replace(threads=threads)
     experiment = first("binep.experiment.experiment", "binep.experiment").Experiment(config)
-batches = first("binep.data.batches", "binep.data").batches
 import torch
 torch.set_num_threads(threads)
-train = experiment.data.train
-stream = batches(train, config.batch_size, generator=experiment.order,
-                 augment=experiment.data.augmented)
+data, order = experiment.data, experiment.order
+if hasattr(data, "training_batches"):
+    stream = data.training_batches(config.batch_size, order)
+else:
+    batches = first("binep.data.batches", "binep.data").batches
+    stream = batches(data.train, config.batch_size, generator=order, augment=data.augmented)
 for line in sys.stdin:
     images, labels = next(stream)
     x, target = experiment.data.prepare(images), experiment.network.cost.target(labels)

@@ -32,7 +32,6 @@ from benchmarks.report import TABLES, Row, read, write_report, write_table
 from benchmarks.roofline import measured_rates, stages
 from binep.core.gradients import EquilibriumPropagation
 from binep.core.speed import Speed
-from binep.data import batches as data
 from binep.data.sources import DataError
 from binep.experiment.config import Config, preset
 from binep.experiment.experiment import Experiment
@@ -104,9 +103,7 @@ def batches_of(experiment: Experiment) -> Iterator[Batch]:
     if len(train) < size:
         raise ValueError(f"batch_size = {size}: {experiment.data.name} has {len(train)} images")
     while True:
-        epoch = data.batches(
-            train, size, generator=experiment.order, augment=experiment.data.augmented
-        )
+        epoch = experiment.data.training_batches(size, experiment.order)
         for images, labels in itertools.islice(epoch, len(train) // size):
             yield experiment.data.prepare(images), experiment.network.cost.target(labels)
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from binep.data import readers
 from binep.data import sources as data
-from binep.data.batches import PAD, Dataset, Split, batches, flip_and_crop
+from binep.data.batches import Dataset, Split, batches, mirror_and_shift
 from binep.data.sources import SOURCES, DataError, load, source_of
 from binep.registry import Kind
 
@@ -181,7 +181,7 @@ def test_what_is_known_before_reading_agrees_with_what_is_read(name: str, tmp_pa
     for split in (dataset.train, dataset.test):
         assert tuple(split.images.shape[1:]) == shape
     assert len(dataset.classes) == len(set(dataset.classes)) == classes == 10
-    assert dataset.augmented == (name == "cifar10")
+    assert (dataset.mirror, dataset.shift) == ((True, 4) if name == "cifar10" else (False, 0))
 
 
 def test_names_and_unknown_names() -> None:
@@ -645,11 +645,14 @@ def test_every_sample_comes_once_in_batches_of_the_size(
 
 
 @quick
-@given(**epochs, augment=st.booleans())
-def test_the_seed_fixes_the_batches(count: int, size: int, seed: int, augment: bool) -> None:
+@given(**epochs, mirror=st.booleans(), shift=st.integers(0, 5))
+def test_the_seed_fixes_the_batches(
+    count: int, size: int, seed: int, mirror: bool, shift: int
+) -> None:
     split = numbered(count)
     first, again = (
-        list(batches(split, size, generator=seeded(seed), augment=augment)) for _ in range(2)
+        list(batches(split, size, generator=seeded(seed), mirror=mirror, shift=shift))
+        for _ in range(2)
     )
     assert len(first) == len(again) == -(-count // size)
     for (images, labels), (images_again, labels_again) in zip(first, again, strict=True):
@@ -667,15 +670,21 @@ def test_seeds_and_epochs_differ() -> None:
 
 
 @quick
-@given(**epochs, start=st.integers(0, 45), shuffled=st.booleans(), augment=st.booleans())
+@given(
+    **epochs,
+    start=st.integers(0, 45),
+    shuffled=st.booleans(),
+    mirror=st.booleans(),
+    shift=st.integers(0, 5),
+)
 def test_start_gives_the_tail(
-    count: int, size: int, seed: int, start: int, shuffled: bool, augment: bool
+    count: int, size: int, seed: int, start: int, shuffled: bool, mirror: bool, shift: int
 ) -> None:
     split = numbered(count, channels=3)
     generators = [seeded(seed) if shuffled else None for _ in range(2)]
-    augment = augment and shuffled
+    drawn = {"mirror": mirror and shuffled, "shift": shift if shuffled else 0}
     whole, tail = (
-        list(batches(split, size, generator=generator, augment=augment, start=skip))
+        list(batches(split, size, generator=generator, start=skip, **drawn))
         for generator, skip in zip(generators, (0, start), strict=True)
     )
     assert len(tail) == max(0, len(whole) - start)
@@ -688,7 +697,7 @@ def test_start_gives_the_tail(
 
 def test_all_randomness_is_drawn_by_the_call() -> None:
     generator = seeded(3)
-    epoch = batches(numbered(50), 7, generator=generator, augment=True)
+    epoch = batches(numbered(50), 7, generator=generator, mirror=True, shift=4)
     state = generator.get_state()
     assert not torch.equal(state, seeded(3).get_state())
     assert len(list(epoch)) == 8
@@ -698,8 +707,8 @@ def test_all_randomness_is_drawn_by_the_call() -> None:
 def test_the_order_does_not_depend_on_the_batch_size_or_the_augmentation() -> None:
     split = numbered(50)
     orders = [
-        torch.cat([labels for _, labels in batches(split, size, generator=seeded(5), augment=a)])
-        for size, a in ((7, False), (50, False), (7, True))
+        torch.cat([labels for _, labels in batches(split, size, generator=seeded(5), **drawn)])
+        for size, drawn in ((7, {}), (50, {}), (7, {"mirror": True, "shift": 1}))
     ]
     assert torch.equal(orders[0], orders[1])
     assert torch.equal(orders[0], orders[2])
@@ -711,7 +720,9 @@ def test_the_order_does_not_depend_on_the_batch_size_or_the_augmentation() -> No
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": -3}, "batch_size is -3"),
         ({"batch_size": 2, "start": -1}, "start is -1"),
-        ({"batch_size": 2, "augment": True}, "augment is True without a generator"),
+        ({"batch_size": 2, "shift": -1}, "shift is -1"),
+        ({"batch_size": 2, "mirror": True}, "need a generator"),
+        ({"batch_size": 2, "shift": 1}, "need a generator"),
     ],
 )
 def test_wrong_arguments_are_refused_by_the_call(arguments: dict[str, Any], said: str) -> None:
@@ -719,85 +730,106 @@ def test_wrong_arguments_are_refused_by_the_call(arguments: dict[str, Any], said
         batches(numbered(4), **arguments)  # not one batch asked for
 
 
-# ---- augmentation
+# ---- mirrored and moved
 
 
-def plainly(image: np.ndarray, flip: bool, row: int, column: int) -> np.ndarray:
-    """One image (C, H, W), flipped, padded and cropped the obvious way."""
-    if flip:
+def plainly(image: np.ndarray, mirror: bool, down: int, right: int, shift: int) -> np.ndarray:
+    """One image (C, H, W), mirrored, padded by its edge and cropped the obvious way."""
+    if mirror:
         image = image[:, :, ::-1]
-    padded = np.pad(image, ((0, 0), (PAD, PAD), (PAD, PAD)), mode="edge")
+    padded = np.pad(image, ((0, 0), (shift, shift), (shift, shift)), mode="edge")
+    row, column = shift + down, shift + right
     return padded[:, row : row + image.shape[1], column : column + image.shape[2]]
 
 
 @quick
 @given(
-    shape=st.tuples(*(st.integers(1, high) for high in (6, 4, 9, 9))), seed=st.integers(0, 2**31)
+    shape=st.tuples(*(st.integers(1, high) for high in (6, 4, 9, 9))),
+    shift=st.integers(0, 12),
+    mirrors=st.booleans(),
+    shifts=st.booleans(),
+    seed=st.integers(0, 2**31),
 )
-def test_flip_and_crop_is_the_plain_loop(shape: tuple[int, ...], seed: int) -> None:
+def test_mirror_and_shift_is_the_plain_loop(
+    shape: tuple[int, ...], shift: int, mirrors: bool, shifts: bool, seed: int
+) -> None:
     generator = seeded(seed)
     images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-    flips = torch.rand(shape[0], generator=generator) < 0.5
-    corners = torch.randint(2 * PAD + 1, (shape[0], 2), generator=generator)
-    augmented = flip_and_crop(images, flips, corners)
-    assert augmented.dtype == torch.uint8
-    assert augmented.shape == images.shape
-    for image, flip, corner, result in zip(images, flips, corners, augmented, strict=True):
-        expected = plainly(image.numpy(), bool(flip), *corner.tolist())
+    mirrored = torch.rand(shape[0], generator=generator) < 0.5
+    moves = torch.randint(-shift, shift + 1, (shape[0], 2), generator=generator)
+    found = mirror_and_shift(images, mirrored if mirrors else None, moves if shifts else None)
+    assert found.dtype == torch.uint8
+    assert found.shape == images.shape
+    for image, mirror, move, result in zip(images, mirrored, moves, found, strict=True):
+        down, right = move.tolist() if shifts else (0, 0)
+        expected = plainly(image.numpy(), bool(mirror) and mirrors, down, right, shift)
         np.testing.assert_array_equal(result.numpy(), expected)
 
 
-def test_padded_values_are_edge_pixels() -> None:
+def test_pixels_of_the_edge_fill_what_is_left_free() -> None:
     image = torch.arange(64).view(1, 1, 8, 8)
-    top_left = flip_and_crop(image, torch.tensor([False]), torch.tensor([[0, 0]]))[0, 0]
+    top_left = mirror_and_shift(image, None, torch.tensor([[-4, -4]]))[0, 0]
     assert torch.equal(top_left[:4, :4], torch.zeros(4, 4, dtype=torch.int64))
     assert torch.equal(top_left[4:, 4:], image[0, 0, :4, :4])
     assert top_left[7].tolist() == [24, 24, 24, 24, 24, 25, 26, 27]
-    bottom_right = flip_and_crop(image, torch.tensor([True]), torch.tensor([[8, 8]]))[0, 0]
-    assert torch.equal(bottom_right[4:, 4:], torch.full((4, 4), 56))  # flipped before it is padded
+    bottom_right = mirror_and_shift(image, torch.tensor([True]), torch.tensor([[4, 4]]))[0, 0]
+    assert torch.equal(bottom_right[4:, 4:], torch.full((4, 4), 56))  # mirrored before it is moved
     assert bottom_right[0].tolist() == [35, 34, 33, 32, 32, 32, 32, 32]
 
 
-def test_augmented_batches_use_every_flip_and_offset_evenly() -> None:
-    # One image with a distinct value per pixel shows from its augmentation what was drawn.
-    count, size = 8100, 12
+@pytest.mark.parametrize(("mirror", "shift"), [(True, 4), (False, 1), (True, 0)])
+def test_images_are_mirrored_and_moved_evenly(mirror: bool, shift: int) -> None:
+    # One image with a distinct value per pixel shows from what became of it what was drawn.
+    sides, moves = (False, True) if mirror else (False,), range(-shift, shift + 1)
+    size, kinds = 12, len(sides) * len(moves) ** 2
     image = torch.arange(size * size, dtype=torch.uint8).view(1, 1, size, size)
-    split = Split(image.expand(count, -1, -1, -1), torch.arange(count))
-    images = torch.cat([b for b, _ in batches(split, 900, generator=seeded(0), augment=True)])
+    split = Split(image.expand(50 * kinds, -1, -1, -1), torch.arange(50 * kinds))
+    drawn = batches(split, 900, generator=seeded(0), mirror=mirror, shift=shift)
     possible = {
-        plainly(image[0].numpy(), flip, row, column).tobytes(): 0
-        for flip in (False, True)
-        for row in range(2 * PAD + 1)
-        for column in range(2 * PAD + 1)
+        plainly(image[0].numpy(), side, down, right, shift).tobytes(): 0
+        for side in sides
+        for down in moves
+        for right in moves
     }
-    assert len(possible) == 162
-    for result in images.numpy():
-        possible[result.tobytes()] += 1  # KeyError: not a possible augmentation
-    # Fair draws: 50 of each and half of all flipped, give or take five standard deviations.
+    assert len(possible) == kinds
+    for result in torch.cat([images for images, _ in drawn]).numpy():
+        possible[result.tobytes()] += 1  # KeyError: not a possible one
+    # Fair draws: 50 of each and half of all mirrored, give or take five standard deviations.
     counts = list(possible.values())
     assert all(abs(n - 50) < 5 * 50**0.5 for n in counts)
-    assert abs(sum(counts[:81]) - count / 2) < 5 * (count / 4) ** 0.5
+    if mirror:
+        assert abs(sum(counts[: kinds // 2]) - 25 * kinds) < 5 * (12.5 * kinds) ** 0.5
 
 
-def test_augmented_labels_stay_with_their_images() -> None:
+def test_labels_stay_with_their_images() -> None:
     split = numbered(30, channels=3, size=32)
-    for images, labels in batches(split, 8, generator=seeded(1), augment=True):
+    for images, labels in batches(split, 8, generator=seeded(1), mirror=True, shift=4):
         for image, label in zip(images, labels, strict=True):
             source = split.images[label].numpy()
             assert any(
-                np.array_equal(image.numpy(), plainly(source, flip, row, column))
-                for flip in (False, True)
-                for row in range(2 * PAD + 1)
-                for column in range(2 * PAD + 1)
+                np.array_equal(image.numpy(), plainly(source, mirror, down, right, 4))
+                for mirror in (False, True)
+                for down in range(-4, 5)
+                for right in range(-4, 5)
             )
+
+
+def test_what_is_drawn_is_what_it_was_with_corners_of_a_padded_image() -> None:
+    split, generator = numbered(200, channels=3, size=32), seeded(3)
+    ((images, labels),) = batches(split, 200, generator=seeded(3), mirror=True, shift=4)
+    order = torch.randperm(200, generator=generator)
+    mirrored = torch.randint(2, (200,), generator=generator).bool()
+    corners = torch.randint(9, (200, 2), generator=generator)
+    assert torch.equal(labels, split.labels[order])
+    assert torch.equal(images, mirror_and_shift(split.images[order], mirrored, corners - 4))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_batches_on_a_gpu_are_those_of_the_cpu_and_do_not_wait() -> None:
     split = numbered(100, channels=3, size=32)
-    on_cpu = list(batches(split, 16, generator=seeded(0), augment=True))
-    epoch = batches(split.to("cuda"), 16, generator=seeded(0), augment=True)
+    on_cpu = list(batches(split, 16, generator=seeded(0), mirror=True, shift=4))
+    epoch = batches(split.to("cuda"), 16, generator=seeded(0), mirror=True, shift=4)
     torch.cuda.set_sync_debug_mode("error")
     try:
         on_gpu = list(epoch)

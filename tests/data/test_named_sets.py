@@ -131,7 +131,7 @@ def test_svhn_counts_ten_as_zero(tmp_path: Path) -> None:
     found = load("svhn", tmp_path, download=False)
     assert np.array_equal(found.train.images, images)
     assert found.test.labels.tolist() == [0, 1, 9]
-    assert not found.augmented  # a mirrored digit is another
+    assert not found.mirror  # a mirrored digit is another
 
 
 @pytest.mark.parametrize(

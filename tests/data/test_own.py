@@ -171,7 +171,7 @@ def test_npz_is_read_as_its_arrays(tmp_path: Path) -> None:
     held = arrays()
     np.savez(tmp_path / "a.npz", **held)  # type: ignore[arg-type]
     found, wanted = load(str(tmp_path / "a.npz")), read(held)
-    assert (found.classes, found.mean, found.augmented) == (("0", "1", "2"), None, False)
+    assert (found.classes, found.mean, found.mirror) == (("0", "1", "2"), None, False)
     for a, b in zip((found.train, found.test), wanted.splits, strict=True):
         assert torch.equal(a.images, b.images)
         assert torch.equal(a.labels, b.labels)

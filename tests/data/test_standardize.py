@@ -27,7 +27,7 @@ CONFIG = Config(layers=LAYERS, epochs=1, max_batches=1, threads=1)
 
 def dataset(images: torch.Tensor) -> Dataset:
     split = Split(images, torch.arange(len(images)) % 2)
-    return Dataset("own", split, split, ("a", "b"), None, None, False)
+    return Dataset("own", split, split, ("a", "b"), None, None)
 
 
 def random(shape: tuple[int, ...], low: int = 0, high: int = 256) -> np.ndarray[Any, Any]:

@@ -26,7 +26,7 @@ def dataset(counts: list[int], seed: int = 0) -> Dataset:
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
     split = Split(torch.arange(len(labels)).float()[:, None], labels)
     names = tuple(map(str, range(len(counts))))
-    return Dataset("own", split, split, names, None, None, False)
+    return Dataset("own", split, split, names, None, None)
 
 
 @given(

@@ -46,7 +46,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def dataset(**changes: object) -> Dataset:
     split = Split(torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2), torch.tensor([0, 1]))
     settings = {"train": split, "test": split, "classes": ("a", "b"), "name": "own", **changes}
-    return Dataset(**settings, mean=None, std=None, augmented=False)  # type: ignore[arg-type]
+    return Dataset(**settings, mean=None, std=None)  # type: ignore[arg-type]
 
 
 def test_the_identity_is_of_images_labels_order_and_names() -> None:

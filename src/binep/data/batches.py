@@ -21,9 +21,6 @@ from binep.data.errors import DataError
 LIGHT = 0.6
 """Images from 0 to 1 of a larger mean are dark on light."""
 
-PAD = 4
-"""Pixels that a CIFAR-10 image is padded by on every side before it is cropped."""
-
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -63,7 +60,8 @@ class Dataset:
     `valid` holds the samples that are kept from training, to choose settings by, if there are any.
 
     `classes` names the labels in order. `mean` and `std` are per channel, in units of x/255, or
-    None for images that are not normalised. `augmented` says whether training flips and crops.
+    None for images that are not normalised. Training mirrors images left to right at random if
+    `mirror`, and moves them by up to `shift` pixels.
     """
 
     name: str
@@ -72,7 +70,8 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    augmented: bool
+    mirror: bool = False
+    shift: int = 0
     valid: Split | None = None
 
     @functools.cached_property
@@ -170,6 +169,19 @@ class Dataset:
         train, valid = Split(images[kept], labels[kept]), Split(images[~kept], labels[~kept])
         return replace(self, train=train, valid=valid)
 
+    def training_batches(
+        self, batch_size: int, generator: torch.Generator, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of training samples in random order, mirrored and shifted; see `batches`."""
+        return batches(
+            self.train,
+            batch_size,
+            generator=generator,
+            mirror=self.mirror,
+            shift=self.shift,
+            start=start,
+        )
+
     def prepare(self, images: Tensor) -> Tensor:
         """A network's input from images (b, C, H, W); see `prepared`."""
         return prepared(images, self.mean, self.std)
@@ -204,7 +216,8 @@ def batches(
     batch_size: int,
     *,
     generator: torch.Generator | None = None,
-    augment: bool = False,
+    mirror: bool = False,
+    shift: int = 0,
     start: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch: images (b, C, H, W) as stored and labels (b,) on the split's device.
@@ -217,55 +230,66 @@ def batches(
         split: where the samples come from.
         batch_size: samples per batch, at least 1.
         generator: a CPU generator, for a random order; None takes the samples in order, as views.
-        augment: flip and crop every image at random (`flip_and_crop`); needs a generator.
+        mirror: mirror each image with probability ½ (`mirror_and_shift`); needs a generator.
+        shift: move each image by up to so many rows and columns; needs a generator.
         start: batches of this epoch to skip; those that follow do not depend on it.
 
     Raises:
-        ValueError: batch_size < 1, start < 0, or augment without a generator.
+        ValueError: batch_size < 1, start < 0, shift < 0, or mirror or shift without a generator.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     if start < 0:
         raise ValueError(f"start is {start}; it must be at least 0")
-    if augment and generator is None:
-        raise ValueError("augment is True without a generator; give one to draw flips from")
+    if shift < 0:
+        raise ValueError(f"shift is {shift}; it must be at least 0")
+    if (mirror or shift) and generator is None:
+        raise ValueError("mirror and shift need a generator to draw from")
     count, device = len(split), split.images.device
-    order = flips = corners = None
+    order = mirrored = moves = None
     if generator is not None:
         order = torch.randperm(count, generator=generator).to(device)
-    if augment:
-        flips = torch.randint(2, (count,), generator=generator).bool().to(device)
-        corners = torch.randint(2 * PAD + 1, (count, 2), generator=generator).to(device)
+    if mirror:
+        mirrored = torch.randint(2, (count,), generator=generator).bool().to(device)
+    if shift:
+        moves = torch.randint(-shift, shift + 1, (count, 2), generator=generator).to(device)
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
         for begin in range(start * batch_size, count, batch_size):
             batch = slice(begin, begin + batch_size)
             samples = batch if order is None else order[batch]
             images = split.images[samples]
-            if flips is not None and corners is not None:
-                images = flip_and_crop(images, flips[batch], corners[batch])
+            if mirrored is not None or moves is not None:
+                images = mirror_and_shift(images, _some(mirrored, batch), _some(moves, batch))
             yield images, split.labels[samples]
 
     return epoch()
 
 
-def flip_and_crop(images: Tensor, flips: Tensor, corners: Tensor) -> Tensor:
-    """Flip images left to right, pad them by PAD edge pixels, crop them back to their size.
+def _some(drawn: Tensor | None, batch: slice) -> Tensor | None:
+    return None if drawn is None else drawn[batch]
+
+
+def mirror_and_shift(images: Tensor, mirrored: Tensor | None, moves: Tensor | None) -> Tensor:
+    """Images, some mirrored left to right, then moved; pixels of the edge fill what is left free.
 
     Args:
         images: (b, C, H, W), any type.
-        flips: (b,) bool, which images to flip.
-        corners: (b, 2) int64 in 0..2·PAD, row and column of the crop's corner in the padded image;
-            PAD, PAD crops the image itself.
+        mirrored: (b,) bool, which images to mirror; None for none.
+        moves: (b, 2) int64, rows and columns from which each image is read: (1, 0) moves it up by
+            a pixel. None for no moves.
 
     Returns:
         (b, C, H, W), of the type and on the device of `images`.
     """
     channels, height, width = images.shape[1:]
-    # Clamping an index to the image reads what padding with edge pixels would have put there.
-    down, right = corners[:, :1] - PAD, corners[:, 1:] - PAD
-    rows = (torch.arange(height, device=images.device) + down).clamp(0, height - 1)
-    columns = (torch.arange(width, device=images.device) + right).clamp(0, width - 1)
-    columns = torch.where(flips[:, None], width - 1 - columns, columns)
+    rows = torch.arange(height, device=images.device).expand(len(images), -1)
+    columns = torch.arange(width, device=images.device).expand(len(images), -1)
+    if moves is not None:
+        # Clamping an index to the image reads what padding with edge pixels would have put there.
+        rows = (rows + moves[:, :1]).clamp(0, height - 1)
+        columns = (columns + moves[:, 1:]).clamp(0, width - 1)
+    if mirrored is not None:
+        columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
     pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
     return images.flatten(2).gather(2, pixels[:, None].expand(-1, channels, -1)).view(images.shape)

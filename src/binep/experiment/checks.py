@@ -63,6 +63,7 @@ def _misfits(config: Config, source: Source | None) -> Iterator[str]:
         yield f"layers = {numbers}: must be numbered 1, 2, ... from the input to the output"
         return
     source = config.source() if source is None else source
+    yield from _image_misfits(config, source)
     classes = len(source.classes)
     current = below = source.shape
     for number, layer in config.layers.items():
@@ -91,6 +92,16 @@ def _misfits(config: Config, source: Source | None) -> Iterator[str]:
         yield f"output_copies = {copies}: must be 1 with {cost}"
     if len(numbers) < 2 and "readout" in COSTS[cost].takes:
         yield f"layers = 1: must be at least 2 with {cost}, the last reads out"
+
+
+def _image_misfits(config: Config, source: Source) -> Iterator[str]:
+    is_image = len(source.shape) == 3
+    for name, value in (("mirror", config.mirror), ("shift", config.shift)):
+        if value and not is_image:
+            yield f"{name} = {value}: must be left out: the samples are no images"
+    if is_image and config.shift and config.shift >= min(source.shape[1:]):
+        size = "×".join(map(str, source.shape[1:]))
+        yield f"shift = {config.shift}: must be below the height and width of images of {size}"
 
 
 def _estimator_misfits(config: Config) -> Iterator[str]:

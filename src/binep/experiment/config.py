@@ -30,6 +30,7 @@ from binep.experiment.settings import (
     ConfigError,
     Count,
     Divisor,
+    Margin,
     NamesOrPaths,
     Part,
     Portion,
@@ -137,6 +138,12 @@ class Config:
     standardize: bool = False
     """Give every channel, or feature, mean 0 and deviation 1, measured over the training set and
     not as it is otherwise done for CIFAR."""
+    mirror: bool | None = None
+    """Mirror training images left to right at random; if None, as usual for the data set: those of
+    CIFAR."""
+    shift: Margin | None = None
+    """Move training images at random by up to so many pixels, with pixels of the edge in their
+    place; if None, as usual for the data set: those of CIFAR by 4."""
     epochs: Count = 10
     """Passes over the training set."""
     batch_size: Count = 64

@@ -6,7 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,13 @@ class Experiment:
                 held = held.held_out(config.validation, config.seed)
             if config.standardize:
                 held = held.standardized()
-            self.source = Facts(source.shape, source.classes, held.mean, held.std, held.augmented)
+            if config.mirror is not None:
+                held = replace(held, mirror=config.mirror)
+            if config.shift is not None:
+                held = replace(held, shift=config.shift)
+            self.source = Facts(
+                source.shape, source.classes, held.mean, held.std, held.mirror, held.shift
+            )
             self._check_memory(held)
             self.data = held.to(self.device)
             splits = filter(None, (self.data.train, self.data.test, self.data.valid))
@@ -176,8 +182,10 @@ class Experiment:
     def _batches(
         self, split: Split, batch_size: int, order: torch.Generator | None, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        augment = order is not None and self.data.augmented
-        drawn = batches(split, batch_size, generator=order, augment=augment, start=start)
+        if order is None:
+            drawn = batches(split, batch_size, start=start)
+        else:
+            drawn = self.data.training_batches(batch_size, order, start)
         wanted = range(start, self._count(len(split), batch_size))
         for _, (images, labels) in zip(wanted, drawn, strict=False):
             x = self.data.prepare(images)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binep.data.batches import batches
 from binep.data.sources import Source
 from binep.experiment.config import Config, ConfigError
 from binep.experiment.experiment import Experiment
@@ -112,7 +111,7 @@ def _first(experiment: Experiment, count: int) -> Iterator[tuple[Tensor, Tensor]
 
     def epochs() -> Iterator[tuple[Tensor, Tensor]]:
         while True:
-            yield from batches(data.train, size, generator=experiment.order, augment=data.augmented)
+            yield from data.training_batches(size, experiment.order)
 
     for images, labels in itertools.islice(epochs(), count):
         yield data.prepare(images), experiment.network.cost.target(labels)
