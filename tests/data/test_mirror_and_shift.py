@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on_with_the_same_moves(tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_line(tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = ["--mirror", "True", "--shift", "2", "--epochs", "1", "--max-batches", "2"]
     assert main(["train", "quickstart", *flags, "--run-dir", str(run)]) == 0

@@ -139,11 +139,11 @@ class Config:
     """Give every channel, or feature, mean 0 and deviation 1, measured over the training set and
     not as it is otherwise done for CIFAR."""
     mirror: bool | None = None
-    """Mirror training images left to right at random; if None, as usual for the data set: those of
-    CIFAR."""
+    """Mirror training images left to right at random; if None, as the data set says:
+    CIFAR's are."""
     shift: Margin | None = None
     """Move training images at random by up to so many pixels, with pixels of the edge in their
-    place; if None, as usual for the data set: those of CIFAR by 4."""
+    place; if None, as the data set says: CIFAR's by 4."""
     epochs: Count = 10
     """Passes over the training set."""
     batch_size: Count = 64
