@@ -60,6 +60,11 @@ RANGES: dict[str, tuple[Values, Values, str]] = {
         st.floats(min_value=1) | st.sampled_from((-0.1, math.nan)),
         "from 0 to below 1",
     ),
+    "shift": (
+        st.none() | st.integers(0, 27),
+        st.integers(max_value=-1),
+        "a whole number from 0",
+    ),
     "seed": (
         st.integers(0, 2**63 - 1),
         st.integers(max_value=-1) | st.integers(min_value=2**63),
@@ -184,6 +189,8 @@ SHAPE = ("kernel", "padding", "pool", "pooling")
 BASE = Config(
     title="a title",
     data_dir=Path("data"),
+    mirror=True,
+    shift=1,
     max_batches=2,
     threads=1,
     learning=Learning(synapses="real"),
@@ -375,6 +382,7 @@ def test_valid_configurations_pass_and_build(config: Config) -> None:
 WRONG = {key: wrong for key, (_, wrong, _) in RANGES.items()}
 UNFIT: dict[str, Values] = {
     "dataset": st.sampled_from(("mnist", "cifar10")),
+    "shift": st.integers(0, 40),
     "device": st.sampled_from(DEVICES),
     "dynamics.activation": st.sampled_from(("hard-sigmoid", "heaviside")),
     "dynamics.nudged_steps": st.integers(1, 9),
