@@ -14,7 +14,7 @@ from samples import write_mnist
 
 from binep.analysis import claims, measurements, readings, tables
 from binep.cli import main as cli
-from binep.experiment.config import preset, preset_names
+from binep.experiment.config import Config, preset, preset_names
 from binep.runs import checkpoints
 from binep.runs.checkpoints import CHECKPOINT
 from binep.runs.metrics import read_metrics
@@ -97,7 +97,11 @@ def test_what_was_interrupted_goes_on(
         with pytest.raises(SystemExit):
             cli.main(command)
     assert "1 × 1 of 50" in (output / "README.md").read_text()
-    assert cli.main(command) == 0
+    monkeypatch.delenv("BINEP_DATA")  # and elsewhere, if so told
+    moved = (tmp_path / "data").rename(tmp_path / "moved")
+    assert cli.main([*command, "--threads", "1", "--data-dir", str(moved)]) == 0
+    config = Config.load(folder / "config.toml")
+    assert (config.data_dir, config.threads) == (moved, 1)
     assert "going on at epoch" in capsys.readouterr().out
     assert "1 × 2 of 50" in (output / "README.md").read_text()
 

@@ -25,7 +25,7 @@ from binep.runs import files, metrics, start
 from binep.runs import folder as runs
 from binep.runs.checkpoints import summary_of
 from binep.runs.environment import described, environment
-from binep.runs.settings import read_config
+from binep.runs.settings import read_config, told
 from binep.runs.signals import handled
 from binep.runs.tensorboard import Board
 
@@ -97,11 +97,14 @@ def run_or_resume(
     tensorboard: bool = False,
     begun_from: tuple[Path, Mapping[str, Tensor]] | None = None,
 ) -> None:
-    """Train in each of some folders, from its start or from where it was interrupted."""
+    """Train in each of some folders, from its start or from where it was interrupted.
+
+    A run goes on as its job says, on another device, say; what that leaves open stays the run's.
+    """
     for folder, config in jobs.items():
         board = Board() if tensorboard else None
         if (folder / "config.toml").exists():
-            resume_training(folder, board)
+            resume_training(folder, board, **told(config))
         else:
             run_training(config, folder.parent.name, folder, board, begun_from)
 

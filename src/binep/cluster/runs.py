@@ -16,6 +16,7 @@ from binep.experiment.warnings import Guards
 from binep.runs import files
 from binep.runs import folder as runs
 from binep.runs.metrics import Row, row_of
+from binep.runs.settings import told
 
 PATIENCE = 90.0
 """Seconds to wait for the lock of a worker that was lost, which NFS may keep for a while."""
@@ -41,7 +42,7 @@ def train(
 
     Args:
         folder: of the run, on a file system that all machines share.
-        config: of a run that has not begun.
+        config: of a run that has not begun; one that has goes on as it says, where it may.
         after_epoch: called with each new row of metrics.csv, and first with the last old one.
 
     Raises:
@@ -51,7 +52,7 @@ def train(
     files.make_folder(folder)
     with _locked(folder) as lock:
         if (folder / "config.toml").exists():
-            experiment, rows, guards = runs.resume(folder)
+            experiment, rows, guards = runs.resume(folder, **told(config))
         else:
             experiment, rows, guards = Experiment(config), [], Guards()
         for row in rows[-1:]:

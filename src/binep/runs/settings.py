@@ -62,6 +62,12 @@ def continued(config: Config, **changes: Any) -> Config:
     return new
 
 
+def told(config: Config) -> dict[str, Any]:
+    """What a configuration says of how a run goes on: the settings of `GOES_ON` that it holds."""
+    values = {name: getattr(config, name) for name in GOES_ON}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def comparable(config: Config) -> Config:
     """A configuration with title, seed, length, machine and speed at their defaults.
 

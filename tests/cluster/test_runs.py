@@ -1,0 +1,30 @@
+"""Runs on one machine of a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from samples import write_mnist
+
+from binep.cluster import runs
+from binep.experiment.config import Config, preset
+from binep.runs.metrics import Row, read_metrics
+
+
+def test_a_run_goes_on_as_it_is_told_now(tmp_path: Path) -> None:
+    folder, seen = tmp_path / "run", list[Row]()
+    config = preset("mnist-fc1-ep").replace(epochs=2, max_batches=1, threads=2)
+    config = config.replace(data_dir=write_mnist(tmp_path / "data"))
+
+    def interrupt(row: Row) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(folder, config, interrupt)
+    moved = (tmp_path / "data").rename(tmp_path / "moved")
+    runs.train(folder, config.replace(data_dir=moved, threads=None), seen.append)
+    assert [row["epoch"] for row in seen] == [1, 2]
+    assert len(read_metrics(folder / "metrics.csv")) == 2
+    held = Config.load(folder / "config.toml")
+    assert (held.data_dir, held.threads) == (moved, 2)  # what is not told stays
