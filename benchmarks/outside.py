@@ -24,7 +24,6 @@ from benchmarks.report import write_table
 from binep.core.network import Network
 from binep.core.speed import SHORTCUTS, Speed
 from binep.data import sources
-from binep.data.batches import prepared
 from binep.experiment.config import Config, Layer
 from binep.experiment.experiment import Experiment
 from binep.export import c_source, packed, reference
@@ -73,7 +72,7 @@ def programs(
     program = folder / "network_test"
     subprocess.run([*COMPILER, str(folder / "network_test.c"), "-o", str(program)], check=True)
     read = reference.read(folder / "network.safetensors")
-    x = prepared(images, trained.mean, trained.std)
+    x = trained.prepare(images)
 
     def in_c() -> Tensor:
         done = subprocess.run(

@@ -60,6 +60,7 @@ RANGES: dict[str, tuple[Values, Values, str]] = {
         st.floats(min_value=1) | st.sampled_from((-0.1, math.nan)),
         "from 0 to below 1",
     ),
+    "pixel_power": (st.floats(0.01, 9), outside(0, open_low=True), "a finite number above 0"),
     "shift": (
         st.none() | st.integers(0, 27),
         st.integers(max_value=-1),

@@ -17,7 +17,7 @@ def _learned(config: Config) -> Trained:
     experiment.train_epoch()
     data = experiment.data
     run = {"config": config.to_toml(), "data": data.identity}
-    return Trained(experiment.network, data.classes, data.mean, data.std, run)
+    return Trained(experiment.network, data.classes, data.mean, data.std, run, data.power)
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +39,24 @@ def real() -> Trained:
     return _learned(Config(layers=layers, dynamics=dynamics, max_batches=30, threads=1))
 
 
-def _bits(layers: dict[str, Layer], beta: float, **learning: Any) -> Trained:
+@pytest.fixture(scope="session")
+def brightened() -> Trained:
+    """Binary neurons whose pixels are raised to a power, and then normalised."""
+    rates = {"gamma": 2e-6, "threshold": 2e-7, "bias_lr": 1e-7}
+    layers = {"1": Layer(200, **rates, firing_threshold=0.3), "2": Layer(100, **rates)}
+    return _bits(layers, 2.0, pixel_power=0.35, standardize=True)
+
+
+def _bits(
+    layers: dict[str, Layer],
+    beta: float,
+    pixel_power: float = 1.0,
+    standardize: bool = False,
+    **learning: Any,
+) -> Trained:
     config = Config(
+        pixel_power=pixel_power,
+        standardize=standardize,
         dynamics=Dynamics("heaviside", 1.0, free_steps=20, nudged_steps=10),
         learning=Learning(output_copies=10, beta=beta, nudging="random-sign", **learning),
         layers=layers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from binep.core.network import Network
 from binep.core.neurons import Binary, Real
 from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Dense
-from binep.data.batches import prepared
 from binep.export import c_source, packed
 from binep.export.packed import Trained
 
@@ -41,13 +41,15 @@ def classified(trained: Trained, images: Tensor, folder: Path) -> tuple[Tensor, 
 
 
 @needs_cc
-@pytest.mark.parametrize("kind", ["real", "bits", "convolutional_real", "convolutional_bits"])
+@pytest.mark.parametrize(
+    "kind", ["real", "bits", "convolutional_real", "convolutional_bits", "brightened"]
+)
 def test_digits_get_the_same_classes(
     kind: str, digits: Tensor, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     trained = request.getfixturevalue(kind)
     classes, scores = classified(trained, digits, tmp_path)
-    expected = trained.network(prepared(digits))
+    expected = trained.network(trained.prepare(digits))
     assert torch.equal(classes, expected.argmax(dim=1))
     torch.testing.assert_close(scores, expected, atol=1e-6 if "bits" in kind else 1e-4, rtol=0)
     assert len(classes.unique()) > 4
@@ -55,9 +57,14 @@ def test_digits_get_the_same_classes(
 
 @needs_cc
 @settings(max_examples=25)
-@given(t=twins(), steps=st.integers(1, 12), normalised=st.booleans())
+@given(
+    t=twins(),
+    steps=st.integers(1, 12),
+    normalised=st.booleans(),
+    power=st.sampled_from((1.0, 0.35)),
+)
 def test_any_network_computes_the_same(
-    tmp_path_factory: pytest.TempPathFactory, t: Twins, steps: int, normalised: bool
+    tmp_path_factory: pytest.TempPathFactory, t: Twins, steps: int, normalised: bool, power: float
 ) -> None:
     network = t.network.float()
     network.speed = Speed(off=SHORTCUTS, precision="exact")
@@ -67,8 +74,9 @@ def test_any_network_computes_the_same(
     shape = network.synapses[0].input_shape
     each = (0.3,) * shape[0], (0.6,) * shape[0]
     trained = Trained(network, (), *each) if normalised else Trained(network)
+    trained = replace(trained, power=power)
     images = torch.randint(256, (3, *shape)).to(torch.uint8)
-    expected = network(prepared(images, trained.mean, trained.std))
+    expected = network(trained.prepare(images))
     _, scores = classified(trained, images, tmp_path_factory.mktemp("c"))
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
 
@@ -81,7 +89,7 @@ def test_channels_are_normalised_each_by_its_own(shape: tuple[int, ...], tmp_pat
     trained = Trained(network, (), (0.1, 0.4, 0.5), (0.3, 0.6, 0.2))
     images = torch.randint(256, (5, *shape)).to(torch.uint8)
     _, scores = classified(trained, images, tmp_path)
-    expected = network(prepared(images, trained.mean, trained.std))
+    expected = network(trained.prepare(images))
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
 
 

@@ -18,7 +18,6 @@ from binep.core.network import Network
 from binep.core.neurons import Binary, Real
 from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Conv, Dense
-from binep.data.batches import prepared
 from binep.export import onnx_graph, packed
 from binep.export.packed import Trained
 from binep.runs.files import RunError
@@ -35,13 +34,13 @@ def scores_of(trained: Trained, images: Tensor, folder: Path) -> Tensor:
     return torch.from_numpy(scores)
 
 
-@pytest.mark.parametrize("kind", ["real", "bits", "convolutional_bits"])
+@pytest.mark.parametrize("kind", ["real", "bits", "convolutional_bits", "brightened"])
 def test_digits_get_the_same_classes(
     kind: str, digits: Tensor, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     trained = request.getfixturevalue(kind)
-    x = prepared(digits)
-    scores, expected = scores_of(trained, x, tmp_path), trained.network(x)
+    scores = scores_of(trained, digits / 255, tmp_path)
+    expected = trained.network(trained.prepare(digits))
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
     assert torch.equal(scores.argmax(dim=1), expected.argmax(dim=1))
 
@@ -66,10 +65,10 @@ def test_inputs_are_normalised_and_batches_of_any_size(tmp_path: Path) -> None:
     readout = CrossEntropy(Dense(6, 3, generator=generator))
     conv = Conv((3, 7, 6), 2, pool=3, pooling="average", generator=generator)
     network = Network([conv, Dense((2, 2, 2), 6, generator=generator)], Real(), readout)
-    trained = Trained(network, (), (0.1, 0.4, 0.5), (0.3, 0.6, 0.2))
+    trained = Trained(network, (), (0.1, 0.4, 0.5), (0.3, 0.6, 0.2), power=0.35)
     for batch in (1, 5):
         images = torch.randint(256, (batch, 3, 7, 6), generator=generator).to(torch.uint8)
-        expected = network(prepared(images, trained.mean, trained.std))
+        expected = network(trained.prepare(images))
         scores = scores_of(trained, images / 255, tmp_path)
         torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
 

@@ -65,10 +65,10 @@ def test_a_binary_weight_takes_a_bit(tmp_path: Path) -> None:
 def test_class_names_and_normalisation_are_kept(tmp_path: Path) -> None:
     network = Network([Conv((3, 6, 6), 2), Dense((2, 3, 3), 4)], Binary())
     network.cost = SquaredError(2, 2)
-    trained = packed.Trained(network, ("cat", "dog"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    trained = packed.Trained(network, ("cat", "dog"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), power=0.35)
     packed.save(trained, tmp_path / "network.safetensors")
     found = packed.read(tmp_path / "network.safetensors")
-    for name in ("classes", "mean", "std"):
+    for name in ("classes", "mean", "std", "power"):
         assert getattr(found, name) == getattr(trained, name)
 
 

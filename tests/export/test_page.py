@@ -19,13 +19,12 @@ from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Dense
-from binep.data.batches import prepared
 from binep.experiment.build import build_optimizers
 from binep.export import packed
 from binep.export.packed import Trained
 from binep.export.page import page
 
-KINDS = ["real", "bits", "convolutional_real", "convolutional_bits", "readout"]
+KINDS = ["real", "bits", "convolutional_real", "convolutional_bits", "readout", "brightened"]
 CHROMIUM = shutil.which("chromium")
 
 
@@ -119,9 +118,9 @@ def test_it_settles_where_binep_settles(opened: tuple[Trained, Any], digits: Ten
     trained, tab = opened
     network, images = plain(trained), digits[::5]
     found = tab.evaluate(SETTLE, images.flatten(1).tolist())
-    compare(found[:20], settled(network, prepared(images[:20])))
+    compare(found[:20], settled(network, trained.prepare(images[:20])))
     classes = torch.tensor([[*map(float, end["scores"])] for end in found]).argmax(dim=1)
-    assert torch.equal(classes, network.predict(prepared(images)))
+    assert torch.equal(classes, network.predict(trained.prepare(images)))
     assert len(classes.unique()) > 4
 
 
@@ -154,7 +153,7 @@ def test_it_learns_what_binep_learns(
     quiet = config.replace(learning=replace(learning, momentum_noise=False))
     flip, descent = build_optimizers(quiet, network)
     expected = []
-    for image, label in zip(torch.split(prepared(images), 1), labels, strict=True):
+    for image, label in zip(torch.split(trained.prepare(images), 1), labels, strict=True):
         before = [synapse.values.detach().clone() for synapse in network.learning_synapses()]
         estimator(image, network.cost.target([label]))
         for parameter in network.parameters():
@@ -173,9 +172,11 @@ def test_it_learns_what_binep_learns(
     if flip is not None:
         assert sum(sum(map(sum, flips)) for flips in expected) > 10
     tested = digits[20:30]
-    compare(tab.evaluate(SETTLE, tested.flatten(1).tolist()), settled(network, prepared(tested)))
+    compare(
+        tab.evaluate(SETTLE, tested.flatten(1).tolist()), settled(network, trained.prepare(tested))
+    )
     tab.evaluate("ask('reset')")
-    original = settled(plain(trained), prepared(tested))
+    original = settled(plain(trained), trained.prepare(tested))
     compare(tab.evaluate(SETTLE, tested.flatten(1).tolist()), original)
 
 

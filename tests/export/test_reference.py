@@ -97,13 +97,13 @@ def test_normalised_colours(tmp_path_factory: pytest.TempPathFactory) -> None:
     generator = torch.Generator().manual_seed(1)
     synapses = [Conv((3, 6, 5), 4, generator=generator), Dense((4, 3, 2), 3, generator=generator)]
     network = Network(synapses, Real(), free_steps=30)
-    trained = packed.Trained(network, (), (0.1, 0.4, 0.5), (0.3, 0.6, 0.2))
+    trained = packed.Trained(network, (), (0.1, 0.4, 0.5), (0.3, 0.6, 0.2), power=1.7)
     images = torch.randint(256, (4, 3, 6, 5), generator=generator).to(torch.uint8)
     read = written(tmp_path_factory, trained)
     before = images.clone()
     scores = reference.class_scores(read, images.numpy())
     assert torch.equal(images, before)
-    expected = network(prepared(images, trained.mean, trained.std))
+    expected = network(trained.prepare(images))
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_settling_looks_at_bits_and_states_by_themselves(
     np.testing.assert_allclose(found[1], end.output.numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["real", "bits", "convolutional_bits"])
+@pytest.mark.parametrize("kind", ["real", "bits", "convolutional_bits", "brightened"])
 def test_digits_get_the_same_classes(
     kind: str,
     digits: Tensor,
@@ -130,7 +130,7 @@ def test_digits_get_the_same_classes(
     trained = request.getfixturevalue(kind)
     read = written(tmp_path_factory, trained)
     scores = reference.class_scores(read, digits.numpy())
-    expected = trained.network(prepared(digits))
+    expected = trained.network(trained.prepare(digits))
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
     np.testing.assert_array_equal(scores.argmax(axis=1), expected.argmax(dim=1).numpy())
     assert len(set(scores.argmax(axis=1))) > 4

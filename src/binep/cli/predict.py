@@ -44,7 +44,6 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError("predict what? Name pictures or arrays after the run")
     import torch
 
-    from binep.data.batches import prepared
     from binep.data.inputs import read_inputs
     from binep.export import packed
     from binep.runs import files
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     for path, images in zip(options.files, samples, strict=True):
         row = 0
         for some in torch.split(images, options.batch_size):
-            for scores in network(prepared(some, trained.mean, trained.std)):
+            for scores in network(trained.prepare(some)):
                 cells = [f"{score:.6g}" for score in scores.tolist()]
                 writer.writerow([path, row, names[int(scores.argmax())], *cells])
                 row += 1

@@ -60,8 +60,8 @@ class Dataset:
     `valid` holds the samples that are kept from training, to choose settings by, if there are any.
 
     `classes` names the labels in order. `mean` and `std` are per channel, in units of x/255, or
-    None for images that are not normalised. Training mirrors images left to right at random if
-    `mirror`, and moves them by up to `shift` pixels.
+    None for images that are not normalised. Before, pixels are raised to `power`. Training mirrors
+    images left to right at random if `mirror`, and moves them by up to `shift` pixels.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Dataset:
     mirror: bool = False
     shift: int = 0
     valid: Split | None = None
+    power: float = 1.0
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -117,29 +118,43 @@ class Dataset:
         images = self.train.images
         if self.mean is not None or images.dim() != 4:
             return None
-        if images.dtype == torch.uint8:
-            mean = int(images.sum()) / (255 * images.numel())
-        elif images.min() >= 0 and images.max() <= 1:
-            mean = float(images.mean(dtype=torch.float64))
-        else:
+        if images.dtype != torch.uint8 and not 0 <= images.min() <= images.max() <= 1:
             return None
+        parts = torch.split(images, 1000)
+        total = sum(float(self.prepare(some).sum(dtype=torch.float64)) for some in parts)
+        mean = total / images.numel()
         return mean if mean > LIGHT else None
+
+    def with_power(self, power: float) -> Dataset:
+        """A copy whose pixels are raised to a power before all else.
+
+        Raises:
+            DataError: a pixel is below 0.
+        """
+        for split in filter(None, (self.train, self.test, self.valid)):
+            least = float(split.images.min())
+            if least < 0:
+                raise DataError(
+                    f"pixel_power = {power:g}: must be left out: {self.name} has the pixel "
+                    f"{least:g}, and they must be from 0"
+                )
+        return replace(self, power=power)
 
     def standardized(self) -> Dataset:
         """A copy with the mean and the standard deviation of each channel of its training set.
 
         The deviation of a channel that never changes is taken as 1.
         """
-        images = self.train.images
+        images, power = self.train.images, self.power
         shape = (len(images), images.shape[1], -1)
         sums, squares = (torch.zeros(shape[1], dtype=torch.float64) for _ in range(2))
         count = len(images) * math.prod(images.shape[2:])
         for some in torch.split(images, 1000):
-            x = prepared(some).cpu().double().view(len(some), *shape[1:])
+            x = prepared(some, power=power).cpu().double().view(len(some), *shape[1:])
             sums += x.sum(dim=(0, 2))
         mean = sums / count
         for some in torch.split(images, 1000):
-            x = prepared(some).cpu().double().view(len(some), *shape[1:])
+            x = prepared(some, power=power).cpu().double().view(len(some), *shape[1:])
             squares += (x - mean[:, None]).square().sum(dim=(0, 2))
         std = (squares / count).sqrt()
         std[std < 1e-12] = 1
@@ -184,7 +199,7 @@ class Dataset:
 
     def prepare(self, images: Tensor) -> Tensor:
         """A network's input from images (b, C, H, W); see `prepared`."""
-        return prepared(images, self.mean, self.std)
+        return prepared(images, self.mean, self.std, self.power)
 
 
 FEW = 8
@@ -192,15 +207,24 @@ FEW = 8
 
 
 def prepared(
-    images: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    images: Tensor,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    power: float = 1.0,
 ) -> Tensor:
     """A network's input, float32, from images (b, C, H, W) or features (b, C).
 
-    x/255 of uint8, x itself of float32; then (x − mean)/std of each channel, if given.
+    x/255 of uint8, x itself of float32, raised to `power`; then (x − mean)/std of each channel, if
+    given.
     """
-    x = images.to(torch.float32, copy=True)
-    if images.dtype == torch.uint8:
-        x /= 255
+    if images.dtype == torch.uint8 and power != 1:
+        x = _raised_levels(power, images.device)[images.long()]
+    else:
+        x = images.to(torch.float32, copy=True)
+        if images.dtype == torch.uint8:
+            x /= 255
+        if power != 1:
+            x = _raised(x, power)
     if mean is not None and std is not None and len(mean) > FEW:
         scales = (torch.tensor(scale, device=x.device) for scale in (mean, std))
         middle, deviation = (scale.view(-1, *[1] * (x.dim() - 2)) for scale in scales)
@@ -209,6 +233,17 @@ def prepared(
     for channel, scale in enumerate(zip(mean or (), std or (), strict=True)):
         x[:, channel].sub_(scale[0]).div_(scale[1])
     return x
+
+
+def _raised(x: Tensor, power: float) -> Tensor:
+    """A power in float64, which rounds to the same float32 on all machines and in all exports."""
+    return x.double().pow_(power).float()
+
+
+@functools.cache
+def _raised_levels(power: float, device: torch.device) -> Tensor:
+    """The 256 grey levels x/255 to a power."""
+    return _raised(torch.arange(256) / 255, power).to(device)
 
 
 def batches(

@@ -96,7 +96,12 @@ def _misfits(config: Config, source: Source | None) -> Iterator[str]:
 
 def _image_misfits(config: Config, source: Source) -> Iterator[str]:
     is_image = len(source.shape) == 3
-    for name, value in (("mirror", config.mirror), ("shift", config.shift)):
+    power = None if config.pixel_power == 1 else config.pixel_power
+    for name, value in (
+        ("mirror", config.mirror),
+        ("shift", config.shift),
+        ("pixel_power", power),
+    ):
         if value and not is_image:
             yield f"{name} = {value}: must be left out: the samples are no images"
     if is_image and config.shift and config.shift >= min(source.shape[1:]):

@@ -34,6 +34,7 @@ from binep.experiment.settings import (
     NamesOrPaths,
     Part,
     Portion,
+    Positive,
     Rate,
     Seed,
     Share,
@@ -138,6 +139,9 @@ class Config:
     standardize: bool = False
     """Give every channel, or feature, mean 0 and deviation 1, measured over the training set and
     not as it is otherwise done for CIFAR."""
+    pixel_power: Positive = 1.0
+    """Raise pixels, from 0 to 1, to this power before all else (gamma correction): below 1 it tells
+    dark shades apart."""
     mirror: bool | None = None
     """Mirror training images left to right at random; if None, as the data set says:
     CIFAR's are."""

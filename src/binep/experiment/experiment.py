@@ -106,6 +106,8 @@ class Experiment:
             held = sources.load(config.dataset, place, source=source)
             if config.validation:
                 held = held.held_out(config.validation, config.seed)
+            if config.pixel_power != 1:
+                held = held.with_power(config.pixel_power)
             if config.standardize:
                 held = held.standardized()
             if config.mirror is not None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from binep.core.costs import CrossEntropy
 from binep.core.network import Network
 from binep.core.neurons import Binary, Neurons, Real
 from binep.core.synapses import Conv, Dense, Synapse
+from binep.data.batches import prepared
 from binep.export import description
 from binep.export.packed import Trained
 from binep.runs.files import RunError, write
@@ -73,6 +75,7 @@ def _values(trained: Trained) -> dict[str, Any]:
         "input_words": _words(inputs),
         "steps": network.free_steps,
         "stops": int(network.tolerance > 0),
+        "whole": int(trained.mean is None and trained.power == 1),
         "normalised": int(trained.mean is not None),
         "readout": int(readout),
         "data": "\n".join(_data(trained)),
@@ -82,6 +85,8 @@ def _values(trained: Trained) -> dict[str, Any]:
 def _data(trained: Trained) -> Iterator[str]:
     """The constants: arrays, then the table of layers."""
     network, table = trained.network, []
+    levels = prepared(torch.arange(256, dtype=torch.uint8), power=trained.power)
+    yield _array("binep_levels", levels.numpy())
     for name, each in (("mean", trained.mean), ("std", trained.std)):
         yield _array(f"binep_{name}", np.array(each or (0,), np.float32))
     for number, (synapse, neurons) in enumerate(_layers(network), start=1):

@@ -67,13 +67,12 @@ class _Graph:
         return f"{self._prefix}{self._count}"
 
     def constant(self, values: Any) -> str:
-        """The name of a constant: a tensor, float32 of a float, int64 of whole numbers."""
+        """The name of a constant: an array, a tensor, float32 of a float, int64 of an integer."""
         from onnx import numpy_helper
 
-        if isinstance(values, Tensor):
-            values = values.detach().numpy()
-        array = np.asarray(values)
-        if array.dtype == np.float64:
+        given = values.detach().numpy() if isinstance(values, Tensor) else values
+        array = np.asarray(given)
+        if array.dtype == np.float64 and array is not values:
             array = array.astype(np.float32)
         name = self._name()
         self.constants.append(numpy_helper.from_array(array, name))
@@ -161,6 +160,10 @@ def _model(trained: Trained) -> Any:
     network, graph = trained.network, _Graph("v")
     layers = [_Layer(graph, synapse) for synapse in network.synapses]
     x = "images"
+    if trained.power != 1:
+        exponent = np.array(trained.power)
+        raised = graph.add("Pow", graph.add("Cast", x, to=TensorProto.DOUBLE), exponent)
+        x = graph.add("Cast", raised, to=TensorProto.FLOAT)
     for operator, values in (("Sub", trained.mean), ("Div", trained.std)):
         if values is not None:
             x = graph.add(operator, x, torch.tensor(values).view(-1, 1, 1))

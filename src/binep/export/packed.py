@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from binep.core.network import Network
+from binep.data.batches import prepared
 from binep.experiment.build import initial_network
 from binep.experiment.config import Config
 from binep.experiment.experiment import Experiment
@@ -39,6 +40,7 @@ class Trained:
         network: on the CPU.
         classes: names of the classes, in order; empty if they have none.
         mean, std: of each input channel, in units of x/255, which inputs were normalised by.
+        power: to which pixels were raised before.
         run: of a network that a run trained, "config", its settings as TOML, and "data", what it
             was trained on (`Dataset.identity`), or None where that is not known.
 
@@ -51,11 +53,14 @@ class Trained:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     run: Mapping[str, Any] | None = None
+    power: float = 1.0
 
     def __post_init__(self) -> None:
         cost, shape = self.network.cost, self.network.synapses[0].input_shape
         if self.classes and len(self.classes) != cost.classes:
             raise ValueError(f"{len(self.classes)} names of classes: must be {cost.classes}")
+        if not 0 < self.power < math.inf:
+            raise ValueError(f"power = {self.power}: must be a finite number above 0")
         if self.mean is None and self.std is None:
             return
         channels, mean, std = shape[0], self.mean or (), self.std or ()  # or features, of tables
@@ -64,6 +69,10 @@ class Trained:
                 raise ValueError(f"{name} = {values}: must be {channels} finite, one per channel")
         if min(std) <= 0:
             raise ValueError(f"std = {std}: must be positive")
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """The network's input from images (b, C, H, W) or features (b, C); see `prepared`."""
+        return prepared(images, self.mean, self.std, self.power)
 
     def config(self, path: Path) -> Config:
         """The settings that it was trained with.
@@ -117,6 +126,7 @@ def _content(trained: Trained | Network) -> tuple[dict[str, Tensor], dict[str, A
     network = trained.network
     about: dict[str, Any] = {"kind": KIND, "network": description.described(network)}
     about |= {"classes": trained.classes, "mean": trained.mean, "std": trained.std}
+    about["power"] = trained.power
     if trained.run is not None:
         about["run"] = trained.run
     tensors = {
@@ -213,7 +223,7 @@ def _from_run(folder: Path) -> Trained:
     data = load_network(network, file)
     text = config.replace(data_dir=None).to_toml()  # a folder of this machine
     run = {"config": text, "data": data}
-    return Trained(network, source.classes, source.mean, source.std, run)
+    return Trained(network, source.classes, source.mean, source.std, run, config.pixel_power)
 
 
 def _from_file(path: Path) -> Trained:
@@ -236,7 +246,8 @@ def _from_file(path: Path) -> Trained:
         network.load_state_dict(state)
         network.check()
         mean, std = (v and tuple(map(float, v)) for v in (about["mean"], about["std"]))
-        return Trained(network, tuple(map(str, about["classes"])), mean, std, _run(about))
+        power = float(about.get("power", 1.0))  # files of before it was there lack it
+        return Trained(network, tuple(map(str, about["classes"])), mean, std, _run(about), power)
     except (ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise RunError(f"{path}: {error}") from None
 

@@ -51,6 +51,7 @@ class Network:
         readout: those of the softmax layer that cross-entropy has; otherwise None.
         about: what the file says of the network.
         mean, std: of each input channel, which inputs are normalised by; empty if they are not.
+        power: to which pixels are raised before.
     """
 
     layers: list[Layer]
@@ -58,6 +59,7 @@ class Network:
     about: dict[str, Any]
     mean: list[float]
     std: list[float]
+    power: float = 1.0
 
 
 def read(path: Path | str) -> Network:
@@ -93,7 +95,8 @@ def read(path: Path | str) -> Network:
     layers = [layer(f"synapses.{k}", each) for k, each in enumerate(network["synapses"])]
     readout = network["cost"].get("readout")
     softmax = readout and layer("cost.readout", readout)
-    return Network(layers, softmax, network, about["mean"] or [], about["std"] or [])
+    mean, std, power = about["mean"] or [], about["std"] or [], about.get("power", 1.0)
+    return Network(layers, softmax, network, mean, std, power)
 
 
 def class_scores(network: Network, images: Array) -> Array:
@@ -167,8 +170,10 @@ def input_drive(network: Network, images: Array) -> tuple[Array, Array | None]:
         unit = real(1) / real(255)
         # Grey levels and signs have exact sums, which are scaled; all else is scaled before.
         whole = first.about["kind"] == "dense" and first.about["weights"] == "binary"
-        if network.mean or not whole:
+        if network.mean or network.power != 1 or not whole:
             x, unit = x / real(255), real(1)
+    if network.power != 1:
+        x = (x.astype(np.float64) ** network.power).astype(real)
     for channel, (mean, std) in enumerate(zip(network.mean, network.std, strict=True)):
         x[:, channel] = (x[:, channel] - real(mean)) / real(std)
     return up(first, x, unit)

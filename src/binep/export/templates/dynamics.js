@@ -36,6 +36,7 @@ function read(file) {
     tolerance,
     mean: about.mean,
     std: about.std,
+    power: about.power ?? 1,
   };
 }
 
@@ -284,15 +285,16 @@ function force(network, output, label) {
 
 /** W_1 ⋆ x + b_1 of pixels from 0 to 255, and x itself. */
 function inputDrive(network, pixels) {
-  const { layers: [first], mean, std } = network;
+  const { layers: [first], mean, std, power } = network;
   const size = pixels.length / (mean ? mean.length : 1);
   const x = Float32Array.from(pixels, (pixel, j) => {
-    const value = f32(pixel / 255);
+    const level = f32(pixel / 255);
+    const value = power === 1 ? level : f32(level ** power);
     const channel = Math.floor(j / size);
     return mean ? f32(f32(value - f32(mean[channel])) / f32(std[channel])) : value;
   });
   // Grey levels and signs have exact sums, which are scaled afterwards, as in binep.
-  const whole = !mean && !first.conv && first.binary;
+  const whole = !mean && power === 1 && !first.conv && first.binary;
   return { x, ...(whole ? up(first, Float32Array.from(pixels), f32(1 / 255)) : up(first, x)) };
 }
 

@@ -31,6 +31,7 @@ enum {
     BINEP_INPUT_WORDS = @input_words@,
     BINEP_STEPS = @steps@,
     BINEP_STOPS = @stops@, /* whether the phase ends once all has settled */
+    BINEP_WHOLE = @whole@, /* whether inputs are grey levels / 255 */
     BINEP_NORMALISED = @normalised@, /* whether inputs are, by the mean and std below */
     BINEP_READOUT = @readout@        /* whether a softmax layer reads the last layer */
 };
@@ -303,13 +304,13 @@ static inline void binep_clamp(const uint8_t *image, binep_memory *memory)
             memory->planes[b][w] = 0;
     for (int j = 0; j < BINEP_INPUTS; j++) {
         const int channel = j / (BINEP_INPUTS / BINEP_CHANNELS);
-        memory->input[j] = (float)image[j] / 255.0f;
+        memory->input[j] = binep_levels[image[j]];
         if (BINEP_NORMALISED)
             memory->input[j] = (memory->input[j] - binep_mean[channel]) / binep_std[channel];
         for (int b = 0; b < 8; b++)
             memory->planes[b][j / 64] |= (uint64_t)((image[j] >> b) & 1) << (j % 64);
     }
-    if (first->conv.kernel || !first->up.signs || BINEP_NORMALISED) {
+    if (first->conv.kernel || !first->up.signs || !BINEP_WHOLE) {
         binep_up(first, memory->input, NULL, memory->clamped, memory->route, memory);
         return;
     }
