@@ -57,7 +57,11 @@ def test_what_was_stopped_goes_on(
     said = capsys.readouterr().out
     assert "what is missing of 3 seeds: the same command with --run-dir f" in said
     assert not Path("f/seed2").exists()
-    assert binep(f"train {SMALL} --seeds 3 --run-dir f") == 0
+    held = Config.load(Path("f/seed1/config.toml"))
+    Path("f/seed1/config.toml").write_text(held.replace(test_batch_size=77).to_toml())
+    assert binep(f"train {SMALL} --seeds 3 --run-dir f --checkpoint-minutes 3") == 0
+    now = Config.load(Path("f/seed1/config.toml"))  # what is given, and else what it had
+    assert now == held.replace(test_batch_size=77, checkpoint_minutes=3.0)
     said = capsys.readouterr().out
     assert "f/seed0" not in said
     assert "going on at epoch 1, batch 2" in said

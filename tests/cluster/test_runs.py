@@ -23,8 +23,9 @@ def test_a_run_goes_on_as_it_is_told_now(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         runs.train(folder, config, interrupt)
     moved = (tmp_path / "data").rename(tmp_path / "moved")
-    runs.train(folder, config.replace(data_dir=moved, threads=None), seen.append)
+    changes = {"data_dir": moved, "checkpoint_minutes": 3.0}
+    runs.train(folder, config, seen.append, changes)
     assert [row["epoch"] for row in seen] == [1, 2]
     assert len(read_metrics(folder / "metrics.csv")) == 2
     held = Config.load(folder / "config.toml")
-    assert (held.data_dir, held.threads) == (moved, 2)  # what is not told stays
+    assert held == config.replace(**changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from binep.cli.main import main
-from binep.data.batches import Dataset, Split, prepared
+from binep.data.batches import Dataset, Split, _raised_levels, prepared
 from binep.data.errors import DataError
 from binep.experiment.config import Config, ConfigError, Layer
 from binep.experiment.experiment import Experiment
@@ -63,17 +64,41 @@ def test_what_becomes_light_is_warned_of() -> None:
     assert raised.dark_on_light == pytest.approx(mean, abs=1e-5)
 
 
-def test_features_and_pixels_below_0_are_refused() -> None:
+@pytest.mark.parametrize(("wrong", "range_"), [(-0.25, "-0.25 to 1"), (1.5, "0 to 1.5")])
+def test_pixels_beyond_0_to_1_are_refused(
+    wrong: float, range_: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, y = np.float32(random((20, 1, 6, 6))) / 255, np.arange(20) % 10
+    images[0, 0, 0, :2] = 0, 1
+    config, bad = CONFIG.replace(pixel_power=0.35), images.copy()
+    bad[7, 0, 1, 1] = wrong
+    said = f"pixel_power = 0.35: takes pixels from 0 to 1, or bytes: there are some from {range_}"
+    for data in ((bad, y, images, y), (images, y, bad, y)):
+        with pytest.raises(DataError, match=f"^{re.escape(said)}$"):
+            Experiment(config, data=data)
+    trained = packed.Trained(Experiment(config, data=(images, y, images, y)).network, power=0.35)
+    packed.save(trained, tmp_path / "saved")
+    np.save(tmp_path / "bad.npy", bad)
+    assert main(["predict", str(tmp_path / "saved"), str(tmp_path / "bad.npy")]) == 2
+    assert capsys.readouterr().err == f"binep: {said}\n"
+
+
+def test_the_power_of_bytes_does_not_depend_on_defaults() -> None:
+    images = torch.arange(256, dtype=torch.uint8)
+    expected = prepared(images, power=0.6)
+    _raised_levels.cache_clear()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(prepared(images, power=0.6), expected)
+        assert torch.equal(prepared(images.float() / 255, power=0.6), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_features_are_refused() -> None:
     x, y = np.float32(random((20, 6))), np.arange(20) % 10
     with pytest.raises(ConfigError, match=r"^pixel_power = 0\.35: must be left out: the samples"):
         Experiment(CONFIG.replace(pixel_power=0.35), data=(x, y, x, y))
-    images = np.float32(random((20, 1, 6, 6)))
-    images[7, 0, 1, 1] = -0.25
-    with pytest.raises(
-        DataError, match=r"^pixel_power = 0\.35: must be left out: .* has the pixel -0\.25, "
-    ):
-        Experiment(CONFIG.replace(pixel_power=0.35), data=(abs(images), y, images, y))
-    Experiment(CONFIG.replace(pixel_power=0.35), data=(abs(images), y, abs(images), y))
 
 
 def test_what_is_trained_so_is_used_so(

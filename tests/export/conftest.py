@@ -39,12 +39,22 @@ def real() -> Trained:
     return _learned(Config(layers=layers, dynamics=dynamics, max_batches=30, threads=1))
 
 
-@pytest.fixture(scope="session")
-def brightened() -> Trained:
-    """Binary neurons whose pixels are raised to a power, and then normalised."""
+def _brightened(standardize: bool) -> Trained:
     rates = {"gamma": 2e-6, "threshold": 2e-7, "bias_lr": 1e-7}
     layers = {"1": Layer(200, **rates, firing_threshold=0.3), "2": Layer(100, **rates)}
-    return _bits(layers, 2.0, pixel_power=0.35, standardize=True)
+    return _bits(layers, 2.0, pixel_power=0.35, standardize=standardize)
+
+
+@pytest.fixture(scope="session")
+def brightened() -> Trained:
+    """Binary neurons whose pixels are raised to a power."""
+    return _brightened(False)
+
+
+@pytest.fixture(scope="session")
+def brightened_and_normalised() -> Trained:
+    """Binary neurons whose pixels are raised to a power, and then normalised."""
+    return _brightened(True)
 
 
 def _bits(

@@ -170,6 +170,8 @@ def test_a_newer_file_is_refused_and_not_read_as_another_network(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"power": 0}, r"power = 0\.0: must be a finite number above 0"),
+        ({"power": 10**400}, "int too large"),
         ({"classes": ["one"]}, "1 names of classes: must be 3"),
         ({"mean": [0.5, 0.5], "std": [1.0, 1.0]}, r"mean = \(0.5, 0.5\): must be 20 finite"),
         ({"mean": [0.5] * 20, "std": None}, r"std = \(\): must be 20 finite"),

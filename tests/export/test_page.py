@@ -24,7 +24,8 @@ from binep.export import packed
 from binep.export.packed import Trained
 from binep.export.page import page
 
-KINDS = ["real", "bits", "convolutional_real", "convolutional_bits", "readout", "brightened"]
+KINDS = ["real", "bits", "convolutional_real", "convolutional_bits", "readout"]
+KINDS += ["brightened", "brightened_and_normalised"]
 CHROMIUM = shutil.which("chromium")
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from binep.cli.options import parse
+from binep.cli.options import given, parse
 from binep.cli.output import escaped
 from binep.experiment.config import Config, ConfigError, did_you_mean, preset, preset_names
 
@@ -19,7 +20,8 @@ from binep.experiment.config import Config, ConfigError, did_you_mean, preset, p
 class Options:
     """Run rows of the paper's tables, and write the tables from all runs so far.
 
-    What has been run is not run again; what was interrupted goes on.
+    What has been run is not run again; what was interrupted goes on, on the device, with the data
+    folder and the threads that are given, or else with its own.
 
     Without a row only the tables are written.
     """
@@ -40,8 +42,8 @@ class Options:
     """Fewer epochs than a row's own; the tables say so."""
     data_dir: Path | None = None
     """Folder of the data sets; otherwise $BINEP_DATA, otherwise a cache folder."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
+    device: str | None = None
+    """cpu, cuda or cuda:N; otherwise cpu."""
     threads: int | None = None
     """CPU threads; otherwise what PyTorch chooses, and 1 for each run with --address."""
     address: str | None = None
@@ -61,12 +63,20 @@ def main(arguments: Sequence[str]) -> None:
     files.make_folder(options.output)
     try:
         if options.address is None:
-            run_or_resume(unfinished)
+            run_or_resume(unfinished, _given(options))
         elif unfinished:
             _run_on_cluster(unfinished, options)
     finally:
         files.write(options.output / "README.md", tables.page(options.output).encode())
         _print_rows(options.output, {folder.parent.name for folder in jobs})
+
+
+def _given(options: Options) -> dict[str, Any]:
+    """The settings of `Config` that were given; a data folder as it is from everywhere."""
+    chosen = given(options, "device", "data_dir", "threads")
+    if options.data_dir is not None:
+        chosen["data_dir"] = Path(os.path.abspath(options.data_dir.expanduser()))
+    return chosen
 
 
 def _run_on_cluster(jobs: Mapping[Path, Config], options: Options) -> None:
@@ -83,7 +93,8 @@ def _run_on_cluster(jobs: Mapping[Path, Config], options: Options) -> None:
     from binep.cluster.rows import train_all
     from binep.cluster.runs import placed
 
-    cpus, gpus = options.threads or 1, float(options.device != "cpu")
+    cpus, gpus = options.threads or 1, float(options.device not in (None, "cpu"))
+    changes = {**_given(options), "threads": cpus}
     failed: list[str] = []
     done = 0
 
@@ -98,7 +109,7 @@ def _run_on_cluster(jobs: Mapping[Path, Config], options: Options) -> None:
     with rays.connected(options.address, cpus, gpus), rays.as_interrupts() as came:
         print(f"{len(jobs)} runs on the cluster {options.address}", flush=True)
         try:
-            train_all({f: placed(c, cpus) for f, c in jobs.items()}, cpus, gpus, show)
+            train_all({f: placed(c, cpus) for f, c in jobs.items()}, changes, cpus, gpus, show)
         except KeyboardInterrupt:
             print("stopped; the same command goes on")
             raise SystemExit(128 + (came or [signal.SIGINT])[0]) from None
@@ -122,7 +133,7 @@ def _jobs(options: Options) -> dict[Path, Config]:
             )
     if options.seeds < 1:
         raise ConfigError(f"--seeds {options.seeds}: must be at least 1")
-    chosen = {"data_dir": options.data_dir, "device": options.device, "threads": options.threads}
+    chosen = _given(options)
     jobs = {}
     for name in (
         claims.rows() if options.all or "all" in options.rows else dict.fromkeys(options.rows)

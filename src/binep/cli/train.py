@@ -16,7 +16,7 @@ from binep.experiment import plugins
 from binep.experiment.config import Config, ConfigError, Layer, preset, preset_names
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
 from binep.experiment.settings import Count
-from binep.runs.settings import read_config
+from binep.runs.settings import MACHINE, read_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +98,9 @@ def main(arguments: Sequence[str]) -> None:
         return
     from binep.cli.seeds import run_seeds
 
-    run_seeds(config, options.seeds, name, options.run_dir, begun, options.tensorboard)
+    given = _changes(start, options.experiment)
+    changes = {name: value for name, value in given.items() if name in MACHINE}
+    run_seeds(config, options.seeds, name, options.run_dir, begun, options.tensorboard, changes)
 
 
 def on_its_data(config: Config, start: Config) -> tuple[Config, Source | None]:

@@ -25,7 +25,7 @@ from binep.runs import files, metrics, start
 from binep.runs import folder as runs
 from binep.runs.checkpoints import summary_of
 from binep.runs.environment import described, environment
-from binep.runs.settings import read_config, told
+from binep.runs.settings import read_config
 from binep.runs.signals import handled
 from binep.runs.tensorboard import Board
 
@@ -94,17 +94,22 @@ def resume_training(
 
 def run_or_resume(
     jobs: Mapping[Path, Config],
+    changes: Mapping[str, Any],
     tensorboard: bool = False,
     begun_from: tuple[Path, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Train in each of some folders, from its start or from where it was interrupted.
 
-    A run goes on as its job says, on another device, say; what that leaves open stays the run's.
+    Args:
+        jobs: folder and settings of each run.
+        changes: those of them that one that was interrupted goes on with in the place of its own.
+        tensorboard: whether to write the metrics for it, too.
+        begun_from: see `run_training`.
     """
     for folder, config in jobs.items():
         board = Board() if tensorboard else None
         if (folder / "config.toml").exists():
-            resume_training(folder, board, **told(config))
+            resume_training(folder, board, **changes)
         else:
             run_training(config, folder.parent.name, folder, board, begun_from)
 

@@ -6,8 +6,10 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from binep.data.errors import DataError
 from binep.experiment.config import Config, ConfigError
@@ -16,7 +18,6 @@ from binep.experiment.warnings import Guards
 from binep.runs import files
 from binep.runs import folder as runs
 from binep.runs.metrics import Row, row_of
-from binep.runs.settings import told
 
 PATIENCE = 90.0
 """Seconds to wait for the lock of a worker that was lost, which NFS may keep for a while."""
@@ -36,14 +37,18 @@ def placed(config: Config, cpus: int) -> Config:
 
 
 def train(
-    folder: Path, config: Config, after_epoch: Callable[[Row], None] = lambda row: None
+    folder: Path,
+    config: Config,
+    after_epoch: Callable[[Row], None] = lambda row: None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Train in a folder, from its start or from its checkpoint, to the bits of one training.
 
     Args:
         folder: of the run, on a file system that all machines share.
-        config: of a run that has not begun; one that has goes on as it says, where it may.
+        config: of a run that has not begun.
         after_epoch: called with each new row of metrics.csv, and first with the last old one.
+        changes: settings that a run that has begun goes on with in the place of its own.
 
     Raises:
         ConfigError, DataError, RunError: the run cannot be trained.
@@ -52,7 +57,7 @@ def train(
     files.make_folder(folder)
     with _locked(folder) as lock:
         if (folder / "config.toml").exists():
-            experiment, rows, guards = runs.resume(folder, **told(config))
+            experiment, rows, guards = runs.resume(folder, **changes)
         else:
             experiment, rows, guards = Experiment(config), [], Guards()
         for row in rows[-1:]:

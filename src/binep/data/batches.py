@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -129,15 +130,10 @@ class Dataset:
         """A copy whose pixels are raised to a power before all else.
 
         Raises:
-            DataError: a pixel is below 0.
+            DataError: pixels that are not from 0 to 1, or bytes.
         """
         for split in filter(None, (self.train, self.test, self.valid)):
-            least = float(split.images.min())
-            if least < 0:
-                raise DataError(
-                    f"pixel_power = {power:g}: must be left out: {self.name} has the pixel "
-                    f"{least:g}, and they must be from 0"
-                )
+            _check_pixels(split.images, power)
         return replace(self, power=power)
 
     def standardized(self) -> Dataset:
@@ -216,15 +212,13 @@ def prepared(
 
     x/255 of uint8, x itself of float32, raised to `power`; then (x − mean)/std of each channel, if
     given.
+
+    Raises:
+        DataError: floats to be raised that are not from 0 to 1.
     """
-    if images.dtype == torch.uint8 and power != 1:
-        x = _raised_levels(power, images.device)[images.long()]
-    else:
-        x = images.to(torch.float32, copy=True)
-        if images.dtype == torch.uint8:
-            x /= 255
-        if power != 1:
-            x = _raised(x, power)
+    x = _raised(images, power) if power != 1 else images.to(torch.float32, copy=True)
+    if images.dtype == torch.uint8 and power == 1:
+        x /= 255
     if mean is not None and std is not None and len(mean) > FEW:
         scales = (torch.tensor(scale, device=x.device) for scale in (mean, std))
         middle, deviation = (scale.view(-1, *[1] * (x.dim() - 2)) for scale in scales)
@@ -235,15 +229,30 @@ def prepared(
     return x
 
 
-def _raised(x: Tensor, power: float) -> Tensor:
-    """A power in float64, which rounds to the same float32 on all machines and in all exports."""
-    return x.double().pow_(power).float()
+def _raised(images: Tensor, power: float) -> Tensor:
+    """Pixels to a power, in float64: so exports, too, come to the same float32."""
+    if images.dtype == torch.uint8:
+        levels = torch.from_numpy(_raised_levels(power)).to(images.device)
+        return levels.index_select(0, images.flatten().int()).view(images.shape)
+    _check_pixels(images, power)
+    return images.to(torch.float64, copy=True).pow_(power).to(torch.float32)
 
 
-@functools.cache
-def _raised_levels(power: float, device: torch.device) -> Tensor:
+@functools.lru_cache(8)
+def _raised_levels(power: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The 256 grey levels x/255 to a power."""
-    return _raised(torch.arange(256) / 255, power).to(device)
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)
+    return (levels.astype(np.float64) ** power).astype(np.float32)
+
+
+def _check_pixels(images: Tensor, power: float) -> None:
+    """Refuse floats that are not from 0 to 1; so written, NaN too."""
+    if images.dtype != torch.uint8 and not 0 <= images.min() <= images.max() <= 1:
+        least, most = images.min(), images.max()
+        raise DataError(
+            f"pixel_power = {power:g}: takes pixels from 0 to 1, or bytes: there are some from "
+            f"{least:g} to {most:g}"
+        )
 
 
 def batches(

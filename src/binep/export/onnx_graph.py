@@ -66,14 +66,15 @@ class _Graph:
         self._count += 1
         return f"{self._prefix}{self._count}"
 
-    def constant(self, values: Any) -> str:
-        """The name of a constant: an array, a tensor, float32 of a float, int64 of an integer."""
+    def constant(self, values: Any, real: Any = np.float32) -> str:
+        """The name of a constant: a tensor, ``real`` of a float, int64 of whole numbers."""
         from onnx import numpy_helper
 
-        given = values.detach().numpy() if isinstance(values, Tensor) else values
-        array = np.asarray(given)
-        if array.dtype == np.float64 and array is not values:
-            array = array.astype(np.float32)
+        if isinstance(values, Tensor):
+            values = values.detach().numpy()
+        array = np.asarray(values)
+        if array.dtype == np.float64:
+            array = array.astype(real)
         name = self._name()
         self.constants.append(numpy_helper.from_array(array, name))
         return name
@@ -161,7 +162,7 @@ def _model(trained: Trained) -> Any:
     layers = [_Layer(graph, synapse) for synapse in network.synapses]
     x = "images"
     if trained.power != 1:
-        exponent = np.array(trained.power)
+        exponent = graph.constant(trained.power, np.float64)
         raised = graph.add("Pow", graph.add("Cast", x, to=TensorProto.DOUBLE), exponent)
         x = graph.add("Cast", raised, to=TensorProto.FLOAT)
     for operator, values in (("Sub", trained.mean), ("Div", trained.std)):

@@ -71,7 +71,11 @@ class Trained:
             raise ValueError(f"std = {std}: must be positive")
 
     def prepare(self, images: Tensor) -> Tensor:
-        """The network's input from images (b, C, H, W) or features (b, C); see `prepared`."""
+        """The network's input from images (b, C, H, W) or features (b, C); see `prepared`.
+
+        Raises:
+            DataError: floats to be raised to a power that are not from 0 to 1.
+        """
         return prepared(images, self.mean, self.std, self.power)
 
     def config(self, path: Path) -> Config:
@@ -248,7 +252,7 @@ def _from_file(path: Path) -> Trained:
         mean, std = (v and tuple(map(float, v)) for v in (about["mean"], about["std"]))
         power = float(about.get("power", 1.0))  # files of before it was there lack it
         return Trained(network, tuple(map(str, about["classes"])), mean, std, _run(about), power)
-    except (ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, ImportError, OverflowError) as error:
         raise RunError(f"{path}: {error}") from None
 
 

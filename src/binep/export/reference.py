@@ -6,7 +6,8 @@
 To be read, and to be carried over to other languages: nothing here is fast. Sums of signs and bits
 are whole numbers, which float32 holds exactly below 2^24: a language with integers may add them up
 in integers, in any order. They are scaled afterwards, with the same roundings as in binep, so that
-networks of binary neurons go through the same states, bit for bit. Real neurons take the steps of
+networks of binary neurons go through the same states, bit for bit; but for what a convolution sends
+down, sums of its channels' scaling factors, which are rounded. Real neurons take the steps of
 `binep.Network.step`, up to the rounding of sums. docs/packed.md describes the file.
 """
 

@@ -8,10 +8,10 @@ from typing import Any
 from binep.experiment.config import Config, ConfigError, did_you_mean, differing
 from binep.runs.files import RunError
 
-GOES_ON = (
-    *("epochs", "device", "data_dir", "threads"),
-    *("checkpoint_minutes", "test_batch_size", "speed"),
-)
+MACHINE = ("device", "data_dir", "threads", "checkpoint_minutes", "test_batch_size", "speed")
+"""Settings of where and how a run is trained."""
+
+GOES_ON = ("epochs", *MACHINE)
 """Settings that may change when a run goes on: what it has trained stays what it was."""
 
 
@@ -60,12 +60,6 @@ def continued(config: Config, **changes: Any) -> Config:
             f"the run tests on max_batches = {config.max_batches} of these"
         )
     return new
-
-
-def told(config: Config) -> dict[str, Any]:
-    """What a configuration says of how a run goes on: the settings of `GOES_ON` that it holds."""
-    values = {name: getattr(config, name) for name in GOES_ON}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def comparable(config: Config) -> Config:

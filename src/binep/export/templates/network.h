@@ -8,8 +8,9 @@
 
    where image is BINEP_INPUTS bytes, grey levels from 0 to 255. The free phase takes at most
    BINEP_STEPS steps; afterwards memory.states holds the states of all layers, one after the other.
-   Bits and signs are multiplied 64 at a time and added up in integers, so that binary neurons go
-   through the same states as in binep, to the bit, if the compiler does not fuse products with sums
+   Bits and signs are multiplied 64 at a time and added up in integers, so that binary neurons in
+   dense layers go through the same states as in binep, to the bit, of grey levels that are neither
+   normalised nor raised to a power, if the compiler does not fuse products with sums
    (gcc and clang: -ffp-contract=off, which -std=c99 implies for gcc). */
 #ifndef BINEP_NETWORK_H
 #define BINEP_NETWORK_H
