@@ -20,8 +20,7 @@ from binep.experiment.config import Config, ConfigError, did_you_mean, preset, p
 class Options:
     """Run rows of the paper's tables, and write the tables from all runs so far.
 
-    What has been run is not run again; what was interrupted goes on, on the device, with the data
-    folder and the threads that are given, or else with its own.
+    What has been run is not run again; what was interrupted goes on.
 
     Without a row only the tables are written.
     """
@@ -43,7 +42,7 @@ class Options:
     data_dir: Path | None = None
     """Folder of the data sets; otherwise $BINEP_DATA, otherwise a cache folder."""
     device: str | None = None
-    """cpu, cuda or cuda:N; otherwise cpu."""
+    """cpu, cuda or cuda:N; otherwise cpu, or what a run was on that goes on."""
     threads: int | None = None
     """CPU threads; otherwise what PyTorch chooses, and 1 for each run with --address."""
     address: str | None = None
