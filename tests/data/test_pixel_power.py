@@ -95,6 +95,16 @@ def test_the_power_of_bytes_does_not_depend_on_defaults() -> None:
         torch.set_default_dtype(torch.float32)
 
 
+def test_what_is_normalised_by_default_is_to_be_standardized() -> None:
+    config = CONFIG.replace(dataset="cifar10", pixel_power=0.5)
+    with pytest.raises(
+        ConfigError, match=r"^pixel_power = 0\.5: must go with standardize: cifar10"
+    ):
+        config.check()
+    config.replace(standardize=True).check()
+    config.replace(pixel_power=1.0).check()
+
+
 def test_features_are_refused() -> None:
     x, y = np.float32(random((20, 6))), np.arange(20) % 10
     with pytest.raises(ConfigError, match=r"^pixel_power = 0\.35: must be left out: the samples"):

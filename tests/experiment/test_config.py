@@ -161,6 +161,8 @@ def configs(draw: st.DrawFn) -> Config:
         "layers": st.just({str(i): x for i, x in enumerate([*layers, draw(output)], 1)}),
     }
     config: Config = draw(some(Config, "", **known))
+    if config.dataset == "cifar10" and config.pixel_power != 1:
+        config = config.replace(standardize=True)
     return config.effective()
 
 

@@ -104,6 +104,11 @@ def _image_misfits(config: Config, source: Source) -> Iterator[str]:
     ):
         if value and not is_image:
             yield f"{name} = {value}: must be left out: the samples are no images"
+    if power and source.mean is not None and not config.standardize:
+        yield (
+            f"pixel_power = {power}: must go with standardize: {config.dataset} is otherwise "
+            "normalised by the mean and deviation that its pixels have without it"
+        )
     if is_image and config.shift and config.shift >= min(source.shape[1:]):
         size = "×".join(map(str, source.shape[1:]))
         yield f"shift = {config.shift}: must be below the height and width of images of {size}"
