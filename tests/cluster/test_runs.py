@@ -24,7 +24,7 @@ def test_a_run_goes_on_as_it_is_told_now(tmp_path: Path) -> None:
         runs.train(folder, config, interrupt)
     moved = (tmp_path / "data").rename(tmp_path / "moved")
     changes = {"data_dir": moved, "checkpoint_minutes": 3.0}
-    runs.train(folder, config, seen.append, changes)
+    runs.train(folder, config.replace(epochs=9, **changes), seen.append, [*changes])
     assert [row["epoch"] for row in seen] == [1, 2]
     assert len(read_metrics(folder / "metrics.csv")) == 2
     held = Config.load(folder / "config.toml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,11 +70,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _given(options: Options) -> dict[str, Any]:
-    """The settings of `Config` that were given; a data folder as it is from everywhere."""
-    chosen = given(options, "device", "data_dir", "threads")
-    if options.data_dir is not None:
-        chosen["data_dir"] = Path(os.path.abspath(options.data_dir.expanduser()))
-    return chosen
+    """The settings of `Config` that were given."""
+    return given(options, "device", "data_dir", "threads")
 
 
 def _run_on_cluster(jobs: Mapping[Path, Config], options: Options) -> None:
@@ -93,7 +89,6 @@ def _run_on_cluster(jobs: Mapping[Path, Config], options: Options) -> None:
     from binep.cluster.runs import placed
 
     cpus, gpus = options.threads or 1, float(options.device not in (None, "cpu"))
-    changes = {**_given(options), "threads": cpus}
     failed: list[str] = []
     done = 0
 
@@ -108,7 +103,8 @@ def _run_on_cluster(jobs: Mapping[Path, Config], options: Options) -> None:
     with rays.connected(options.address, cpus, gpus), rays.as_interrupts() as came:
         print(f"{len(jobs)} runs on the cluster {options.address}", flush=True)
         try:
-            train_all({f: placed(c, cpus) for f, c in jobs.items()}, changes, cpus, gpus, show)
+            there = {f: placed(c, cpus) for f, c in jobs.items()}
+            train_all(there, [*_given(options), "threads"], cpus, gpus, show)
         except KeyboardInterrupt:
             print("stopped; the same command goes on")
             raise SystemExit(128 + (came or [signal.SIGINT])[0]) from None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -23,7 +22,7 @@ def run_seeds(
     root: Path | None,
     begun_from: tuple[Path, Mapping[str, Tensor]] | None,
     tensorboard: bool,
-    changes: Mapping[str, Any],
+    given: Collection[str],
 ) -> None:
     """Train what is missing of the runs in root/seedN, and print the mean of their test errors.
 
@@ -34,7 +33,7 @@ def run_seeds(
         root: folder of the runs' folders.
         begun_from: see `run_training`.
         tensorboard: whether to write the metrics for it, too.
-        changes: the settings that were given of those that may change while a run goes on.
+        given: which settings were given of those that may change while a run goes on.
 
     Raises:
         ConfigError: a setting that cannot be.
@@ -54,7 +53,7 @@ def run_seeds(
     jobs = {root / f"seed{one.seed}": one for one in configs}
     unfinished = {f: one for f, one in jobs.items() if measurements.is_unfinished(f, one)}
     try:
-        run_or_resume(unfinished, changes, tensorboard, begun_from)
+        run_or_resume(unfinished, given, tensorboard, begun_from)
     except SystemExit:
         print(f"what is missing of {count} seeds: the same command with --run-dir {root}")
         raise

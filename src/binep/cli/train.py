@@ -98,9 +98,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     from binep.cli.seeds import run_seeds
 
-    given = _changes(start, options.experiment)
-    changes = {name: value for name, value in given.items() if name in MACHINE}
-    run_seeds(config, options.seeds, name, options.run_dir, begun, options.tensorboard, changes)
+    given = [setting for setting in _changes(start, options.experiment) if setting in MACHINE]
+    run_seeds(config, options.seeds, name, options.run_dir, begun, options.tensorboard, given)
 
 
 def on_its_data(config: Config, start: Config) -> tuple[Config, Source | None]:

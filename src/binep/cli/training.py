@@ -7,7 +7,7 @@ import hashlib
 import shlex
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def resume_training(
 
 def run_or_resume(
     jobs: Mapping[Path, Config],
-    changes: Mapping[str, Any],
+    given: Collection[str],
     tensorboard: bool = False,
     begun_from: tuple[Path, Mapping[str, Tensor]] | None = None,
 ) -> None:
@@ -102,14 +102,14 @@ def run_or_resume(
 
     Args:
         jobs: folder and settings of each run.
-        changes: those of them that one that was interrupted goes on with in the place of its own.
+        given: which of them one that was interrupted goes on with, in the place of its own.
         tensorboard: whether to write the metrics for it, too.
         begun_from: see `run_training`.
     """
     for folder, config in jobs.items():
         board = Board() if tensorboard else None
         if (folder / "config.toml").exists():
-            resume_training(folder, board, **changes)
+            resume_training(folder, board, **{name: getattr(config, name) for name in given})
         else:
             run_training(config, folder.parent.name, folder, board, begun_from)
 

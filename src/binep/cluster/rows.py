@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -17,7 +16,7 @@ from binep.runs.metrics import Row
 
 def train_all(
     jobs: Mapping[Path, Config],
-    changes: Mapping[str, Any],
+    given: Collection[str],
     cpus: int,
     gpus: float,
     show: Callable[[Path, str, bool], None],
@@ -28,13 +27,13 @@ def train_all(
 
     Args:
         jobs: folder and settings of each run that has not ended.
-        changes: settings that one that has begun goes on with in the place of its own.
+        given: which of them one that has begun goes on with, in the place of its own.
         cpus: that a run takes.
         gpus: that a run takes.
         show: called for each run that has ended, with what came of it and whether it was trained.
     """
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_task())
-    running = {task.remote(f.resolve(), config.to_toml(), changes): f for f, config in jobs.items()}
+    running = {task.remote(f.resolve(), config.to_toml(), given): f for f, config in jobs.items()}
     while running:
         ended, _ = ray.wait(list(running), timeout=1.0)
         for one in ended:
@@ -46,31 +45,31 @@ def train_all(
             show(folder, text, well)
 
 
-def _task() -> Callable[[Path, str, Mapping[str, Any]], tuple[str, bool]]:
+def _task() -> Callable[[Path, str, Collection[str]], tuple[str, bool]]:
     """What a worker does with a run, if it has this binep."""
     other = rays.revision_check()
 
-    def train(folder: Path, text: str, changes: Mapping[str, Any]) -> tuple[str, bool]:
+    def train(folder: Path, text: str, given: Collection[str]) -> tuple[str, bool]:
         if why := other():
             return why, False
         from binep.cluster.rows import trained
 
-        return trained(folder, text, changes)
+        return trained(folder, text, given)
 
     return train
 
 
-def trained(folder: Path, text: str, changes: Mapping[str, Any]) -> tuple[str, bool]:
+def trained(folder: Path, text: str, given: Collection[str]) -> tuple[str, bool]:
     """What came of a run, or why it cannot be trained; and which of the two.
 
     Args:
         folder: of the run.
         text: its configuration, as config.toml has it.
-        changes: see `train_all`.
+        given: see `train_all`.
     """
     rows: list[Row] = []
     try:
-        runs.train(folder, Config.from_toml(text, str(folder)), rows.append, changes)
+        runs.train(folder, Config.from_toml(text, str(folder)), rows.append, given)
     except Exception as error:
         return runs.reason(error), False
     return f"test error {rows[-1]['test_error']:.2f} % after epoch {rows[-1]['epoch']:g}", True

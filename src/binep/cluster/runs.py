@@ -6,10 +6,8 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 from binep.data.errors import DataError
 from binep.experiment.config import Config, ConfigError
@@ -40,15 +38,15 @@ def train(
     folder: Path,
     config: Config,
     after_epoch: Callable[[Row], None] = lambda row: None,
-    changes: Mapping[str, Any] = MappingProxyType({}),
+    given: Collection[str] = (),
 ) -> None:
     """Train in a folder, from its start or from its checkpoint, to the bits of one training.
 
     Args:
         folder: of the run, on a file system that all machines share.
-        config: of a run that has not begun.
+        config: its settings.
         after_epoch: called with each new row of metrics.csv, and first with the last old one.
-        changes: settings that a run that has begun goes on with in the place of its own.
+        given: which of them a run that has begun goes on with, in the place of its own.
 
     Raises:
         ConfigError, DataError, RunError: the run cannot be trained.
@@ -57,6 +55,7 @@ def train(
     files.make_folder(folder)
     with _locked(folder) as lock:
         if (folder / "config.toml").exists():
+            changes = {name: getattr(config, name) for name in given}
             experiment, rows, guards = runs.resume(folder, **changes)
         else:
             experiment, rows, guards = Experiment(config), [], Guards()

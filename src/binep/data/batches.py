@@ -216,9 +216,12 @@ def prepared(
     Raises:
         DataError: floats to be raised that are not from 0 to 1.
     """
-    x = _raised(images, power) if power != 1 else images.to(torch.float32, copy=True)
-    if images.dtype == torch.uint8 and power == 1:
-        x /= 255
+    if power != 1:
+        x = _raised(images, power)
+    else:
+        x = images.to(torch.float32, copy=True)
+        if images.dtype == torch.uint8:
+            x /= 255
     if mean is not None and std is not None and len(mean) > FEW:
         scales = (torch.tensor(scale, device=x.device) for scale in (mean, std))
         middle, deviation = (scale.view(-1, *[1] * (x.dim() - 2)) for scale in scales)
