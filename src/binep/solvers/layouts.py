@@ -42,15 +42,14 @@ def per_neuron(parameter: Tensor, synapse: Synapse) -> Tensor:
 def table(synapses: Sequence[Synapse]) -> Array:
     """The table of layers, (layers, FIELDS) int64, with the columns that `primitives` names."""
     shape = np.zeros((len(synapses), primitives.FIELDS), np.int64)
-    start = signs = places = 0
+    start = places = 0
     for k, (row, synapse) in enumerate(zip(shape, synapses, strict=True)):
         size = torch.Size(synapse.output_shape).numel()
         row[primitives.SIZE], row[primitives.START] = size, start
-        row[primitives.SIGNS], row[primitives.MAP] = signs, places
+        row[primitives.MAP] = places
         start += size
         if k == 0:  # the input does not change: its drive is computed elsewhere, once
             continue
-        signs += synapse.values.numel()
         if isinstance(synapse, Conv):
             row[primitives.CONV :] = (
                 1,

@@ -21,7 +21,8 @@ SUMS_IN_ANY_ORDER = {"reassoc", "contract"}
 (
     SIZE,  # neurons of the layer
     START,  # where the layer begins among a sample's neurons
-    SIGNS,  # where the signs of the synapse that leads to it begin
+    SIGNS_UP,  # where the bits of the synapse that leads to it begin, (below, above)
+    SIGNS_DOWN,  # and in the other order
     MAP,  # where its map before pooling begins
     CONV,  # 1 for a convolution, 0 for a dense synapse; all below are of convolutions
     CHANNELS,
@@ -34,47 +35,8 @@ SUMS_IN_ANY_ORDER = {"reassoc", "contract"}
     LOW_ROWS,
     LOW_COLUMNS,
     FIELDS,
-) = range(15)
+) = range(16)
 """Columns of a table of layers, which has a row for each."""
-
-
-@inline
-def add_multiple(total, at, signs, start, count, factor):
-    """Add ``factor·signs[start : start + count]`` to ``total[at : at + count]``."""
-    # Slices: indices that cannot be negative let the loop be vectorized.
-    to, row = total[at : at + count], signs[start : start + count]
-    if factor == 1:
-        for i in range(count):
-            to[i] += row[i]
-    elif factor == -1:
-        for i in range(count):
-            to[i] -= row[i]
-    else:
-        for i in range(count):
-            to[i] += np.int32(factor) * np.int32(row[i])
-
-
-@inline
-def add_rows(to, signs, start, rows, change):
-    """Add (change = 1) or subtract (−1) rows of signs, four in each pass over ``to``."""
-    count = len(to)
-    whole = len(rows) // 4 * 4
-    for n in range(0, whole, 4):
-        a, b, c, d = (
-            signs[start + rows[n] * count : start + (rows[n] + 1) * count],
-            signs[start + rows[n + 1] * count : start + (rows[n + 1] + 1) * count],
-            signs[start + rows[n + 2] * count : start + (rows[n + 2] + 1) * count],
-            signs[start + rows[n + 3] * count : start + (rows[n + 3] + 1) * count],
-        )
-        if change > 0:
-            for i in range(count):
-                to[i] += np.int16(a[i]) + np.int16(b[i]) + np.int16(c[i]) + np.int16(d[i])
-        else:
-            for i in range(count):
-                to[i] -= np.int16(a[i]) + np.int16(b[i]) + np.int16(c[i]) + np.int16(d[i])
-    for n in range(whole, len(rows)):
-        at = start + rows[n] * count
-        add_multiple(to, 0, signs, at, count, change)
 
 
 @inline

@@ -17,7 +17,7 @@ from binep.core.solvers import Gradient
 from binep.core.synapses import Conv
 from binep.solvers import layouts, machine, primitives
 from binep.solvers.events import gradients, kernels
-from binep.solvers.events.parameters import SignCopies, widest
+from binep.solvers.events.parameters import SignCopies, Signs, widest
 from binep.solvers.inputs import InputDrive
 
 _DENSE_ADVANTAGE = 12
@@ -213,14 +213,14 @@ def _distinct(bits: Tensor) -> Tensor:
     return bits[:1] if torch.equal(bits[1:], bits[:-1]) else bits
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+def _product(left: Tensor, signs: Signs) -> Tensor:
     """Exact product of bits and signs, in int32."""
     # For one sample a pass over the rows of what fires is less to read. torch._int_mm is wrong for
     # sums of one term (torch 2.13)
     if min(left.shape) > 1 and machine.has_int8_products():
-        return torch._int_mm(left.contiguous(), right)
-    product = left.new_zeros(len(left), right.shape[1], dtype=torch.int32)
-    kernels.multiply(left.contiguous().numpy(), right.flatten().numpy(), product.numpy())
+        return torch._int_mm(left.contiguous(), signs.int8)
+    product = left.new_zeros(len(left), signs.int8.shape[1], dtype=torch.int32)
+    kernels.multiply(left.contiguous().numpy(), signs.bits.reshape(-1), product.numpy())
     return product
 
 

@@ -10,12 +10,24 @@ from binep.solvers.primitives import (
     COLUMNS,
     KERNEL,
     LOW_CHANNELS,
-    add_multiple,
     count_changes,
     inline,
     list_changes,
     parallel,
 )
+
+
+@inline
+def _add(total, at, bits, start, count, factor):
+    """Add ``factor·bits[start : start + count]`` to ``total[at : at + count]``."""
+    # Slices: indices that cannot be negative let the loop be vectorized.
+    to, row = total[at : at + count], bits[start : start + count]
+    if factor == 1:
+        for i in range(count):
+            to[i] += row[i]
+    else:
+        for i in range(count):
+            to[i] -= row[i]
 
 
 @parallel
@@ -80,7 +92,7 @@ def correlate_dense(rows, above, above_now, below, below_now, order, factor, gra
         for b in range(len(below)):
             change = np.int32(above_now[b, row]) - np.int32(above[b, row])
             if change != 0:
-                add_multiple(total, 0, below_now[b], 0, size, change)
+                _add(total, 0, below_now[b], 0, size, change)
             if above[b, row]:
                 for e in range(changed[b], changed[b + 1]):
                     i = places[e]
@@ -141,11 +153,11 @@ def correlate_conv(layer, sent, sent_now, below, below_now, factor, gradient):
                         if old >= 0:
                             row, column = old // layer[COLUMNS] + ky, old % layer[COLUMNS]
                             at = (row * wide + column) * low
-                            add_multiple(total, ky * kernel * low, flat[b], at, kernel * low, -1)
+                            _add(total, ky * kernel * low, flat[b], at, kernel * low, -1)
                         if new >= 0:
                             row, column = new // layer[COLUMNS] + ky, new % layer[COLUMNS]
                             at = (row * wide + column) * low
-                            add_multiple(total, ky * kernel * low, flat_now[b], at, kernel * low, 1)
+                            _add(total, ky * kernel * low, flat_now[b], at, kernel * low, 1)
                 elif old >= 0:
                     row, column = old // layer[COLUMNS], old % layer[COLUMNS]
                     for e in range(changed[b], changed[b + 1]):

@@ -18,11 +18,10 @@ from binep.solvers.primitives import (
     MAP,
     PADDING,
     ROWS,
-    SIGNS,
+    SIGNS_DOWN,
+    SIGNS_UP,
     SIZE,
     START,
-    add_multiple,
-    add_rows,
     copy_to,
     count_changes,
     inline,
@@ -31,6 +30,7 @@ from binep.solvers.primitives import (
     max_pool,
     parallel,
 )
+from binep.solvers.sign_bits import add_row, add_rows, in_bytes
 
 
 class Samples(NamedTuple):
@@ -60,8 +60,8 @@ class Parameters(NamedTuple):
 
     Attributes:
         shape: the table of layers; see `binep.solvers.layouts.table`.
-        signs_up: int8, of each layer (below, above); one layer after the other.
-        signs_down: int8, of each layer (above, below).
+        signs_up: bits of each layer (below, above), one layer after the other; see `sign_bits`.
+        signs_down: bits of each layer (above, below); a row of each place of a kernel.
         fixed: of a convolution's neurons α in units of ``feedback``, int32.
         scale, bias: α and b of each neuron.
         feedback: of each layer, what a unit of ``down`` is worth.
@@ -118,7 +118,8 @@ class _Work(NamedTuple):
         before: states of the step before, or the states that a skip leads to.
         fired: bits after the step.
         changed: neurons whose bit changed, layer by layer.
-        rows: some of them, counted within their layer.
+        changes: of each of a layer's 1 where it fires now, or −1.
+        starts: and where its row of signs begins.
         ends: where each layer's part of ``changed`` begins, and the last one's ends.
         stale: layers whose ``drive`` is out of date.
     """
@@ -127,24 +128,37 @@ class _Work(NamedTuple):
     before: Any
     fired: Any
     changed: Any
-    rows: Any
+    changes: Any
+    starts: Any
     ends: Any
     stale: Any
 
 
 @parallel
 def multiply(bits, signs, product):
-    """Add bits (batch, low) times signs (low, high), flattened, to ``product`` (batch, high)."""
+    """Add bits (batch, low) times signs, a row of bits for each of low, to ``product``."""
+    size = in_bytes(product.shape[1])
     for b in numba.prange(len(bits)):
-        add_rows(product[b], signs, 0, np.nonzero(bits[b])[0], 1)
+        rows = np.nonzero(bits[b])[0] * size
+        ones = np.ones(len(rows), np.int32)
+        add_rows(product[b], 0, product.shape[1], signs, 0, rows, ones)
 
 
 @inline
-def _send_up(layer, neurons, change, up, maps, signs):
+def _starts(rows, first, size, starts):
+    """Where rows of signs begin, written to the begin of ``starts``."""
+    for n in range(len(rows)):
+        starts[n] = first + rows[n] * size
+    return starts[: len(rows)]
+
+
+@inline
+def _send_up(layer, neurons, changes, sums, signs, starts):
     """Add (change = 1) or subtract (−1) the signs of neurons below that switched on or off."""
+    channels = layer[CHANNELS]
     if layer[CONV] == 0:
-        sums = up[layer[START] : layer[START] + layer[SIZE]]
-        add_rows(sums, signs, layer[SIGNS], neurons, change)
+        starts = _starts(neurons, layer[SIGNS_UP], in_bytes(layer[SIZE]), starts)
+        add_rows(sums, layer[START], layer[SIZE], signs, 0, starts, changes)
         return
     for n in range(len(neurons)):
         place, c = neurons[n] // layer[LOW_CHANNELS], neurons[n] % layer[LOW_CHANNELS]
@@ -157,41 +171,83 @@ def _send_up(layer, neurons, change, up, maps, signs):
                 column = x + layer[PADDING] - kx
                 if column < 0 or column >= layer[COLUMNS]:
                     continue
-                at = layer[MAP] + (row * layer[COLUMNS] + column) * layer[CHANNELS]
+                at = layer[MAP] + (row * layer[COLUMNS] + column) * channels
                 tap = (ky * layer[KERNEL] + kx) * layer[LOW_CHANNELS] + c
-                start = layer[SIGNS] + tap * layer[CHANNELS]
-                add_multiple(maps, at, signs, start, layer[CHANNELS], change)
+                start = layer[SIGNS_UP] + tap * in_bytes(channels)
+                add_row(sums, at, channels, signs, start, changes[n])
 
 
 @inline
-def _send_down(layer, c, place, factor, below, down, signs):
-    """Add ±α of channel c, at a place of a convolution's map, to the sums of the layer below."""
-    row, column = place // layer[COLUMNS], place % layer[COLUMNS]
-    low, left = layer[LOW_CHANNELS], column - layer[PADDING]
-    first, end = max(0, -left), min(layer[KERNEL], layer[LOW_COLUMNS] - left)  # kx that are inside
-    for ky in range(layer[KERNEL]):
-        y = row + ky - layer[PADDING]
-        if y < 0 or y >= layer[LOW_ROWS]:
-            continue
-        at = below + (y * layer[LOW_COLUMNS] + left + first) * low
-        tap = (c * layer[KERNEL] + ky) * layer[KERNEL] + first
-        add_multiple(down, at, signs, layer[SIGNS] + tap * low, (end - first) * low, factor)
+def _send_down(layer, place, starts, factors, below, down, signs):
+    """Add ±α of channels at a place of a convolution's map to the sums of the layer below.
+
+    Args:
+        starts: where each channel's signs begin.
+        factors: its α, or −α to take away what it sent.
+    """
+    kernel, low = layer[KERNEL], layer[LOW_CHANNELS]
+    top = place // layer[COLUMNS] - layer[PADDING]
+    left = place % layer[COLUMNS] - layer[PADDING]
+    for ky in range(max(0, -top), min(kernel, layer[LOW_ROWS] - top)):
+        for kx in range(max(0, -left), min(kernel, layer[LOW_COLUMNS] - left)):
+            at = below + ((top + ky) * layer[LOW_COLUMNS] + left + kx) * low
+            tap = (ky * kernel + kx) * in_bytes(low)
+            add_rows(down, at, low, signs, tap, starts, factors)
 
 
 @inline
 def _resend(layer, below, sample, parameters):
     """Bring what a convolution's neurons send down up to their bits and routes."""
-    fixed, sent = parameters.fixed, sample.sent
+    channels, size = layer[CHANNELS], layer[KERNEL] ** 2 * in_bytes(layer[LOW_CHANNELS])
+    places, factors = np.empty((2, 2 * channels), np.int32)
+    starts = np.empty(2 * channels, np.int64)
+    for first in range(layer[START], layer[START] + layer[SIZE], channels):  # a pooling window
+        count = 0
+        for c in range(channels):
+            i = first + c
+            wanted = sample.route[i] if sample.bits[i] else -1
+            if wanted == sample.sent[i]:
+                continue
+            alpha = parameters.fixed[i]
+            if sample.sent[i] >= 0:
+                places[count], starts[count], factors[count] = sample.sent[i], c, -alpha
+                count += 1
+            if wanted >= 0:
+                places[count], starts[count], factors[count] = wanted, c, alpha
+                count += 1
+            sample.sent[i] = wanted
+        _starts(starts[:count], layer[SIGNS_DOWN], size, starts)
+        done = 0
+        while done < count:  # those of one place together
+            place, end = places[done], done
+            for n in range(done, count):
+                if places[n] == place:
+                    _swap(places, n, end)
+                    _swap(factors, n, end)
+                    _swap(starts, n, end)
+                    end += 1
+            some, by = starts[done:end], factors[done:end]
+            _send_down(layer, place, some, by, below, sample.down, parameters.signs_down)
+            done = end
+
+
+@inline
+def _swap(array, i, j):
+    array[i], array[j] = array[j], array[i]
+
+
+@inline
+def _forget(layer, low, sample):
+    """Take away all that a convolution sends down, where to send it anew costs less."""
+    changes, fired = 0, 0
     for i in range(layer[START], layer[START] + layer[SIZE]):
         wanted = sample.route[i] if sample.bits[i] else -1
-        if wanted != sent[i]:
-            c = (i - layer[START]) % layer[CHANNELS]
-            down, signs = sample.down, parameters.signs_down
-            if sent[i] >= 0:
-                _send_down(layer, c, sent[i], -fixed[i], below, down, signs)
-            if wanted >= 0:
-                _send_down(layer, c, wanted, fixed[i], below, down, signs)
-            sent[i] = wanted
+        fired += wanted >= 0
+        if wanted != sample.sent[i]:
+            changes += (wanted >= 0) + (sample.sent[i] >= 0)
+    if changes > fired:
+        sample.down[low[START] : low[START] + low[SIZE]] = 0
+        sample.sent[layer[START] : layer[START] + layer[SIZE]] = -1
 
 
 @inline
@@ -217,6 +273,7 @@ def resend(chosen, samples, parameters):
         for k in range(1, len(shape)):
             if shape[k, CONV]:
                 max_pool(shape[k], sample.up, sample.route, sample.maps)
+                _forget(shape[k], shape[k - 1], sample)
                 _resend(shape[k], shape[k - 1, START], sample, parameters)
 
 
@@ -296,7 +353,7 @@ def _forward(drive, push, beta, states, ends, fired, settings):
         bits = fired[start : start + count]
         differ = False
         for step in range(steps):
-            looks = step % 64 == 63
+            looks = step % 32 == 31
             if looks or step + 1 == steps:
                 copy_to(before, s)
             if len(push):
@@ -398,28 +455,27 @@ def _send_changes(sample, parameters, work):
     shape, ends = parameters.shape, work.ends
     layers = len(shape)
     for k in range(layers):
-        start = shape[k, START]
-        if ends[k + 1] > ends[k]:
-            end = start + shape[k, SIZE]
-            bits, fired = sample.bits[start:end], work.fired[start:end]
-            list_changes(bits, fired, start, work.changed, ends[k])
-            copy_to(bits, fired)
-            work.stale[max(k - 1, 0)] = True
-            work.stale[min(k + 1, layers - 1)] = True
-        for change in (1, -1):
-            count = 0
-            for n in range(ends[k], ends[k + 1]):
-                if work.fired[work.changed[n]] == (change + 1) // 2:
-                    work.rows[count] = work.changed[n] - start
-                    count += 1
-            rows = work.rows[:count]
-            if k + 1 < layers:
-                signs = parameters.signs_up
-                _send_up(shape[k + 1], rows, change, sample.up, sample.maps, signs)
-            if k > 0 and not shape[k, CONV]:
-                low = shape[k - 1]
-                sums = sample.down[low[START] : low[START] + low[SIZE]]
-                add_rows(sums, parameters.signs_down, shape[k, SIGNS], rows, change)
+        if ends[k + 1] == ends[k]:
+            continue
+        start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
+        bits, fired = sample.bits[start:end], work.fired[start:end]
+        list_changes(bits, fired, 0, work.changed, ends[k])
+        copy_to(bits, fired)
+        work.stale[max(k - 1, 0)] = True
+        work.stale[min(k + 1, layers - 1)] = True
+        neurons, changes = (
+            work.changed[ends[k] : ends[k + 1]],
+            work.changes[: ends[k + 1] - ends[k]],
+        )
+        for n in range(len(neurons)):
+            changes[n] = 1 if fired[neurons[n]] else -1
+        if k + 1 < layers:
+            sums = sample.maps if shape[k + 1, CONV] else sample.up
+            _send_up(shape[k + 1], neurons, changes, sums, parameters.signs_up, work.starts)
+        if k > 0 and not shape[k, CONV]:
+            low, signs = shape[k - 1], parameters.signs_down
+            starts = _starts(neurons, shape[k, SIGNS_DOWN], in_bytes(low[SIZE]), work.starts)
+            add_rows(sample.down, low[START], low[SIZE], signs, 0, starts, changes)
     for k in range(1, layers):
         if shape[k, CONV] and ends[k + 1] > ends[k - 1]:
             if ends[k] > ends[k - 1]:
@@ -438,6 +494,7 @@ def _settle(sample, parameters, base, nudge, limits, taken, moved, residual):
         np.empty(total, np.float32),
         np.empty(total, np.int8),
         np.empty(total, np.int64),
+        np.empty(total, np.int32),
         np.empty(total, np.int64),
         np.zeros(layers + 1, np.int64),
         np.ones(layers, np.bool_),
@@ -503,24 +560,3 @@ def patches(images, kernel, found):
                     part = images[b, y + ky, x : x + kernel].reshape(-1)
                     at = ((b * rows + y) * columns + x, ky * width)
                     found[at[0], at[1] : at[1] + width] = part
-
-
-@parallel
-def load_signs(rows, values, order, up, down):
-    """Copy the signs that differ from float ``values`` (above, below) into both orders of int8.
-
-    Args:
-        rows: of ``values`` in which signs may differ.
-        values: one row per neuron or channel above.
-        order: where each column of ``values`` lies among the inputs of ``up`` and ``down``.
-        up: (below, above).
-        down: (above, below).
-    """
-    for n in numba.prange(len(rows)):
-        above = rows[n]
-        for column in range(values.shape[1]):
-            sign = np.int8(values[above, column])
-            below = order[column]
-            if down[above, below] != sign:
-                down[above, below] = sign
-                up[below, above] = sign

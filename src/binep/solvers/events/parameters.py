@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +16,7 @@ from binep.core.network import Network
 from binep.core.neurons import Binary
 from binep.core.synapses import Conv, Synapse
 from binep.core.versions import Version, flipped_rows
-from binep.solvers import layouts, primitives
+from binep.solvers import layouts, primitives, sign_bits
 from binep.solvers.events import kernels
 from binep.solvers.primitives import Array
 
@@ -22,8 +25,20 @@ _FIXED_BITS = 20
 larger ones where their sum would not fit in 32 bits."""
 
 
+class Signs(NamedTuple):
+    """A matrix of signs in one of its orders.
+
+    Attributes:
+        int8: (from, to), for dense products.
+        bits: a row for each neuron that it comes from, in parts of whole bytes, for events.
+    """
+
+    int8: Tensor
+    bits: Array
+
+
 class SignCopies:
-    """The signs of all layers but the first as int8, in both orders, and the other parameters.
+    """The signs of all layers but the first, in both orders, and the other parameters.
 
     Args:
         network: for which `EventSolver.fits` holds.
@@ -35,9 +50,14 @@ class SignCopies:
         self.sizes = [int(size) for size in self.shape[:, primitives.SIZE]]
         pairs = zip(network.synapses[1:], network.synapses[:-1], strict=True)
         self.orders = [layouts.column_order(*pair).numpy() for pair in pairs]
-        signs = sum(synapse.values.numel() for synapse in network.synapses[1:])
-        self._up = torch.zeros(signs, dtype=torch.int8, device="cpu")
-        self._down = torch.zeros_like(self._up)
+        shapes = [synapse.values.flatten(1).shape for synapse in network.synapses[1:]]
+        parts = [s.values[0, 0].numel() if isinstance(s, Conv) else 1 for s in network.synapses[1:]]
+        self._up, up, starts_up = _zeros([(below, above, 1) for above, below in shapes])
+        downs = [(*shape, part) for shape, part in zip(shapes, parts, strict=True)]
+        self._down, down, starts_down = _zeros(downs)
+        self.shape[1:, primitives.SIGNS_UP] = starts_up
+        self.shape[1:, primitives.SIGNS_DOWN] = starts_down
+        self._signs = list(zip(up, down, strict=True))
         self._versions: list[Version | None] = [None] * len(network)
         self._lock = threading.Lock()
 
@@ -62,16 +82,13 @@ class SignCopies:
             self._update_signs(k, synapse.values.detach())
         neurons = [n for n in self.network.neurons if isinstance(n, Binary)]
         thresholds = np.array([n.threshold for n in neurons], np.float32)
-        signs = self._up.numpy(), self._down.numpy()
-        shape, gamma = self.shape, neurons[0].filter
-        return kernels.Parameters(shape, *signs, fixed, scale, bias, feedback, thresholds, gamma)
+        signs, gamma = (self._up, self._down), neurons[0].filter
+        of_neurons = (fixed, scale, bias, feedback, thresholds)
+        return kernels.Parameters(self.shape, *signs, *of_neurons, gamma)
 
-    def signs(self, k: int) -> tuple[Tensor, Tensor]:
-        """The signs of the synapse to layer k, (below, above) and (above, below)."""
-        values = self.network.synapses[k].values
-        start, rows = self.shape[k, primitives.SIGNS], len(values)
-        where = slice(start, start + values.numel())
-        return self._up[where].view(-1, rows), self._down[where].view(rows, -1)
+    def signs(self, k: int) -> tuple[Signs, Signs]:
+        """The signs of the synapse to layer k, upward and downward."""
+        return self._signs[k - 1]
 
     def _update_signs(self, k: int, values: Tensor) -> None:
         """Bring a layer's copies up to its signs; after flips only the rows that hold them."""
@@ -84,9 +101,29 @@ class SignCopies:
             if rows is None:
                 rows = torch.arange(len(values), device="cpu")
             flat = values.flatten(1).contiguous().numpy()
-            copies = [signs.numpy() for signs in self.signs(k)]
-            kernels.load_signs(rows.numpy(), flat, self.orders[k - 1], *copies)
+            up, down = self.signs(k)
+            copies = up.int8.numpy(), down.int8.numpy(), up.bits, down.bits
+            sign_bits.load(rows.numpy(), flat, self.orders[k - 1], *copies)
             self._versions[k] = Version(values)
+
+
+def _zeros(shapes: Sequence[tuple[int, int, int]]) -> tuple[Array, list[Signs], list[int]]:
+    """Signs of these shapes (from, to, parts of a row), yet to be set.
+
+    Returns:
+        The bits of all in one array, the signs, and where the bits of each begin.
+    """
+    sizes = [(rows, parts, sign_bits.in_bytes(columns // parts)) for rows, columns, parts in shapes]
+    *starts, end = itertools.accumulate((math.prod(size) for size in sizes), initial=0)
+    whole = np.zeros(end, np.uint8)
+    signs = [
+        Signs(
+            torch.zeros(shape[:2], dtype=torch.int8, device="cpu"),
+            whole[start : start + math.prod(size)].reshape(size),
+        )
+        for shape, size, start in zip(shapes, sizes, starts, strict=True)
+    ]
+    return whole, signs, starts
 
 
 def _in_fixed_point(synapse: Conv, alpha: Tensor) -> tuple[float, Array]:
