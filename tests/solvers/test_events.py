@@ -108,8 +108,8 @@ def test_more_samples_than_16_bits_count_are_counted() -> None:
 
 def config(kind: str, **learning: Any) -> Config:
     dense = [Layer(size, gamma=2e-4, threshold=1e-7, bias_lr=1e-6) for size in (96, 64, 40)]
-    conv = ConvLayer(6, padding=1, pool=3, gamma=2e-4, threshold=1e-7, bias_lr=1e-6)
-    layers = dense if kind == "dense" else [conv, replace(conv, size=8), dense[2]]
+    conv = ConvLayer(10, padding=1, pool=3, gamma=2e-4, threshold=1e-7, bias_lr=1e-6)
+    layers = dense if kind == "dense" else [conv, replace(conv, size=40), dense[2]]
     return Config(
         dataset="mnist5k",
         dynamics=Dynamics("heaviside", 1.0, free_steps=40, nudged_steps=20),

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import Twins, twins
 from shelf import batch, network, same
 
 from binep.core.network import Network
-from binep.core.neurons import Real
+from binep.core.neurons import Binary, Real
 from binep.core.phases import Phase
 from binep.core.solvers import choose
 from binep.core.speed import Speed
-from binep.core.synapses import Dense
+from binep.core.synapses import Conv, Dense
 from binep.solvers import machine
 from binep.solvers.digits.solver import DigitSolver
 from binep.solvers.events import engine as events
+from binep.solvers.events.parameters import Signs
 from binep.solvers.inputs import InputDrive
 
 both_kinds = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -37,7 +42,8 @@ def test_products_are_the_same_in_integers_and_in_floats(
     synapse = Dense(inputs, outputs, generator=g)
     below = torch.randint(2, (batch, inputs), generator=g, dtype=torch.int8)
     x = torch.randint(256, (batch, inputs), generator=g) / 255
-    signs = synapse.values.detach().to(torch.int8).t().contiguous()
+    int8 = synapse.values.detach().to(torch.int8).t().contiguous()
+    signs = Signs(int8, np.packbits(int8.numpy() > 0, axis=1, bitorder="little"))
     net, found = Network([synapse], Real()), []
     for kind in (True, False):
         on(monkeypatch, kind)
@@ -45,7 +51,7 @@ def test_products_are_the_same_in_integers_and_in_floats(
             found.append([InputDrive(net).clamp(x).drive, events._product(below, signs)])
     assert all(map(torch.equal, *found))
     torch.testing.assert_close(found[0][0], net.clamp(x).drive.detach())
-    assert torch.equal(found[0][1], (below.float() @ signs.float()).int())
+    assert torch.equal(found[0][1], (below.float() @ int8.float()).int())
 
 
 @both_kinds
@@ -76,3 +82,32 @@ def test_without_packed_products_another_solver_settles_in_the_same_place(
         assert (choose(net, Phase.of(net, x, 9)) is DigitSolver) == has_them
         ends.append(net.relax(x, 500))
     same(*ends, tolerance=1e-4)
+
+
+@given(
+    *[st.integers(1, 70), st.integers(1, 3), st.integers(1, 5), st.integers(0, 2)],
+    st.integers(1, 3),
+    st.integers(0, 2**32),
+)
+def test_a_convolution_of_grey_levels_is_the_plain_one(
+    channels: int, low: int, kernel: int, padding: int, pool: int, seed: int
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    kind = {"kernel": kernel, "padding": padding, "pool": pool}
+    first = Conv((low, 8, 9), channels, **kind, generator=g)
+    net = Network([first, Dense(math.prod(first.output_shape), 2, generator=g)], Binary())
+    levels = torch.randint(4, (3, low, 8, 9), generator=g) * 85  # of which many sums are equal
+    x = levels / 255
+    with torch.no_grad():
+        found, plain = InputDrive(net).clamp(x), net.clamp(x)
+    assert torch.equal(found.drive, plain.drive)
+    assert (found.route is None) == (pool == 1)
+    if found.route is not None and plain.route is not None:
+        assert torch.equal(found.route, plain.route)
+    sums = F.conv2d(levels.double(), first.values.detach().double(), padding=padding)
+    if pool > 1:
+        sums, places = F.max_pool2d(sums, pool, return_indices=True)
+        assert torch.equal(plain.route, places)
+    alpha = first.scale.detach().double().view(-1, 1, 1)
+    expected = sums / 255 * alpha + first.bias.detach().double().view(-1, 1, 1)
+    torch.testing.assert_close(plain.drive.double(), expected, rtol=1e-6, atol=1e-6)

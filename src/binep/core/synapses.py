@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from binep.core.grey_levels import GREY_LEVEL, grey_levels
 from binep.core.shapes import map_shape_of
 from binep.core.versions import Version, only_flipped
 
@@ -388,9 +389,19 @@ class Conv(Synapse):
         return zip(*(torch.split(batch, size) for batch in batches), strict=True)
 
     def up_input(self, x: Tensor) -> tuple[Tensor, Route]:
-        """`up`, a part of the batch at a time."""
-        drives, routes = zip(*(self.up(some) for (some,) in self._in_parts(x)), strict=True)
-        return torch.cat(drives), torch.cat(routes) if self.has_route else None
+        """`up`, a part of the batch at a time.
+
+        On a CPU sums of signs times 256 grey levels are exact, so that equal maxima are equal, and
+        the first one's place sends.
+        """
+        exact = self.scale is not None and x.device.type == "cpu" and not x.requires_grad
+        whole = grey_levels(x) if exact and x.dtype in (torch.float32, torch.float64) else None
+        levels = x if whole is None else whole.to(x.dtype)
+        drives, routes = zip(*(self.up(some) for (some,) in self._in_parts(levels)), strict=True)
+        drive = torch.cat(drives)
+        if whole is not None:
+            drive = drive * GREY_LEVEL
+        return drive, torch.cat(routes) if self.has_route else None
 
     def _unpool(self, above: Tensor, route: Route) -> Tensor:
         """The transpose of pooling: (batch, channels, *map_shape), zero but at the maxima."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,17 +12,19 @@ from torch import Tensor
 from binep.core.grey_levels import GREY_LEVEL, grey_levels
 from binep.core.network import Network
 from binep.core.phases import Clamped
-from binep.core.synapses import Dense
+from binep.core.synapses import Conv, Dense
 from binep.core.versions import Version, flipped_rows
+from binep.solvers import input_kernels as kernels
 from binep.solvers import machine
 
 
 class InputDrive:
     """The input's drive W_1 ⋆ x + b_1, computed faster for images of 256 grey levels.
 
-    Such an x is a whole number of 255ths, so that signs ⋆ whole numbers is exact in 32 bits. A
-    batch of 64 at 784-4096, one thread of a CPU with VNNI, least of 300 calls in turn: 1.3 ms, 4.9
-    ms in float32.
+    Such an x is a whole number of 255ths, so that signs ⋆ whole numbers is exact in integers: of a
+    dense layer by products of uint8, of a convolution by adding up the signs of what is not black.
+    A batch of 64 on one thread of a CPU with VNNI, least of many calls in turn: 784-4096 1.3 ms,
+    in float32 4.9 ms; 1-256, 5×5, pooled by 3, 16 and 73 ms.
 
     Args:
         network: on a CPU.
@@ -35,10 +38,31 @@ class InputDrive:
     def clamp(self, x: Tensor) -> Clamped:
         """The input held fixed, with its drive; see `Network.clamp`."""
         first = self.network.synapses[0]
-        fits = type(first) is Dense and first.scale is not None and x.dtype == torch.float32
-        whole = grey_levels(x.flatten(1)) if fits else None
-        if whole is None:
-            return self.network.clamp(x)
+        fits = first.scale is not None and x.dtype == torch.float32
+        if type(first) is Conv and fits and _sums_fit(first):
+            if (whole := grey_levels(x)) is not None:
+                return self._of_conv(first, x, whole)
+        elif type(first) is Dense and fits and (whole := grey_levels(x.flatten(1))) is not None:
+            return self._of_dense(first, x, whole)
+        return self.network.clamp(x)
+
+    def _of_conv(self, first: Conv, x: Tensor, whole: Tensor) -> Clamped:
+        channels, rows, columns = first.output_shape
+        pad, kernel = first.padding, first.values.shape[-1]
+        images = F.pad(whole, (pad, pad, pad, pad)).movedim(1, 3).contiguous()
+        signs = first.values.detach().movedim(0, 3).movedim(0, 2)  # (row, column, below, channel)
+        positive = signs.reshape(-1, channels).numpy() > 0
+        bits = np.packbits(positive, axis=1, bitorder="little").flatten()
+        sums = torch.empty(len(x), rows, columns, channels, dtype=torch.int16, device="cpu")
+        route = torch.empty_like(sums, dtype=torch.int32)
+        machine.use_threads()
+        kernels.convolve(images.numpy(), bits, sums.numpy(), route.numpy(), kernel, first.pool)
+        assert first.scale is not None
+        drive = sums.to(x.dtype).mul_(first.scale).mul_(GREY_LEVEL).movedim(3, 1)
+        found = route.long().movedim(3, 1) if first.has_route else None
+        return Clamped(x, first.biased(drive), found)
+
+    def _of_dense(self, first: Dense, x: Tensor, whole: Tensor) -> Clamped:
         # torch._int_mm is wrong for sums of one term (torch 2.13)
         if machine.has_uint8_products() and whole.shape[1] > 1:
             product = torch._int_mm(whole, self._int8_signs(first.values).t())
@@ -62,3 +86,8 @@ class InputDrive:
                 signs[rows] = values[rows].to(torch.int8)
             self._signs = (Version(values), signs)
             return signs
+
+
+def _sums_fit(first: Conv) -> bool:
+    """Whether sums of a convolution's signs times levels fit in 16 bits, and maxima are pooled."""
+    return 255 * first.values[0].numel() < 2**15 and (first.has_route or first.pool == 1)
