@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 
-def write_mnist(folder: Path, train: int = 20, test: int = 10) -> Path:
-    """Random images and labels where MNIST would be; returns the data folder."""
-    raw = folder / "MNIST" / "raw"
+def write_mnist(folder: Path, train: int = 20, test: int = 10, name: str = "MNIST") -> Path:
+    """Random images and labels where MNIST would be, or FashionMNIST; returns the data folder."""
+    raw = folder / name / "raw"
     raw.mkdir(parents=True)
     random = np.random.default_rng(0)
     for part, count in (("train", train), ("t10k", test)):

@@ -204,7 +204,9 @@ def test_what_a_page_says_to_run_runs(
         raise ConnectionError("refused")
 
     monkeypatch.setattr(pooch, "retrieve", refuse)
-    monkeypatch.setenv("BINEP_DATA", str(samples.write_mnist(tmp_path / "data")))
+    data = samples.write_mnist(tmp_path / "data")
+    samples.write_mnist(data, name="FashionMNIST")
+    monkeypatch.setenv("BINEP_DATA", str(data))
     monkeypatch.chdir(tmp_path)
     pixels = np.zeros((3, 28, 28), np.uint8)  # of one's own
     Image.fromarray(pixels[0]).save("digit.png")
