@@ -40,7 +40,10 @@ def per_neuron(parameter: Tensor, synapse: Synapse) -> Tensor:
 
 
 def table(synapses: Sequence[Synapse]) -> Array:
-    """The table of layers, (layers, FIELDS) int64, with the columns that `primitives` names."""
+    """The table of layers, (layers, FIELDS) int64, with the columns that `primitives` names.
+
+    Where signs begin is left at 0, for whoever lays them out.
+    """
     shape = np.zeros((len(synapses), primitives.FIELDS), np.int64)
     start = places = 0
     for k, (row, synapse) in enumerate(zip(shape, synapses, strict=True)):

@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
-from binep.solvers.primitives import inline, parallel
+from binep.solvers.primitives import Array, inline, parallel
 
 
 def _adder(lanes: int) -> Any:
@@ -66,6 +66,11 @@ _add_word, _add_byte = _adder(32), _adder(8)
 def in_bytes(signs: int) -> int:
     """Bytes of a row of so many signs."""
     return (signs + 7) // 8
+
+
+def packed(signs: Array) -> Array:
+    """Rows of signs, (rows, columns), as bits, (rows, bytes)."""
+    return np.packbits(signs > 0, axis=1, bitorder="little")
 
 
 @inline

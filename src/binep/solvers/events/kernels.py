@@ -196,6 +196,12 @@ def _send_down(layer, place, starts, factors, below, down, signs):
 
 
 @inline
+def _wanted(sample, i):
+    """The place that a convolution's neuron is to send from, or −1 where it is silent."""
+    return sample.route[i] if sample.bits[i] else -1
+
+
+@inline
 def _resend(layer, below, sample, parameters):
     """Bring what a convolution's neurons send down up to their bits and routes."""
     channels, size = layer[CHANNELS], layer[KERNEL] ** 2 * in_bytes(layer[LOW_CHANNELS])
@@ -205,7 +211,7 @@ def _resend(layer, below, sample, parameters):
         count = 0
         for c in range(channels):
             i = first + c
-            wanted = sample.route[i] if sample.bits[i] else -1
+            wanted = _wanted(sample, i)
             if wanted == sample.sent[i]:
                 continue
             alpha = parameters.fixed[i]
@@ -241,7 +247,7 @@ def _forget(layer, low, sample):
     """Take away all that a convolution sends down, where to send it anew costs less."""
     changes, fired = 0, 0
     for i in range(layer[START], layer[START] + layer[SIZE]):
-        wanted = sample.route[i] if sample.bits[i] else -1
+        wanted = _wanted(sample, i)
         fired += wanted >= 0
         if wanted != sample.sent[i]:
             changes += (wanted >= 0) + (sample.sent[i] >= 0)
@@ -463,10 +469,8 @@ def _send_changes(sample, parameters, work):
         copy_to(bits, fired)
         work.stale[max(k - 1, 0)] = True
         work.stale[min(k + 1, layers - 1)] = True
-        neurons, changes = (
-            work.changed[ends[k] : ends[k + 1]],
-            work.changes[: ends[k + 1] - ends[k]],
-        )
+        neurons = work.changed[ends[k] : ends[k + 1]]
+        changes = work.changes[: len(neurons)]
         for n in range(len(neurons)):
             changes[n] = 1 if fired[neurons[n]] else -1
         if k + 1 < layers:
