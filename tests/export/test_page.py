@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 import shutil
 from collections.abc import Iterator
@@ -190,6 +191,7 @@ def test_one_draws_nudges_teaches_and_takes_it_back(
     wait(tab, "now !== null")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     tab.click("#clear")
+    wait(tab, "now === null")
     assert tab.is_disabled("#nudge")
     box = tab.locator("#pad").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 4
@@ -218,6 +220,45 @@ def test_one_draws_nudges_teaches_and_takes_it_back(
         tab.keyboard.press(key)
     wait(tab, "now !== null && now.taken > 0")
     assert sum(tab.evaluate("Array.from(pixels)")) > 0
+    tab.close()
+
+
+PRESSES = """async (presses) => {
+  const nudgeable = async () => {
+    $("samples").firstElementChild.click();
+    await queue;
+    $("nudge").click();
+    await queue;
+  };
+  const failed = [];
+  addEventListener("error", (event) => failed.push(event.message));
+  addEventListener("unhandledrejection", (event) => failed.push(String(event.reason)));
+  await nudgeable();
+  for (const id of presses) $(id).click();
+  await queue;
+  await new Promise((frame) => requestAnimationFrame(() => requestAnimationFrame(frame)));
+  await queue;
+  if ($("status").textContent.includes("wrong")) failed.push($("status").textContent);
+  return {
+    failed,
+    shown: now !== null,
+    open: ["play", "step", "restart", "nudge", "teach"].filter((id) => !$(id).disabled),
+  };
+}"""
+BUTTONS = ("play", "step", "restart", "nudge", "teach", "reset", "clear")
+
+
+def test_buttons_pressed_faster_than_the_network_answers(
+    browser: Any, bits: Trained, folder: Path
+) -> None:
+    """What one has made impossible the next leaves undone; Clear clears whatever was under way."""
+    tab = browser.new_page()
+    tab.goto(written(bits, "hasty", folder).as_uri())
+    wait(tab, "now !== null")
+    for first, second in itertools.product(BUTTONS, repeat=2):
+        cleared = tab.evaluate(PRESSES, [first, second, "step", "clear"])
+        assert cleared == {"failed": [], "shown": False, "open": []}, (first, second)
+        assert tab.evaluate(PRESSES, [first, second, "teach"])["failed"] == [], (first, second)
     tab.close()
 
 

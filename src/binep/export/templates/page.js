@@ -239,6 +239,7 @@ function draw() {
   planned = true;
   requestAnimationFrame(() => {
     planned = false;
+    if (!now) return; // cleared since
     drawLayers();
     drawBars();
     drawCurves();
@@ -258,6 +259,14 @@ let queue = Promise.resolve();
 function inTurn(action) {
   queue = queue.then(action).catch((error) => say([`Something went wrong: ${error.message}`]));
   return queue;
+}
+
+/** What a button does, in its turn, unless what was asked for before has disabled the button. */
+function pressed(id, action) {
+  return inTurn(() => {
+    enable();
+    return $(id).disabled ? undefined : action();
+  });
 }
 
 function enable() {
@@ -298,7 +307,7 @@ function tick(time) {
   busy = true;
   inTurn(() => takeSteps(Math.min(due, 5))).then(() => {
     busy = false;
-    if (now.ended) setPlaying(false);
+    if (now?.ended) setPlaying(false);
   });
 }
 
@@ -437,6 +446,11 @@ function clearPad() {
 
 function clear() {
   clearPad();
+  return inTurn(forget);
+}
+
+/** Without an image, as the page begins. */
+function forget() {
   [pixels, now, history, before] = [null, null, [], null];
   setPlaying(false);
   paintPixels($("seen"), new Uint8Array(rows * columns));
@@ -581,11 +595,11 @@ function take(button, label, image) {
 
 const actions = {
   play: () => setPlaying(!playing),
-  step: () => { setPlaying(false); inTurn(() => takeSteps(1)); },
-  restart: () => inTurn(() => show(pixels)),
-  nudge: () => inTurn(nudge),
-  teach: () => inTurn(teach),
-  reset: () => inTurn(reset),
+  step: () => { setPlaying(false); pressed("step", () => takeSteps(1)); },
+  restart: () => pressed("restart", () => show(pixels)),
+  nudge: () => pressed("nudge", nudge),
+  teach: () => pressed("teach", teach),
+  reset: () => pressed("reset", reset),
   clear,
   explain: () => $("about").showModal(),
 };
