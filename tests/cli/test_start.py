@@ -18,7 +18,7 @@ from binep.runs import folder as runs
 
 def loaded(code: str, folder: Path) -> set[str]:
     """The heavy modules that a fresh process has loaded when it has run some code."""
-    heavy = ("torch", "matplotlib", "numba")
+    heavy = ("torch", "matplotlib", "numba", "torch._inductor")
     asked = f"import sys\n{code}\nprint(*(name for name in {heavy} if name in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", asked], cwd=folder, capture_output=True, text=True, check=True
@@ -41,6 +41,11 @@ def test_curves_are_drawn_without_pytorch(tmp_path: Path) -> None:
     runs.train(Experiment(config), runs.claim_folder(tmp_path / "run"))
     assert loaded(command("plot run"), tmp_path) == {"matplotlib"}
     assert (tmp_path / "curves.png").exists()
+
+
+def test_training_does_not_load_the_compiler_of_pytorch(tmp_path: Path) -> None:
+    quick = "quickstart --max-batches 1 --epochs 1 --threads 1 --run-dir run"
+    assert "torch._inductor" not in loaded(command(f"train {quick}"), tmp_path)
 
 
 def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -385,7 +385,8 @@ def _process(config: Config) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if config.deterministic:  # asking for it costs a second: it imports PyTorch's compiler
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         if cublas is None:
             os.environ.pop(name, None)
         torch.set_num_threads(threads)
