@@ -95,12 +95,19 @@ def parameters(run_folder: Path) -> dict[str, Any]:
     return {name: tensors[name].tolist() for name in names}
 
 
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """A run of one process that nothing interrupted."""
+    done = run(sys.executable, *TRAIN, "--run-dir", folder / "whole")
+    assert done.returncode == 0, done.stderr
+    return folder / "whole"
+
+
 @pytest.mark.parametrize("split", [[], ["--shard-momenta"]], ids=["whole", "split"])
 def test_a_killed_worker_ends_all_and_another_number_goes_on(
-    split: list[str], tmp_path: Path
+    split: list[str], whole: Path, tmp_path: Path
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run(sys.executable, *TRAIN, "--run-dir", whole).returncode == 0
+    killed = tmp_path / "killed"
     started = subprocess.Popen(
         torchrun(3, *TRAIN, "--run-dir", killed, *split),
         stdout=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import random
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from binep.experiment.experiment import Experiment
 from binep.experiment.warnings import Guards
 from binep.runs import files
 from binep.runs import folder as runs
-from binep.runs.checkpoints import CHECKPOINT
+from binep.runs.checkpoints import CHECKPOINT, place_of
 from binep.runs.files import RunError
 from binep.runs.metrics import read_metrics
 from binep.runs.tensors import load_tensors, save_tensors
@@ -109,31 +110,37 @@ def test_a_run_that_did_not_count_writes_goes_on_without(tmp_path: Path) -> None
     assert state.keys() == {k for k in wanted if not k.startswith("writes.")}
 
 
+def go_on(folder: Path) -> None:
+    raise SystemExit(cli.main(["train", "--resume", str(folder)]))
+
+
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:
-    setting = config(epochs=10)
+    setting = config(epochs=8, max_batches=40)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
     runs.train(Experiment(setting), whole)
     (killed / "config.toml").write_text(setting.to_toml())
     moments = random.Random(0)
-    command = [sys.executable, "-m", "binep", "train", "--resume", str(killed)]
+    fresh = multiprocessing.get_context("forkserver")  # processes that need not import PyTorch
+    fresh.set_forkserver_preload([__name__, "binep.cli.training"])
 
-    def written() -> int:
-        """When the checkpoint was last written."""
-        path = killed / CHECKPOINT
-        return path.stat().st_mtime_ns if path.exists() else 0
-
-    for _ in range(KILLS):
-        before = written()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while written() == before and process.poll() is None:
+    places = [(0, 0)]
+    while len(places) <= KILLS:
+        process = fresh.Process(target=go_on, args=(killed,))
+        process.start()
+        while (place_of(killed) or (0, 0)) == places[-1] and process.is_alive():
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        error = process.communicate()[1]
-        assert process.returncode in (0, -signal.SIGKILL), error
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, f"after {places}"
+        places.append(place_of(killed) or (0, 0))
+    assert places == sorted(set(places))  # each went on from where the one before was killed
+    process = fresh.Process(target=go_on, args=(killed,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     assert_same(killed, whole)
     assert not list(killed.glob(".*.tmp"))
 
