@@ -207,14 +207,17 @@ def test_one_draws_nudges_teaches_and_takes_it_back(
     tab.click("#nudge")
     wait(tab, "now.nudged && now.ended")
     tab.select_option("#batch", "1")
+    tab.click("#classes label:nth-child(5)")  # for the next nudge
     tab.click("#teach")
     tab.wait_for_selector("#taught .big")
+    assert "Score of 1: " in tab.inner_text("#taught")
     wait(tab, "!now.nudged && now.ended")
     flips = int(tab.inner_text("#taught .big").replace(",", ""))
     assert flips > 0
     tab.click("#reset")
     wait(tab, "document.querySelector('#taught').textContent === ''")
     tab.click("#clear")
+    wait(tab, "now === null")
     tab.focus("#pad")
     for key in (" ", "ArrowDown", "ArrowDown", "ArrowDown", " "):
         tab.keyboard.press(key)

@@ -587,7 +587,7 @@ const commands = {
     const batch = size || gentlest(layers, gradients);
     gradients.forEach((gradient) => divide(gradient, batch));
     const learnt = layers.map((layer, k) => learn(layer, gradients[k], learning.layers[k]));
-    return { batch, layers: learnt };
+    return { label, batch, layers: learnt };
   },
 };
 

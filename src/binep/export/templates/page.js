@@ -312,13 +312,13 @@ function tick(time) {
 }
 
 /** Begins the free phase of an image. */
-async function show(image, { play = true } = {}) {
+async function show(image) {
   pixels = image;
   paintPixels($("seen"), pixels);
   before = null;
   now = await ask("show", pixels);
   history = [now];
-  setPlaying(play);
+  setPlaying(true);
   draw();
 }
 
@@ -359,9 +359,11 @@ function showBeta() {
 }
 
 async function nudge() {
-  if (!now.nudged) await takeSteps(Infinity);
+  if (!now.nudged) {
+    await takeSteps(Infinity);
+    before = now.scores;
+  }
   history = history.filter((each) => !each.nudged);
-  before ??= now.scores;
   now = await ask("nudge", chosenClass(), beta());
   setPlaying(true);
   draw();
@@ -369,8 +371,8 @@ async function nudge() {
 
 async function teach() {
   await takeSteps(Infinity);
-  const [label, score] = [chosenClass(), before];
-  const { batch, layers } = await ask("teach", Number($("batch").value));
+  const score = before;
+  const { label, batch, layers } = await ask("teach", Number($("batch").value));
   taught.images += 1;
   taught.flips += layers.reduce((sum, layer) => sum + (layer.flips ?? 0), 0);
   now = await ask("show", pixels);
