@@ -402,6 +402,15 @@ def test_an_unsettled_free_phase_is_warned_of(
     assert "has not settled" in capsys.readouterr().err
 
 
+def test_the_data_may_be_your_own(folder: Path) -> None:
+    """With other classes, to which a last layer that fitted its own is fitted."""
+    x, y = np.arange(20 * 28 * 28).reshape(20, 28, 28).astype(np.uint8), np.arange(20) % 4
+    np.savez(folder / "own.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    line = "gradients small.toml --dataset own.npz --betas 0.01 --samples 4 --steps 3"
+    assert run(f"{line} --formats svg --output out") == 0
+    assert (folder / "out/gradients.csv").exists()
+
+
 BAD = {
     "": "check what? ",
     "gradient quickstart": "check what? ",
@@ -412,13 +421,14 @@ BAD = {
     "gradients mnist-bits-fc1-ep": "mnist-bits-fc1-ep: activation = heaviside has no ",
     "gradients small.toml --betas 0": "--betas 0.0: must be finite and at least 1e-6",
     "gradients small.toml --betas nan": "--betas nan: must be finite and at least 1e-6",
-    "gradients small.toml --samples 0": "--samples 0: must be at least 1",
+    "gradients small.toml --dataset mnits": "data set 'mnits' is unknown; give one of ",
+    "gradients small.toml --samples 0": "--samples 0: must be a whole number from 1",
     "gradients small.toml --samples 4001": "--samples 4001: must be at most 4000, the ",
-    "gradients small.toml --steps 0": "--steps 0: must be at least 1",
-    f"gradients small.toml --steps {10**20}": f"--steps {10**20}: must be at least 1 and at most",
+    "gradients small.toml --steps 0": "--steps 0: must be a whole number from 1",
+    f"gradients small.toml --steps {10**20}": f"--steps {10**20}: must be at most 2^63",
     f"gradients small.toml --steps {10**12}": f"not enough memory: --samples 32 and {10**12} steps",
     "gradients small.toml --betas 1e300": "--betas 1e+300: must be finite and at least 1e-6",
-    "gradients small.toml --free-steps 0": "--free-steps 0: must be at least 1",
+    "gradients small.toml --free-steps 0": "--free-steps 0: must be a whole number from 1",
     "gradients small.toml --formats bmp": "--formats bmp: must be one of ",
     "gradients small.toml --output small.toml": "small.toml: cannot be made: ",
 }

@@ -389,7 +389,7 @@ BAD = {
     "missing": "missing: not a run folder: ",
     "RUN --index -1": "--index -1: must be from 0 to 999, the test images of mnist5k",
     "RUN --index 1000": "--index 1000: must be from 0 to 999, the test images of mnist5k",
-    "RUN --neurons 0": "--neurons 0: must be at least 1",
+    "RUN --neurons 0": "--neurons 0: must be a whole number from 1",
     "RUN --format jpg": "--format jpg: must be one of pdf, svg, png",
     "RUN --output RUN/config.toml": "RUN/config.toml: cannot be made: ",
 }

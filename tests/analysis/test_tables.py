@@ -110,8 +110,9 @@ def test_what_was_interrupted_goes_on(
     ("arguments", "message"),
     [
         (["mnist-fc1-epp"], "no row mnist-fc1-epp (did you mean mnist-fc1-ep?)"),
-        (["mnist-fc1-ep", "--seeds", "0"], "--seeds 0: must be at least 1"),
-        (["mnist-fc1-ep", "--epochs", "0"], "epochs = 0: must be"),
+        (["mnist-fc1-ep", "--epochs", "51"], "--epochs 51: must be at most 50, the row's own"),
+        (["mnist-fc1-ep", "--seeds", "0"], "--seeds 0: must be a whole number from 1"),
+        (["mnist-fc1-ep", "--epochs", "0"], "--epochs 0: must be a whole number from 1"),
     ],
 )
 def test_bad_input_is_told_before_any_work(

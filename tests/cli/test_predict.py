@@ -109,6 +109,18 @@ def arrays(folder: Path) -> None:
         os.mkfifo(folder / name)
 
 
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_batch_is_of_one_sample_or_more(
+    size: int, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays(tmp_path)
+    words = ["predict", str(saved), str(tmp_path / "bytes.npy"), "--batch-size", str(size)]
+    assert main(words) == 2
+    assert capsys.readouterr().err == (
+        f"binep: --batch-size {size}: must be a whole number from 1\n"
+    )
+
+
 BAD = {
     "": "predict what?",
     "missing.png": "cannot be read as a picture: No such file",

@@ -116,6 +116,9 @@ def test_a_file_without_its_splits_is_refused(folder: Path) -> None:
     (folder / "a.csv").write_text("width,label,split\n1,yes,train\n2,no,validate\n")
     with pytest.raises(DataError, match="the column split holds validate: must be train or test"):
         source_of(str(folder / "a.csv"))
+    (folder / "a.csv").write_text("width,label,split\n1,yes,train\n2,no,train\nred,no,test\n")
+    with pytest.raises(DataError, match="the column width holds 'red': must be numbers"):
+        source_of(str(folder / "a.csv"))
 
 
 def test_without_pandas_it_says_what_to_install(

@@ -13,9 +13,11 @@ import tyro
 
 from binep.cli.options import Pluggable, given, parse
 from binep.cli.output import print_table, warn
+from binep.cli.train import on_its_data
+from binep.data.sources import SOURCES
 from binep.experiment.config import Config, ConfigError, preset, preset_names
 from binep.experiment.kinds import NEURONS
-from binep.experiment.settings import REAL, WHOLE, shown
+from binep.experiment.settings import REAL, Count, NamesOrPaths
 
 if TYPE_CHECKING:
     from binep.analysis.gradient_check import Agreement, Check
@@ -42,16 +44,16 @@ class Options(Pluggable):
     """Of the figure."""
     betas: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
     """Nudging strengths; the β that the network is trained with comes with them."""
-    samples: int = 32
+    samples: Count = 32
     """Training samples to take the gradients of."""
-    steps: int | None = None
+    steps: Count | None = None
     """Steps of the nudged phase, and of backpropagation; otherwise nudged_steps of the source."""
-    free_steps: int = 5000
+    free_steps: Count = 5000
     """The most steps of the free phase, which ends where no state moves by more than 1e-12."""
     seed: int | None = None
     """Of the initial weights and the samples, if not the source's."""
-    dataset: Literal["mnist5k", "mnist", "fashion-mnist", "cifar10"] | None = None
-    """Another data set than the source's."""
+    dataset: Annotated[str, NamesOrPaths(SOURCES)] | None = None
+    """Another data set than the source's, or the path of data of your own."""
     data_dir: Path | None = None
     """Folder of the data sets, if not the source's."""
     threads: int | None = None
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError("check what? binep check gradients PRESET")
     flags = arguments[1:] if arguments[0] == "gradients" else arguments
     options = parse(Options, flags, prog="binep check gradients")
-    _check_ranges(options)
+    _check_betas(options.betas)
     from binep.analysis import gradient_check, gradient_figure
     from binep.experiment import memory
     from binep.runs import curves, files
@@ -94,13 +96,8 @@ def main(arguments: Sequence[str]) -> None:
     print(options.output)
 
 
-def _check_ranges(options: Options) -> None:
-    for name in ("samples", "steps", "free_steps"):
-        value = getattr(options, name)
-        if value is not None and not 1 <= value <= WHOLE:
-            flag = f"--{name.replace('_', '-')} {shown(value)}"
-            raise ConfigError(f"{flag}: must be at least 1 and at most 2^63 − 1")
-    for beta in options.betas:
+def _check_betas(betas: Sequence[float]) -> None:
+    for beta in betas:
         if not 1e-6 <= beta <= REAL:
             raise ConfigError(f"--betas {beta}: must be finite and at least 1e-6, at most 3.4e38")
 
@@ -127,12 +124,14 @@ def _to_check(options: Options) -> list[Experiment]:
     if trained:
         return [runs.load(path, **chosen, device="cpu")]
     own = config.learning.synapses
+    config, source = on_its_data(config.replace(**chosen, device="cpu"), config)
     kinds: list[Weights] = ["binary", "real"]
     return [
         Experiment(
             config.replace(
-                **chosen, device="cpu", learning=dataclasses.replace(config.learning, synapses=kind)
-            ).effective()
+                learning=dataclasses.replace(config.learning, synapses=kind)
+            ).effective(),
+            source,
         )
         for kind in sorted(kinds, key=lambda kind: kind != own)
     ]

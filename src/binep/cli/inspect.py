@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from binep.cli.options import Pluggable, Run, given, parse
 from binep.cli.output import join, warn
 from binep.experiment.config import ConfigError
+from binep.experiment.settings import Count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ class Options(Pluggable):
     """Folder for the figures; otherwise RUN/inspect."""
     format: Literal["pdf", "svg", "png"] = "pdf"
     """Of the figures."""
-    neurons: int = 12
+    neurons: Count = 12
     """How many neurons of each layer are drawn."""
     data_dir: Path | None = None
     """Folder of the data sets, if not the run's."""
@@ -52,8 +53,6 @@ class Options(Pluggable):
 def main(arguments: Sequence[str]) -> None:
     """Print what one image does, and leave the figures and phases.csv."""
     options = parse(Options, arguments, prog="binep inspect")
-    if options.neurons < 1:
-        raise ConfigError(f"--neurons {options.neurons}: must be at least 1")
     from binep.runs import checkpoints, curves, files, metrics
     from binep.runs import folder as runs
 

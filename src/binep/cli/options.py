@@ -25,7 +25,7 @@ from tyro.constructors import (
 
 from binep.cli.refusals import refusal
 from binep.core.speed import Speed
-from binep.experiment.config import ConfigError
+from binep.experiment.settings import ConfigError, hints_of, out_of_range, shown
 
 T = TypeVar("T")
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -113,7 +113,7 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | No
     """Parse flags into a dataclass; `--help` prints what there is, and ends the process.
 
     Raises:
-        ConfigError: an unknown flag, or a value of the wrong type, in one line.
+        ConfigError: an unknown flag, or a value of the wrong type or out of its range, in one line.
     """
 
     def parsed(words: Sequence[str] = arguments) -> T:
@@ -130,7 +130,9 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | No
     printed = io.StringIO()
     try:
         with wide(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            return parsed()
+            found = parsed()
+        _check_ranges(found)
+        return found
     except SystemExit as exit:
         if not exit.code:
             parsed()  # help: once more, to the terminal and as wide as that is
@@ -140,6 +142,14 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | No
     lines = [(line[1:-1] if line.startswith("│") else line).strip() for line in lines]
     text = " ".join(line for line in lines if line.strip("-─╰╯"))
     raise ConfigError(refusal(text, _flags_of(lambda: parsed(["--help"])), prog))
+
+
+def _check_ranges(options: object) -> None:
+    """Refuse what is out of the range of a command's own flag; settings are checked as such."""
+    for name, hint in hints_of(type(options)).items():
+        value = getattr(options, name)
+        if right := out_of_range(hint, value):
+            raise ConfigError(f"--{name.replace('_', '-')} {shown(value)}: must be {right}")
 
 
 def _flags_of(help: Callable[[], object]) -> set[str]:

@@ -13,6 +13,7 @@ import tyro
 from binep.cli.options import given, parse
 from binep.cli.output import escaped
 from binep.experiment.config import Config, ConfigError, did_you_mean, preset, preset_names
+from binep.experiment.settings import Count
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class Options:
     """Presets, or all: every row of the paper's tables."""
     all: bool = False
     """Every row of the paper's tables."""
-    seeds: int = 3
+    seeds: Count = 3
     """Runs of each row, from seed 0."""
     output: Path = Path("reproduced")
     """Folder of the runs, and of README.md with the tables."""
-    epochs: int | None = None
+    epochs: Count | None = None
     """Fewer epochs than a row's own; the tables say so."""
     data_dir: Path | None = None
     """Folder of the data sets; otherwise $BINEP_DATA, otherwise a cache folder."""
@@ -126,13 +127,14 @@ def _jobs(options: Options) -> dict[Path, Config]:
             raise ConfigError(
                 f"no row {name}{did_you_mean(name, known)}: one of {', '.join(known)}"
             )
-    if options.seeds < 1:
-        raise ConfigError(f"--seeds {options.seeds}: must be at least 1")
     chosen = _given(options)
+    every = options.all or "all" in options.rows
+    names = [*claims.rows()] if every else [*dict.fromkeys(options.rows)]
+    most = max((preset(name).epochs for name in names), default=0)
+    if names and options.epochs is not None and options.epochs > most:
+        raise ConfigError(f"--epochs {options.epochs}: must be at most {most}, the row's own")
     jobs = {}
-    for name in (
-        claims.rows() if options.all or "all" in options.rows else dict.fromkeys(options.rows)
-    ):
+    for name in names:
         for seed in range(options.seeds):
             config = preset(name).replace(seed=seed, **chosen)
             if options.epochs is not None:

@@ -203,8 +203,6 @@ def _check_sources(found: Options) -> None:
     named = [f"{what} {source}" for what, source in sources.items() if source is not None]
     if len(named) > 1:
         raise ConfigError(f"both {' and '.join(named)}: name one of them")
-    if found.seeds is not None and found.seeds < 1:
-        raise ConfigError(f"--seeds {found.seeds}: must be a whole number from 1")
     if found.resume is not None and found.seeds is not None:
         raise ConfigError(f"--seeds {found.seeds}: is for new runs; --resume goes on with one")
     if found.auto_threshold and (other := found.resume or found.from_run) is not None:

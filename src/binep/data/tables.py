@@ -31,7 +31,8 @@ def read_table(path: Path) -> tuple[list[Any], list[str]]:
     if odd := sorted({*parts} - {"train", "test"}):
         raise DataError(f"{path}: the column {SPLIT} holds {odd[0]}: must be train or test")
     rest = table.drop(columns=SPLIT)
-    return [*_arrays(rest[parts == "train"], path), *_arrays(rest[parts == "test"], path)], []
+    _check_cells(rest, path)
+    return [*_arrays(rest[parts == "train"]), *_arrays(rest[parts == "test"])], []
 
 
 def read_two_tables(train: Path, test: Path) -> tuple[list[Any], list[str]]:
@@ -44,7 +45,9 @@ def read_two_tables(train: Path, test: Path) -> tuple[list[Any], list[str]]:
     if {*learnt} != {*tested}:
         odd = sorted(map(str, {*learnt} ^ {*tested}))
         raise DataError(f"{test}: must have the columns of {train}: {', '.join(odd)} differ")
-    return [*_arrays(learnt, train), *_arrays(tested[list(learnt)], test)], []
+    for part, path in ((learnt, train), (tested, test)):
+        _check_cells(part, path)
+    return [*_arrays(learnt), *_arrays(tested[list(learnt)])], []
 
 
 def _table(path: Path) -> Any:
@@ -69,21 +72,24 @@ def _table(path: Path) -> Any:
     return table
 
 
-def _arrays(table: Any, path: Path) -> tuple[Any, Any]:
-    """Features (N, columns), float64, and labels (N,)."""
+def _check_cells(table: Any, path: Path) -> None:
+    """Refuse a table with an empty cell, or one that is neither label nor number."""
     empty = table.isna()
     if empty.to_numpy().any():
         row, column = np.argwhere(empty.to_numpy())[0]
         place = f"the column {table.columns[column]}, row {table.index[row] + 1}"
         raise DataError(f"{path}: {place} is empty: must be a number, or left out with its row")
-    features = table.drop(columns=LABEL)
-    for name, column in features.items():
+    for name, column in table.drop(columns=LABEL).items():
         if column.dtype.kind not in "biuf":
             odd = next((cell for cell in column if not _is_number(cell)), column.iloc[0])
             raise DataError(f"{path}: the column {name} holds {str(odd)[:40]!r}: must be numbers")
+
+
+def _arrays(table: Any) -> tuple[Any, Any]:
+    """Features (N, columns), float64, and labels (N,)."""
     labels = table[LABEL].to_numpy()
     labels = labels if labels.dtype.kind in "iu" else labels.astype(str)
-    return features.to_numpy(np.float64), labels
+    return table.drop(columns=LABEL).to_numpy(np.float64), labels
 
 
 def _is_number(cell: object) -> bool:
