@@ -126,7 +126,11 @@ def test_it_settles_where_binep_settles(opened: tuple[Trained, Any], digits: Ten
     assert len(classes.unique()) > 4
 
 
-TEACH = """async ({ images, labels, beta, batch }) => {
+TEACH = """async ({ images, labels, beta, batch, gamma }) => {
+  if (gamma) {
+    const layers = facts.learning.layers.map((layer) => ({ ...layer, gamma }));
+    await ask("load", decoded($("network").textContent).buffer, { ...facts.learning, layers });
+  }
   const lessons = [];
   for (const [i, image] of images.entries()) {
     await ask("show", Uint8Array.from(image));
@@ -138,14 +142,17 @@ TEACH = """async ({ images, labels, beta, batch }) => {
 }"""
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("batch", "gamma"), [(1, None), (2, None), (1, 1.0)])
 def test_it_learns_what_binep_learns(
-    opened: tuple[Trained, Any], digits: Tensor, batch: int
+    opened: tuple[Trained, Any], digits: Tensor, batch: int, gamma: float | None
 ) -> None:
     """Three images, one after the other: which weights flip, and where all settles afterwards."""
     trained, tab = opened
     network, images, labels = plain(trained), digits[[5, 355, 805]], [3, 8, 0]
     config = trained.config(Path())
+    if gamma is not None:
+        every = {name: replace(layer, gamma=gamma) for name, layer in config.layers.items()}
+        config = config.replace(layers=every)
     learning = config.learning
     nudging = "centred" if learning.nudging == "centred" else "one-sided"
     estimator = EquilibriumPropagation(
@@ -169,7 +176,7 @@ def test_it_learns_what_binep_learns(
         flips = [(a != b).flatten(1).sum(dim=0).tolist() for a, b in pairs]
         expected.append(flips if flip is not None else [None] * len(flips))
     asked = {"images": images.flatten(1).tolist(), "labels": labels, "beta": learning.beta}
-    found = tab.evaluate(TEACH, asked | {"batch": batch})
+    found = tab.evaluate(TEACH, asked | {"batch": batch, "gamma": gamma})
     assert found == expected
     if flip is not None:
         assert sum(sum(map(sum, flips)) for flips in expected) > 10
@@ -245,6 +252,7 @@ PRESSES = """async (presses) => {
   return {
     failed,
     shown: now !== null,
+    moved: document.querySelector(".moved figcaption").textContent,
     open: ["play", "step", "restart", "nudge", "teach"].filter((id) => !$(id).disabled),
   };
 }"""
@@ -260,8 +268,73 @@ def test_buttons_pressed_faster_than_the_network_answers(
     wait(tab, "now !== null")
     for first, second in itertools.product(BUTTONS, repeat=2):
         cleared = tab.evaluate(PRESSES, [first, second, "step", "clear"])
-        assert cleared == {"failed": [], "shown": False, "open": []}, (first, second)
+        unmoved = "What the nudge changes: nothing yet"
+        nothing = {"failed": [], "shown": False, "moved": unmoved, "open": []}
+        assert cleared == nothing, (first, second)
         assert tab.evaluate(PRESSES, [first, second, "teach"])["failed"] == [], (first, second)
+    tab.close()
+
+
+ORDER = """async (presses) => {
+  $("samples").firstElementChild.click();
+  await queue;
+  $("classes").querySelector('[value="3"]').click();
+  for (const press of presses) {
+    if (press >= 0) $("classes").querySelector(`[value="${press}"]`).click();
+    else $(press).click();
+  }
+  await queue;
+  const after = { playing, taken: now.taken, nudged: now.nudged };
+  if (now.nudged) after.label = (await ask("teach", 1)).label;
+  return after;
+}"""
+
+
+def test_what_is_pressed_last_holds(browser: Any, bits: Trained, folder: Path) -> None:
+    """Though what was asked for before ends later; and a nudge is of what was chosen with it."""
+    tab = browser.new_page()
+    tab.goto(written(bits, "ordered", folder).as_uri())
+    wait(tab, "now !== null")
+    step = {"playing": False, "taken": 1}
+    assert tab.evaluate(ORDER, ["restart", "step"]) == {**step, "nudged": False}
+    assert tab.evaluate(ORDER, ["nudge", "step", 8]) == {**step, "nudged": True, "label": 3}
+    assert tab.evaluate(ORDER, ["nudge", "play", 5])["playing"] is False
+    tab.close()
+
+
+@pytest.mark.parametrize("beta", [0.3, -0.5, 0.02, 1e-4, 7.0])
+def test_the_page_begins_with_the_beta_of_the_run(
+    beta: float, browser: Any, bits: Trained, folder: Path
+) -> None:
+    tab = browser.new_page()
+    tab.goto(written(bits, "strength", folder).as_uri())
+    wait(tab, "now !== null")
+    begun = tab.evaluate("(own) => { facts.learning.beta = own; makeBeta(); return beta(); }", beta)
+    assert begun == pytest.approx(beta, rel=1e-6)
+    assert float(tab.inner_text("#beta-value").replace("−", "-")) == beta
+    most = float(tab.get_attribute("#beta", "max"))
+    assert max(1, 2 * abs(beta)) <= most * 1.05 <= 1.1 * max(1, 2 * abs(beta))
+    tab.close()
+
+
+REFUSED = {
+    'ask("show", [1, 2, 3])': "show: must be 784 numbers from 0 to 255",
+    'ask("show", Array(784).fill(256))': "show: must be 784 numbers from 0 to 255",
+    'ask("nudge", 12, 0.3)': "nudge: must be a class, 0 to 9",
+    'ask("nudge", "4", 0.3)': "nudge: must be a class, 0 to 9",
+    'ask("nudge", 4)': "nudge: β must be a number",
+    'ask("teach", 16)': "teach: nudge comes first",
+    'ask("toString")': "must be one of load, reset, show, step, nudge, teach",
+}
+
+
+def test_ask_refuses_what_cannot_be(browser: Any, bits: Trained, folder: Path) -> None:
+    tab = browser.new_page()
+    tab.goto(written(bits, "asked", folder).as_uri())
+    wait(tab, "now !== null")
+    for asked, said in REFUSED.items():
+        answer = tab.evaluate(f"{asked}.then(() => 'well', (error) => error.message)")
+        assert said in answer, asked
     tab.close()
 
 

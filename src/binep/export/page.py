@@ -97,7 +97,7 @@ def _rendered(
     first, shape = network.synapses[0], network.synapses[0].input_shape
     return environment.get_template("page.html").render(
         title=config.summary(Facts(shape, trained.classes)),
-        lead=_lead(network),
+        lead=_lead(trained),
         drawable=shape[0] == 1,
         bits=isinstance(network.neurons[0], Binary),
         binary=first.scale is not None,
@@ -122,16 +122,17 @@ def _json(value: Any) -> Markup:
     return Markup(json.dumps(value).replace("<", "\\u003c"))
 
 
-def _lead(network: Network) -> str:
-    """What the network consists of, in a sentence."""
+def _lead(trained: Trained) -> str:
+    """What the network consists of, in a sentence, and what to do."""
+    network = trained.network
     neurons = sum(torch.Size(synapse.output_shape).numel() for synapse in network.synapses)
     weights = sum(synapse.values.numel() for synapse in network.learning_synapses())
     binary = network.synapses[0].scale is not None
     kind = "weights of one bit each" if binary else "weights"
-    return (
-        f"{neurons:,} neurons, {weights:,} {kind}. Draw a digit, watch it settle, nudge it, "
-        "and teach it."
-    )
+    digits = network.cost.classes == 10 and trained.classes in ((), tuple("0123456789"))
+    image = "a digit" if digits else "an image"
+    begin = f"Draw {image}" if network.synapses[0].input_shape[0] == 1 else "Take an image"
+    return f"{neurons:,} neurons, {weights:,} {kind}. {begin}, watch it settle, nudge it, teach it."
 
 
 def _facts(

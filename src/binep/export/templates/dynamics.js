@@ -448,6 +448,10 @@ function perScale(layer, gradient) {
 function flip(layer, gradient, { gamma, threshold }) {
   layer.momentum ??= new Float32Array(gradient.length);
   layer.decay = (layer.decay ?? 1) * (1 - gamma);
+  if (layer.decay < SMALLEST_DECAY) {
+    layer.momentum.forEach((m, i) => { layer.momentum[i] = m * layer.decay; });
+    layer.decay = 1;
+  }
   const { weights, momentum, decay } = layer;
   const [rate, most] = [f32(gamma / decay), f32(threshold / decay)];
   const perInput = new Int32Array(layer.inputs);
@@ -487,6 +491,7 @@ function divide({ weights, bias }, batch) {
 }
 
 const SCALE_FLOOR = 1e-6;
+const SMALLEST_DECAY = 2 ** -10; // momenta are multiplied by their decay before it gets smaller
 
 /** An update: flips, then biases, real weights and scaling factors. */
 function learn(layer, gradient, rates) {
@@ -534,6 +539,10 @@ function standing() {
   return { ...measured(), states, moved };
 }
 
+function must(fits, what) {
+  if (!fits) throw new RangeError(what);
+}
+
 const commands = {
   /** Reads the file; what it learnt since is forgotten. */
   load(given, rates) {
@@ -550,6 +559,9 @@ const commands = {
 
   /** Begins the free phase of pixels from 0 to 255. */
   show(pixels) {
+    const size = product(network.layers[0].input_shape);
+    const fit = pixels?.length === size && Array.from(pixels).every((p) => p >= 0 && p <= 255);
+    must(fit, `show: must be ${size} numbers from 0 to 255`);
     clamped = inputDrive(network, pixels);
     free = phase = begin(network, clamped, initialStates(network), network.freeSteps);
     return standing();
@@ -557,6 +569,7 @@ const commands = {
 
   /** Takes up to so many steps: what was measured after each, and where the last one led. */
   step(count) {
+    must(phase, "step: show comes first");
     const path = [];
     while (path.length < count && !phase.ended) {
       advance(phase);
@@ -567,6 +580,10 @@ const commands = {
 
   /** Begins the nudged phase at the end of the free one. */
   nudge(label, beta) {
+    must(free, "nudge: show comes first");
+    const last = scores(network, free.now.states.at(-1)).length - 1;
+    must(Number.isInteger(label) && label >= 0 && label <= last, `nudge: must be a class, 0 to ${last}`);
+    must(Number.isFinite(beta), "nudge: β must be a number");
     settle(free);
     phase = begin(network, clamped, free.now.states, learning.nudged_steps, { label, beta });
     return standing();
@@ -574,6 +591,7 @@ const commands = {
 
   /** Learns from the two equilibria, as of one image of a batch, or as gently as flips a weight. */
   teach(size) {
+    must(phase?.nudge, "teach: nudge comes first");
     const { label, beta } = settle(phase).nudge;
     let [first, second, difference] = [free, phase, beta];
     if (learning.nudging === "centred") { // between +β and -β
@@ -593,6 +611,7 @@ const commands = {
 
 self.onmessage = ({ data: { id, name, args } }) => {
   try {
+    must(Object.hasOwn(commands, name), `must be one of ${Object.keys(commands).join(", ")}`);
     self.postMessage({ id, result: commands[name](...args) });
   } catch (error) {
     self.postMessage({ id, error: String(error) });

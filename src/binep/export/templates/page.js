@@ -113,6 +113,8 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+const UNMOVED = "What the nudge changes: nothing yet";
+
 function makeLayers() {
   const shown = shapes.map((shape, k) => {
     const name = shapes.length > 1 ? `Layer ${k + 1}` : "Hidden layer";
@@ -122,7 +124,7 @@ function makeLayers() {
       element("canvas", { role: "img", "aria-label": `${name}: ${text}` }),
       element("figcaption", {}, text));
     return element("div", { class: "layer" },
-      figure("state", `${name}, ${words}`), figure("moved", "What the nudge changes"));
+      figure("state", `${name}, ${words}`), figure("moved", UNMOVED));
   });
   $("layers").replaceChildren(...shown);
   const size = [16, 16, 11][shapes.length] ?? 8;
@@ -138,7 +140,7 @@ function drawLayers() {
     paint(figure.querySelector(".moved canvas"), shape, moved, (d) => ofChange(most && d / most));
     figure.querySelector(".moved figcaption").textContent = now.moved
       ? `Changed by the nudge: orange up, blue down, at most ${most.toFixed(2)}`
-      : "What the nudge changes: nothing yet";
+      : UNMOVED;
   });
 }
 
@@ -291,6 +293,12 @@ function setPlaying(on) {
   enable();
 }
 
+/** At once, and again once all has ended that was asked for before: it would play on. */
+function setPlayingFor(on) {
+  setPlaying(on);
+  inTurn(() => setPlaying(on));
+}
+
 let last = 0;
 let busy = false;
 
@@ -342,8 +350,11 @@ function choose(label) {
 }
 
 function makeBeta() {
-  const most = Math.max(1, 2 * Math.abs(facts.learning.beta));
-  const set = { min: -most, max: most, step: most / 20, value: facts.learning.beta };
+  const { beta: own } = facts.learning;
+  const about = Math.max(1, 2 * Math.abs(own));
+  const step = Math.abs(own) / Math.ceil(Math.abs(own) / (about / 20)); // own is a whole number of them
+  const most = step * Math.round(about / step);
+  const set = { min: -most, max: most, step, value: own };
   Object.entries(set).forEach(([name, value]) => $("beta").setAttribute(name, value));
   showBeta();
 }
@@ -355,24 +366,25 @@ function makeBatch() {
 }
 
 function showBeta() {
-  $("beta-value").textContent = `${beta() < 0 ? "−" : ""}${Math.abs(beta()).toFixed(2)}`;
+  const digits = Math.max(2, Math.ceil(-Math.log10($("beta").step)));
+  $("beta-value").textContent = `${beta() < 0 ? "−" : ""}${Math.abs(beta()).toFixed(digits)}`;
 }
 
-async function nudge() {
+async function nudge(label, strength) {
   if (!now.nudged) {
     await takeSteps(Infinity);
     before = now.scores;
   }
   history = history.filter((each) => !each.nudged);
-  now = await ask("nudge", chosenClass(), beta());
+  now = await ask("nudge", label, strength);
   setPlaying(true);
   draw();
 }
 
-async function teach() {
+async function teach(size) {
   await takeSteps(Infinity);
   const score = before;
-  const { label, batch, layers } = await ask("teach", Number($("batch").value));
+  const { label, batch, layers } = await ask("teach", size);
   taught.images += 1;
   taught.flips += layers.reduce((sum, layer) => sum + (layer.flips ?? 0), 0);
   now = await ask("show", pixels);
@@ -458,6 +470,7 @@ function forget() {
   paintPixels($("seen"), new Uint8Array(rows * columns));
   drawCurves();
   makeBars();
+  makeLayers();
   shapes.forEach((shape, k) => $("layers").children[k].querySelectorAll("canvas").forEach((canvas) =>
     paint(canvas, shape, new Float32Array(shape.reduce((a, b) => a * b)), ofState)));
   say(["Draw something, or take an image of the test set."]);
@@ -596,11 +609,17 @@ function take(button, label, image) {
 // ---- events ------------------------------------------------------------------------------------
 
 const actions = {
-  play: () => setPlaying(!playing),
-  step: () => { setPlaying(false); pressed("step", () => takeSteps(1)); },
+  play: () => setPlayingFor(!playing),
+  step: () => { setPlayingFor(false); pressed("step", () => takeSteps(1)); },
   restart: () => pressed("restart", () => show(pixels)),
-  nudge: () => pressed("nudge", nudge),
-  teach: () => pressed("teach", teach),
+  nudge: () => {
+    const [label, strength] = [chosenClass(), beta()]; // as they are when it is pressed
+    pressed("nudge", () => nudge(label, strength));
+  },
+  teach: () => {
+    const size = Number($("batch").value);
+    pressed("teach", () => teach(size));
+  },
   reset: () => pressed("reset", reset),
   clear,
   explain: () => $("about").showModal(),
@@ -645,7 +664,6 @@ async function start() {
   showSpeed();
   const all = await ask("load", decoded($("network").textContent).buffer, facts.learning);
   shapes = facts.readout ? all : all.slice(0, -1);
-  makeLayers();
   listen();
   clear();
   requestAnimationFrame(tick);
