@@ -119,6 +119,21 @@ def test_bad_input_is_one_line(
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize("floats", [False, True])
+def test_programs_that_take_bytes_say_so_of_a_network_that_learnt_floats(
+    floats: bool, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = dict(np.load("bars.npz"))
+    if floats:
+        held |= {name: held[name] * np.float32(0.3) for name in ("x_train", "x_test")}
+    np.savez("held.npz", **held)
+    assert main(["train", "quickstart", "--dataset", "held.npz", *QUICK]) == 0
+    capsys.readouterr()
+    for command in ("export run --format c", "page run --output page.html"):
+        assert main(command.split()) == 0
+        assert ("was trained on floats; " in capsys.readouterr().err) == floats
+
+
 # ---- from Python
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from binep.cli.options import Pluggable, Run, parse
+from binep.cli.output import warn
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ def main(arguments: Sequence[str]) -> None:
         raise
     except ValueError as error:  # of a part of one's own
         raise ConfigError(f"{options.run}: {error}") from None
+    if options.format == "c" and trained.learnt_floats:
+        warn(
+            f"{options.run}: was trained on floats; the program takes a byte for each, as x/255: "
+            "right where these were from 0 to 1"
+        )
     written = [path, c_source.test_program(path)] if options.format == "c" else [path]
     for file in written:
         print(f"{file}  {file.stat().st_size:,} bytes")

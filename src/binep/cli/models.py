@@ -16,7 +16,7 @@ class Options:
     """List the trained networks that come with binep.
 
     A name may stand for a RUN in:
-    - evaluate, predict, export and page
+    - evaluate, predict, summary, report, export and page
     - Python: binep.load("mnist-fc1")
     """
 

@@ -21,7 +21,7 @@ class Options(Pluggable):
     """
 
     run: Run
-    """A run folder, or a packed file."""
+    """A run folder, a packed file, or the name of a network that comes with binep."""
 
 
 def main(arguments: Sequence[str]) -> None:

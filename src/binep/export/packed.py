@@ -78,6 +78,11 @@ class Trained:
         """
         return prepared(images, self.mean, self.std, self.power)
 
+    @property
+    def learnt_floats(self) -> bool:
+        """Whether it was trained on numbers as they are, not on bytes as x/255, as far as known."""
+        return bool(((self.run or {}).get("data") or {}).get("floats"))
+
     def config(self, path: Path) -> Config:
         """The settings that it was trained with.
 

@@ -66,6 +66,8 @@ def page(path: Path, *, warn: Callable[[str], None], **overrides: Any) -> str:
     rule = config.learning.flip_rule
     if rule != "momentum" and config.learning.synapses == "binary":
         raise ConfigError(f"{path}: learns by flip_rule = {rule}: a page knows momentum alone")
+    if trained.learnt_floats:
+        warn(f"{path}: was trained on floats; a drawing is bytes, as x/255: right for 0 to 1")
     try:
         data = packed.experiment(path, warn=warn, **overrides).data
         samples, count = _samples(trained.network, data), len(data.train)

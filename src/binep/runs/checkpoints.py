@@ -139,6 +139,8 @@ def check_identity(about: Mapping[str, Any]) -> None:
         raise ValueError("data is no digest of a data set with its sizes")
     if type(data.get("valid", 0)) is not int:
         raise ValueError("data has a valid that is no number of samples")
+    if type(data.get("floats", False)) is not bool:
+        raise ValueError("data has a floats that is neither true nor false")
     shape = data.get("shape", [])
     if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
         raise ValueError("data has a shape that is no list of sizes")
