@@ -145,10 +145,10 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, default: T | No
 
 
 def _check_ranges(options: object) -> None:
-    """Refuse what is out of the range of a command's own flag; settings are checked as such."""
+    """Refuse a number out of the range of a command's own flag; settings are checked as such."""
     for name, hint in hints_of(type(options)).items():
         value = getattr(options, name)
-        if right := out_of_range(hint, value):
+        if isinstance(value, int | float) and (right := out_of_range(hint, value)):
             raise ConfigError(f"--{name.replace('_', '-')} {shown(value)}: must be {right}")
 
 
