@@ -294,7 +294,7 @@ function setPlaying(on) {
 }
 
 /** At once, and again once all has ended that was asked for before: it would play on. */
-function setPlayingFor(on) {
+function wantPlaying(on) {
   setPlaying(on);
   inTurn(() => setPlaying(on));
 }
@@ -609,8 +609,8 @@ function take(button, label, image) {
 // ---- events ------------------------------------------------------------------------------------
 
 const actions = {
-  play: () => setPlayingFor(!playing),
-  step: () => { setPlayingFor(false); pressed("step", () => takeSteps(1)); },
+  play: () => wantPlaying(!playing),
+  step: () => { wantPlaying(false); pressed("step", () => takeSteps(1)); },
   restart: () => pressed("restart", () => show(pixels)),
   nudge: () => {
     const [label, strength] = [chosenClass(), beta()]; // as they are when it is pressed
