@@ -380,13 +380,35 @@ def test_what_cannot_be_shown_is_said_with_the_reason(
     assert cli.main(["inspect", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "no bits.pdf: its neurons fire no bits\n" in said
-    assert "no momenta.pdf: the run has no checkpoint.safetensors, which holds" in said
+    assert "no momenta.pdf: there is no checkpoint.safetensors, which holds" in said
     assert "no flips.pdf: layer 1 started from other weights than these" in said
+
+
+@pytest.mark.usefixtures("drawn")
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exported_file_shows_what_its_run_shows(
+    trained: dict[str, Path], kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, run = tmp_path / "end.safetensors", trained[kind]
+    assert cli.main(["export", str(run), "--output", str(file)]) == 0
+    said = {}
+    for source, folder in ((run, tmp_path / "run"), (file, tmp_path / "inspect")):
+        capsys.readouterr()
+        to = ["--output", str(folder)] if source == run else []  # beside the file without it
+        assert cli.main(["inspect", str(source), *to]) == 0
+        said[source] = capsys.readouterr().out.replace(f"{folder}/", "")
+    assert (tmp_path / "run/phases.csv").read_bytes() == (
+        tmp_path / "inspect/phases.csv"
+    ).read_bytes()
+    flips = KINDS[kind].learning.synapses == "binary"
+    no = "no momenta.pdf: there is no checkpoint.safetensors, which holds the momenta"
+    assert said[file] == (said[run].replace("momenta.pdf", no) if flips else said[run])
 
 
 BAD = {
     "": "RUN is missing: a run folder",
-    "missing": "missing: not a run folder: ",
+    "missing": "missing: no run folder, no file, and none of the networks that come with binep: ",
+    "runs/missing": "runs/missing: not a run folder: ",
     "RUN --index -1": "--index -1: must be from 0 to 999, the test images of mnist5k",
     "RUN --index 1000": "--index 1000: must be from 0 to 999, the test images of mnist5k",
     "RUN --neurons 0": "--neurons 0: must be a whole number from 1",

@@ -9,9 +9,11 @@ import pytest
 import torch
 from test_resume import assert_same, config
 
+import binep as binep_package
 from binep.cli import main as cli
 from binep.experiment.config import Config, ConfigError, Learning
 from binep.experiment.experiment import Experiment
+from binep.export import packed
 from binep.runs import folder as runs
 from binep.runs.checkpoints import CHECKPOINT
 from binep.runs.tensors import load_tensors
@@ -85,6 +87,34 @@ def test_its_folder_runs_it_again_and_goes_on_with_it(trained: Path, keep: bool)
     assert runs.load(Path("new")).train_epoch().epoch == 1
 
 
+def test_an_exported_file_is_as_good_as_its_run(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert binep(f"export {trained} --output end.safetensors") == 0
+    states = []
+    for source in (trained, "end.safetensors"):
+        states.append(begun(f"--from {source} --seed 5 --beta 0.7", monkeypatch))
+        shutil.move("new", f"new-{len(states)}")
+    texts = [Path(f"new-{n}/config.toml").read_text() for n in (1, 2)]
+    assert texts[0] == texts[1]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+def test_a_network_that_comes_with_binep_is_trained_further(trained: Path) -> None:
+    del trained  # a folder to work in
+    flags = "--dataset mnist5k --epochs 1 --max-batches 1 --test-batch-size 8"
+    assert binep(f"train --from mnist-fc1 {flags}") == 0
+    (folder,) = Path("runs/mnist-fc1").iterdir()
+    assert Config.load(folder / "config.toml").layers == read("mnist-fc1").layers
+
+
+def read(name: str) -> Config:
+    """The settings of a network that comes with binep."""
+    return packed.read(Path(name)).config(Path(name))
+
+
 def test_other_settings_are_a_presets_or_a_files(trained: Path) -> None:
     Path("wide.toml").write_text(config(seed=8, epochs=1).to_toml())
     assert binep(f"train --from {trained} --config wide.toml --run-dir new") == 0
@@ -97,7 +127,7 @@ def test_other_settings_are_a_presets_or_a_files(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "error"),
     [
-        ("--from nowhere", "nowhere: not a run folder"),
+        ("--from runs/nowhere", "runs/nowhere: not a run folder"),
         (
             "--from TRAINED --layers.1.size 9",
             "TRAINED: its network does not fit these settings: layer 1 has weights (",
@@ -106,6 +136,10 @@ def test_other_settings_are_a_presets_or_a_files(trained: Path) -> None:
         ("quickstart --keep-momentum", "--keep-momentum: goes with --from RUN alone"),
         ("--resume TRAINED --keep-momentum", "--keep-momentum: goes with --from RUN alone"),
         ("--from TRAINED --resume TRAINED", "--from TRAINED: is for a new run"),
+        ("--from mnist-fc", "mnist-fc: no run folder, no file, and none of the networks"),
+        ("--from mnist-fc1 --keep-momentum", "--keep-momentum with mnist-fc1: it holds no"),
+        ("--from mnist-conv --layers.1.size 9", "mnist-conv: its network does not fit"),
+        ("--from lone.safetensors", "lone.safetensors: does not say how it was trained"),
         ("--from begun", "begun: cannot be started from: it holds no model.safetensors"),
         ("--from begun --keep-momentum", "it holds no checkpoint.safetensors"),
         ("--from real --keep-momentum", "real: has no momenta to keep: its weights are real"),
@@ -118,6 +152,7 @@ def test_bad_starts_are_refused_in_a_line(
 ) -> None:
     for name in ("begun", "real", "wrong"):
         Path(name).mkdir()
+    binep_package.load("mnist-conv").save("lone.safetensors")
     Path("begun/config.toml").write_text(config().to_toml())
     real = config(learning=Learning(synapses="real"), epochs=1).effective()
     if "real --keep" in flags:

@@ -26,7 +26,7 @@ ACTIVITY = 500
 class Options(Pluggable):
     """Follow one test image through a trained network, and draw what happens.
 
-    In RUN/inspect or the folder --output:
+    In RUN/inspect (inspect beside a file) or the folder --output:
     - phases: scores, states, residuals, energy and cost in both phases
     - bits: what each layer fires
     - momenta: how far weights are from their flip
@@ -36,12 +36,13 @@ class Options(Pluggable):
     """
 
     run: Run
-    """A run folder."""
+    """A run folder; a file that `binep export --format packed` wrote; or a name (`binep
+    models`)."""
     index: int | None = None
     """Which test image, from 0; otherwise the first that is misread, where the nudge has most to
     do, or of 500 the one that is nearest to it."""
     output: Path | None = None
-    """Folder for the figures; otherwise RUN/inspect."""
+    """Folder for the figures; otherwise inspect, in the run's folder or beside the file."""
     format: Literal["pdf", "svg", "png"] = "pdf"
     """Of the figures."""
     neurons: Count = 12
@@ -53,11 +54,12 @@ class Options(Pluggable):
 def main(arguments: Sequence[str]) -> None:
     """Print what one image does, and leave the figures and phases.csv."""
     options = parse(Options, arguments, prog="binep inspect")
+    from binep.export import packed
     from binep.runs import checkpoints, curves, files, metrics
     from binep.runs import folder as runs
 
     whole = (options.run / checkpoints.CHECKPOINT).exists()
-    load = runs.load_checkpoint if whole else runs.load
+    load = runs.load_checkpoint if whole else packed.experiment
     experiment = load(options.run, warn=warn, device="cpu", **given(options, "data_dir"))
     solver = experiment.config.dynamics.solver
     if solver != "steps":
@@ -68,7 +70,9 @@ def main(arguments: Sequence[str]) -> None:
         drawn = {"phases": _phases(experiment, found, index, options.neurons)} | _drawings(
             experiment, found, options.run, whole
         )
-    output = options.output or options.run / "inspect"
+    # Of a name that is no path, the parent is the folder that one is in.
+    folder = options.run if options.run.is_dir() else options.run.parent
+    output = options.output or folder / "inspect"
     files.make_folder(output)
     _print_summary(experiment, found, index)
     files.write(output / "phases.csv", metrics.table(found.rows(), digits=9).encode())
@@ -138,6 +142,7 @@ def _drawings(
     from binep.analysis import inspection, inspection_figures
     from binep.runs import start
     from binep.runs.checkpoints import CHECKPOINT
+    from binep.runs.files import RunError
 
     drawn: dict[str, Figure | str] = {}
     network, flip = experiment.network, experiment.flip
@@ -147,10 +152,12 @@ def _drawings(
     if whole:
         drawn["momenta"] = inspection_figures.momenta(inspection.momenta(network, flip))
     else:
-        drawn["momenta"] = f"the run has no {CHECKPOINT}, which holds the momenta"
+        drawn["momenta"] = f"there is no {CHECKPOINT}, which holds the momenta"
     try:
         signs = inspection.signs(network, start.initial(run, experiment.config))
         drawn["flips"] = inspection_figures.flips(signs)
+    except RunError:
+        drawn["flips"] = f"the network that it started from ({start.START}) is not at hand"
     except ValueError as error:
         drawn["flips"] = f"{error}, which its seed gives now"
     return drawn

@@ -49,8 +49,9 @@ class Options(Pluggable):
     --device, --data-dir, --threads, --checkpoint-minutes, --test-batch-size and those of speed may
     change."""
     from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """The folder of a run whose trained network a new run starts from. Settings are that run's
-    where no preset or file is named; flags replace them."""
+    """The trained network that a new run starts from: a run folder, a file that `binep export
+    --format packed` wrote of one, or a name (`binep models`). Settings are that run's where no
+    preset or file is named; flags replace them."""
     keep_momentum: bool = False
     """With --from: go on with its momenta, too, from its last checkpoint."""
     run_dir: Path | None = None
@@ -126,11 +127,15 @@ def _with_thresholds(config: Config, source: Source | None) -> Config:
 
 
 def _begun_from(options: Options) -> tuple[Path, dict[str, Tensor]] | None:
-    """The run whose network a new one starts from, and what it is to take over."""
+    """Where the network that a new run starts from is, and what it is to take over."""
+    from binep.export import packed
     from binep.runs import start
 
     if options.from_run is not None:
-        return options.from_run, start.trained(options.from_run, options.keep_momentum)
+        run = options.from_run
+        if packed.located(run).is_file():
+            return run, start.of_network(packed.read(run).network)
+        return run, start.trained(run, options.keep_momentum)
     if options.experiment.start is not None and options.config is not None:  # to run it again
         config = options.config
         folder = config if config.is_dir() else config.parent
@@ -183,7 +188,7 @@ def _named(found: Options, complete: bool) -> tuple[Config, str]:
     if found.config is not None:
         return from_file(found.config)
     if found.from_run is not None:
-        return from_file(found.from_run)
+        return _of_trained(found.from_run)
     if not complete:
         return preset("quickstart"), "quickstart"
     taken = [name for name in found.experiment.speed.off if name in preset_names()]
@@ -214,7 +219,21 @@ def _check_sources(found: Options) -> None:
     if found.resume is not None and found.run_dir is not None:
         raise ConfigError(f"--run-dir {found.run_dir}: a run goes on in its own folder")
     if found.from_run is not None:
-        read_config(found.from_run)
+        from binep.export import packed
+
+        if not packed.located(found.from_run).is_file():
+            read_config(found.from_run)
+        elif found.keep_momentum:
+            raise ConfigError(f"--keep-momentum with {found.from_run}: it holds no momenta")
+
+
+def _of_trained(path: Path) -> tuple[Config, str]:
+    """The settings of a run folder or of what was exported from one, and what a run is called."""
+    from binep.export import packed
+
+    if packed.located(path).is_file():
+        return packed.read(path).config(path), path.stem
+    return from_file(path)
 
 
 def from_file(file: Path) -> tuple[Config, str]:

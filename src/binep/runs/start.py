@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from binep.core.network import Network
 from binep.experiment.build import initial_network
 from binep.experiment.config import Config
+from binep.experiment.experiment import Experiment, stored
 from binep.runs.files import CHECKPOINT, RunError
 from binep.runs.tensors import digest, load_tensors, save_tensors
-
-if TYPE_CHECKING:
-    from binep.experiment.experiment import Experiment
 
 START = "start.safetensors"
 NETWORK = "network."
@@ -45,6 +42,11 @@ def trained(folder: Path, momentum: bool = False) -> dict[str, Tensor]:
     if all(name.startswith(NETWORK) for name in found):
         raise RunError(f"{folder}: has no momenta to keep: its weights are real")
     return found
+
+
+def of_network(network: Network) -> dict[str, Tensor]:
+    """A network alone, by the names of `Experiment.state`."""
+    return {f"{NETWORK}{name}": tensor for name, tensor in stored(network).items()}
 
 
 def identity(tensors: Mapping[str, Tensor]) -> str:
