@@ -86,6 +86,25 @@ def test_a_figure_that_cannot_be_drawn_stops_no_training(
     assert folder.resume(tmp_path)[0].epoch == 2
 
 
+@pytest.mark.parametrize("apart", [0.0, 1e9])
+def test_figures_are_drawn_as_often_as_there_is_time_and_at_the_end(
+    apart: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped or ended, killed before and gone on with: the last one has all epochs."""
+    drawn: list[int] = []
+    monkeypatch.setattr(folder, "_curves", lambda rows: drawn.append(len(rows)) or b"")
+    monkeypatch.setattr(folder, "_APART", apart)
+    setting = Config(layers={"1": Layer(8), "2": Layer(10)}, max_batches=2, epochs=6, threads=1)
+    experiment = Experiment(setting)
+    with pytest.raises(folder.Stopped):
+        folder.train(experiment, tmp_path, stop=lambda: experiment.epoch == 3)
+    assert drawn == ([1, 2, 3] if not apart else [1, 3])
+    experiment, rows, guards = folder.resume(tmp_path)
+    folder.train(experiment, tmp_path, rows=rows, guards=guards)
+    assert drawn[-2:] == ([5, 6] if not apart else [4, 6])
+    assert len(drawn) == len(set(drawn))
+
+
 def test_a_figure_is_gone_once_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds megabytes, in a cycle of references: one each epoch is much."""
     made: list[weakref.ref[Figure]] = []

@@ -47,7 +47,8 @@ from binep.runs.settings import continued, past, read_config
 
 _LONG, _APART = 1.0, 9.0
 """Where a checkpoint takes longer than this many seconds to write, as of a wide network that a GPU
-trains in seconds an epoch, the next one is this many times as long away, or at the end."""
+trains in seconds an epoch, the next one is this many times as long away, or at the end. So is the
+next curves.png, which takes a second."""
 
 
 def new_folder(name: str, seed: int, root: Path = Path("runs")) -> Path:
@@ -165,6 +166,8 @@ class _Recorder:
         self.networks: dict[str, dict[str, Tensor]] = {}
         """Of the last epochs' ends, by the name of the file, that are still to be written."""
         self.undrawn = ""
+        self.drawn, self.drew, self.drawing = 0, time.monotonic(), 0.0
+        """Rows that curves.png has, as far as known, when it was drawn, and how long that took."""
 
     def begin(self, note: str) -> list[str]:
         """Log the start, and write what does not change during a run, where it is missing.
@@ -253,14 +256,20 @@ class _Recorder:
                 "parts of one's own (docs/extending.md), and makes a new Experiment"
             )
 
-    def save(self) -> list[str]:
-        """Write what the last epochs' ends have changed, then the checkpoint; warnings, logged."""
+    def save(self, last: bool = False) -> list[str]:
+        """Write what the last epochs' ends have changed, then the checkpoint; warnings, logged.
+
+        Args:
+            last: nothing is written after it.
+        """
         self._check_parts()
         data, notes = self.experiment.data.identity, []
         if self.networks:
             write(self.folder / "metrics.csv", table(self.rows).encode())
             for name, network in self.networks.items():
                 save_network(network, self.folder / f"{name}.safetensors", data)
+        soon = time.monotonic() - self.drew < _APART * self.drawing
+        if self.drawn < len(self.rows) and (last or not soon):
             notes = self._draw()
         begun = time.monotonic()
         checkpoint = Checkpoint(self.experiment.state(), self.rows, self.guards.known, data)
@@ -278,7 +287,7 @@ class _Recorder:
 
     def stopped(self) -> None:
         """Write the checkpoint and log that training stops in the midst of an epoch."""
-        self.save()
+        self.save(last=True)
         self._log(f"stopped in epoch {self.experiment.epoch + 1}, batch {self.experiment.batch}")
 
     def warnings(self, result: EpochResult) -> list[str]:
@@ -310,12 +319,14 @@ class _Recorder:
             self.networks["best"] = network
         wait = _APART * self.took if self.took > _LONG else 0
         late = time.monotonic() - self.saved >= wait
-        if experiment.workers.is_due(late or experiment.epoch == experiment.config.epochs):
-            return self.save()
+        ended = experiment.epoch == experiment.config.epochs
+        if experiment.workers.is_due(late or ended):
+            return self.save(last=ended)
         return []
 
     def _draw(self) -> list[str]:
         """Write curves.png; where it cannot be drawn, a warning, once, which stops no training."""
+        begun, self.drawn = time.monotonic(), len(self.rows)
         try:
             content = _curves(self.rows)
         except Exception as error:  # matplotlib's, on which the user's own settings have a say
@@ -325,6 +336,8 @@ class _Recorder:
             self._log(f"warning: {self.undrawn}")
             return [self.undrawn]
         write(self.folder / "curves.png", content)
+        self.drew = time.monotonic()
+        self.drawing = self.drew - begun
         return []
 
     def _log(self, text: str) -> None:
