@@ -408,7 +408,8 @@ def test_an_exported_file_shows_what_its_run_shows(
 BAD = {
     "": "RUN is missing: a run folder",
     "missing": "missing: no run folder, no file, and none of the networks that come with binep: ",
-    "runs/missing": "runs/missing: not a run folder: ",
+    "runs/missing0.5": "runs/missing0.5: not a run folder: ",
+    "missing.safetensors": "missing.safetensors: cannot be read: No such file",
     "RUN --index -1": "--index -1: must be from 0 to 999, the test images of mnist5k",
     "RUN --index 1000": "--index 1000: must be from 0 to 999, the test images of mnist5k",
     "RUN --neurons 0": "--neurons 0: must be a whole number from 1",

@@ -110,6 +110,52 @@ def test_a_network_that_comes_with_binep_is_trained_further(trained: Path) -> No
     assert Config.load(folder / "config.toml").layers == read("mnist-fc1").layers
 
 
+def test_a_run_does_not_land_in_another(trained: Path) -> None:
+    flags = "--epochs 1 --max-batches 1"
+    assert binep(f"export {trained} --output first.safetensors") == 0
+    assert binep(f"train --from {trained} {flags} --run-dir runs/first") == 0
+    for source in ("first.safetensors", "runs/first"):
+        assert binep(f"train --from {source} {flags}") == 0
+    assert binep("export runs/first") == 0
+    assert binep(f"train --from runs/first/network.safetensors {flags}") == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"first", "first-again"}
+    assert len(list(Path("runs/first-again").glob("*/metrics.csv"))) == 3
+    assert not list(Path("runs/first").glob("*/"))
+
+
+def test_a_folder_whose_run_was_killed_before_it_had_settings_is_new(trained: Path) -> None:
+    flags = "--epochs 1 --max-batches 1"
+    assert binep(f"train --from {trained} {flags} --run-dir whole") == 0
+    Path("new").mkdir()
+    shutil.copy("whole/start.safetensors", "new")
+    assert binep(f"train --from {trained} {flags} --run-dir new") == 0
+    assert_same(Path("new"), Path("whole"))
+
+
+def test_a_lone_network_is_trained_by_the_settings_of_a_file(trained: Path) -> None:
+    (wide := Path("wide.toml")).write_text(config(seed=8, epochs=1).to_toml())
+    packed.read(trained).network.save("lone.safetensors")
+    assert binep(f"train --from lone.safetensors --config {wide} --run-dir new") == 0
+    assert binep(f"train --from {trained} --config {wide} --run-dir same") == 0
+    assert_same(Path("new"), Path("same"))
+
+
+def test_a_start_that_cannot_be_read_is_not_inspected(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "--epochs 1 --max-batches 1 --run-dir new"
+    assert binep(f"train --from {trained} {flags}") == 0
+    start = Path("new/start.safetensors")
+    start.write_bytes(start.read_bytes()[:-1])
+    assert binep("inspect new") == 2
+    assert "new/start.safetensors: damaged" in capsys.readouterr().err
+    start.unlink()
+    assert binep("inspect new") == 0
+    assert "no flips.pdf: the network that it started from (start.safetensors) is not at hand" in (
+        capsys.readouterr().out
+    )
+
+
 def read(name: str) -> Config:
     """The settings of a network that comes with binep."""
     return packed.read(Path(name)).config(Path(name))
@@ -139,7 +185,9 @@ def test_other_settings_are_a_presets_or_a_files(trained: Path) -> None:
         ("--from mnist-fc", "mnist-fc: no run folder, no file, and none of the networks"),
         ("--from mnist-fc1 --keep-momentum", "--keep-momentum with mnist-fc1: it holds no"),
         ("--from mnist-conv --layers.1.size 9", "mnist-conv: its network does not fit"),
-        ("--from lone.safetensors", "lone.safetensors: does not say how it was trained"),
+        ("--from lone.safetensors", "does not say how it was trained: name a preset or --config"),
+        ("--from gone.safetensors", "gone.safetensors: cannot be read: No such file"),
+        ("--from begunn", "binep (did you mean begun?): "),
         ("--from begun", "begun: cannot be started from: it holds no model.safetensors"),
         ("--from begun --keep-momentum", "it holds no checkpoint.safetensors"),
         ("--from real --keep-momentum", "real: has no momenta to keep: its weights are real"),

@@ -26,7 +26,7 @@ ACTIVITY = 500
 class Options(Pluggable):
     """Follow one test image through a trained network, and draw what happens.
 
-    In RUN/inspect (inspect beside a file) or the folder --output:
+    In RUN/inspect (of a file, beside it) or the folder --output:
     - phases: scores, states, residuals, energy and cost in both phases
     - bits: what each layer fires
     - momenta: how far weights are from their flip
@@ -42,7 +42,7 @@ class Options(Pluggable):
     """Which test image, from 0; otherwise the first that is misread, where the nudge has most to
     do, or of 500 the one that is nearest to it."""
     output: Path | None = None
-    """Folder for the figures; otherwise inspect, in the run's folder or beside the file."""
+    """Folder for the figures; otherwise inspect, in the run's folder, beside the file or here."""
     format: Literal["pdf", "svg", "png"] = "pdf"
     """Of the figures."""
     neurons: Count = 12
@@ -141,8 +141,7 @@ def _drawings(
     """The figures besides the phases by name, or why there is none."""
     from binep.analysis import inspection, inspection_figures
     from binep.runs import start
-    from binep.runs.checkpoints import CHECKPOINT
-    from binep.runs.files import RunError
+    from binep.runs.files import CHECKPOINT, START
 
     drawn: dict[str, Figure | str] = {}
     network, flip = experiment.network, experiment.flip
@@ -153,11 +152,12 @@ def _drawings(
         drawn["momenta"] = inspection_figures.momenta(inspection.momenta(network, flip))
     else:
         drawn["momenta"] = f"there is no {CHECKPOINT}, which holds the momenta"
+    if experiment.config.start is not None and not (run / START).exists():
+        drawn["flips"] = f"the network that it started from ({START}) is not at hand"
+        return drawn
+    initial = start.initial(run, experiment.config)
     try:
-        signs = inspection.signs(network, start.initial(run, experiment.config))
-        drawn["flips"] = inspection_figures.flips(signs)
-    except RunError:
-        drawn["flips"] = f"the network that it started from ({start.START}) is not at hand"
+        drawn["flips"] = inspection_figures.flips(inspection.signs(network, initial))
     except ValueError as error:
         drawn["flips"] = f"{error}, which its seed gives now"
     return drawn

@@ -16,7 +16,7 @@ class Options:
     """List the trained networks that come with binep.
 
     A name may stand for a RUN in:
-    - evaluate, predict, summary, report, export and page
+    - evaluate, inspect, predict, summary, report, export, page and train --from
     - Python: binep.load("mnist-fc1")
     """
 

@@ -133,9 +133,9 @@ def _begun_from(options: Options) -> tuple[Path, dict[str, Tensor]] | None:
 
     if options.from_run is not None:
         run = options.from_run
-        if packed.located(run).is_file():
-            return run, start.of_network(packed.read(run).network)
-        return run, start.trained(run, options.keep_momentum)
+        if packed.is_run(packed.located(run)):
+            return run, start.trained(run, options.keep_momentum)
+        return run, start.of_network(packed.read(run).network)
     if options.experiment.start is not None and options.config is not None:  # to run it again
         config = options.config
         folder = config if config.is_dir() else config.parent
@@ -221,27 +221,32 @@ def _check_sources(found: Options) -> None:
     if found.from_run is not None:
         from binep.export import packed
 
-        if not packed.located(found.from_run).is_file():
+        if packed.is_run(packed.located(found.from_run)):
             read_config(found.from_run)
         elif found.keep_momentum:
-            raise ConfigError(f"--keep-momentum with {found.from_run}: it holds no momenta")
+            raise ConfigError(
+                f"--keep-momentum with {found.from_run}: it holds no momenta; a run folder does"
+            )
 
 
 def _of_trained(path: Path) -> tuple[Config, str]:
     """The settings of a run folder or of what was exported from one, and what a run is called."""
     from binep.export import packed
 
-    if packed.located(path).is_file():
-        return packed.read(path).config(path), path.stem
-    return from_file(path)
+    file = packed.located(path)
+    if packed.is_run(file):
+        return from_file(path)
+    trained = packed.read(path)
+    if trained.run is None:
+        raise ConfigError(
+            f"--from {path}: does not say how it was trained: name a preset or --config FILE"
+        )
+    in_run = (file.parent / "config.toml").exists()
+    return trained.config(path), file.resolve().parent.name if in_run else file.stem
 
 
 def from_file(file: Path) -> tuple[Config, str]:
     """The settings of a TOML file or a run folder, and what a run of it is called."""
     path = file / "config.toml" if file.is_dir() else file
-    config = Config.load(path)
-    folder = path.resolve().parent
-    name = folder.name if path.name == "config.toml" else path.stem
-    if folder == (Path("runs") / name).resolve():  # not into the run that it repeats
-        name = f"{name}-again"
-    return config, name or "run"
+    name = path.resolve().parent.name if path.name == "config.toml" else path.stem
+    return Config.load(path), name or "run"

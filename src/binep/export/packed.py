@@ -162,7 +162,7 @@ def load(path: Path | str) -> Network:
 def read(path: Path) -> Trained:
     """`load`, with the names of classes and what inputs were normalised by."""
     path = located(path)
-    return _from_run(path) if _is_run(path) else _from_file(path)
+    return _from_run(path) if is_run(path) else _from_file(path)
 
 
 def experiment(path: Path, *, warn: Callable[[str], None], **overrides: Any) -> Experiment:
@@ -179,7 +179,7 @@ def experiment(path: Path, *, warn: Callable[[str], None], **overrides: Any) -> 
         ConfigError: its settings cannot be.
     """
     path = located(path)
-    if _is_run(path):
+    if is_run(path):
         return runs.load(path, warn=warn, **overrides)
     trained = _from_file(path)
     made = Experiment(trained.config(path).replace(**overrides))
@@ -205,18 +205,19 @@ def located(path: Path) -> Path:
     names = shipped()
     if path.name in names:
         return _MODELS / f"{path.name}.safetensors"
-    if path.suffix:
+    if path.suffix == ".safetensors":
         return path  # a file that is missing, as reading it will say
-    hint = did_you_mean(path.name, names)
+    runs = [found.parent.name for found in Path().glob("*/config.toml")]
+    hint = did_you_mean(path.name, [*names, *runs])
     raise RunError(
         f"{path.name}: no run folder, no file, and none of the networks that come with "
         f"binep{hint}: {', '.join(names)}"
     )
 
 
-def _is_run(path: Path) -> bool:
-    """Whether to read it as a run folder: of what is missing, whatever has no suffix of a file."""
-    return path.is_dir() or not (path.exists() or path.suffix)
+def is_run(path: Path) -> bool:
+    """Whether to read it as a run folder: of what is missing, all but a .safetensors file."""
+    return path.is_dir() or not (path.exists() or path.suffix == ".safetensors")
 
 
 def shipped() -> list[str]:

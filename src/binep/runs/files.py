@@ -18,7 +18,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, START = "checkpoint.safetensors", "start.safetensors"
 LOCK, SOFT_LOCK = ".lock", ".lock.soft"
 """The file whose lock a training process holds; and that which is there while it trains, where
 a file system has no locks."""
@@ -120,7 +120,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def is_unused(folder: Path) -> bool:
     """Whether a folder holds nothing, or only what a process leaves that was killed at once."""
-    return all(path.name in (LOCK, SOFT_LOCK) or is_ours(path) for path in folder.iterdir())
+    return all(path.name in (LOCK, SOFT_LOCK, START) or is_ours(path) for path in folder.iterdir())
 
 
 class Lock:

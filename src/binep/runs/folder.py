@@ -52,9 +52,14 @@ next curves.png, which takes a second."""
 
 
 def new_folder(name: str, seed: int, root: Path = Path("runs")) -> Path:
-    """Make runs/<name>/<time>-<seed>, with a number behind it where that is taken."""
+    """Make runs/<name>/<time>-<seed>, with a number behind it where that is taken.
+
+    Where runs/<name> is a run itself, the folder is runs/<name>-again.
+    """
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
     parent, attempt = root / name, 1
+    while (parent / "config.toml").exists():
+        parent = parent.with_name(f"{parent.name}-again")
     make_folder(parent)
     try:
         while True:
@@ -131,9 +136,11 @@ def train(
         if after_batch is not None:
             after_batch(meter)
         if stop():
-            recorder.stopped()
+            for text in recorder.stopped():
+                warn(text)
             raise Stopped
-        recorder.save_if_due()
+        for text in recorder.save_if_due():
+            warn(text)
 
     with locked(folder) if lock is None else contextlib.nullcontext(lock) as held:
         for text in recorder.begin(held.note):
@@ -166,7 +173,8 @@ class _Recorder:
         self.networks: dict[str, dict[str, Tensor]] = {}
         """Of the last epochs' ends, by the name of the file, that are still to be written."""
         self.undrawn = ""
-        self.drawn, self.drew, self.drawing = 0, time.monotonic(), 0.0
+        self.drawn = len(rows) if (folder / "curves.png").exists() else 0
+        self.drew, self.drawing = time.monotonic(), 0.0
         """Rows that curves.png has, as far as known, when it was drawn, and how long that took."""
 
     def begin(self, note: str) -> list[str]:
@@ -182,9 +190,9 @@ class _Recorder:
         self._check_place()
         remove_leftovers(self.folder)
         if not (self.folder / "config.toml").exists():
-            write(self.folder / "config.toml", config.to_toml().encode())
             if self.start is not None:
                 start.write(self.folder, self.start)
+            write(self.folder / "config.toml", config.to_toml().encode())
         elif experiment.epoch < config.epochs:
             self._change_settings()
         self._mend_metrics()
@@ -279,16 +287,16 @@ class _Recorder:
         self.took = self.saved - begun
         return notes
 
-    def save_if_due(self) -> None:
-        """Write the checkpoint where the last one is older than ``checkpoint_minutes``."""
+    def save_if_due(self) -> list[str]:
+        """Save where the last checkpoint is older than ``checkpoint_minutes``; see `save`."""
         late = time.monotonic() - self.saved > 60 * self.experiment.config.checkpoint_minutes
-        if self.experiment.workers.is_due(late):
-            self.save()
+        return self.save() if self.experiment.workers.is_due(late) else []
 
-    def stopped(self) -> None:
-        """Write the checkpoint and log that training stops in the midst of an epoch."""
-        self.save(last=True)
+    def stopped(self) -> list[str]:
+        """Save and log that training stops in the midst of an epoch; see `save`."""
+        notes = self.save(last=True)
         self._log(f"stopped in epoch {self.experiment.epoch + 1}, batch {self.experiment.batch}")
+        return notes
 
     def warnings(self, result: EpochResult) -> list[str]:
         """Texts of the warnings that an epoch is the first to give cause for, logged."""
@@ -327,17 +335,19 @@ class _Recorder:
     def _draw(self) -> list[str]:
         """Write curves.png; where it cannot be drawn, a warning, once, which stops no training."""
         begun, self.drawn = time.monotonic(), len(self.rows)
+        content, note = b"", ""
         try:
             content = _curves(self.rows)
         except Exception as error:  # matplotlib's, on which the user's own settings have a say
-            if self.undrawn:
-                return []
-            self.undrawn = f"curves.png cannot be drawn: {str(error).split(chr(10))[0]}"
-            self._log(f"warning: {self.undrawn}")
-            return [self.undrawn]
-        write(self.folder / "curves.png", content)
+            note = f"curves.png cannot be drawn: {str(error).split(chr(10))[0]}"
         self.drew = time.monotonic()
         self.drawing = self.drew - begun
+        if not note:
+            write(self.folder / "curves.png", content)
+        elif not self.undrawn:
+            self.undrawn = note
+            self._log(f"warning: {note}")
+            return [note]
         return []
 
     def _log(self, text: str) -> None:

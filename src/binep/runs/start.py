@@ -11,10 +11,9 @@ from binep.core.network import Network
 from binep.experiment.build import initial_network
 from binep.experiment.config import Config
 from binep.experiment.experiment import Experiment, stored
-from binep.runs.files import CHECKPOINT, RunError
+from binep.runs.files import CHECKPOINT, START, RunError
 from binep.runs.tensors import digest, load_tensors, save_tensors
 
-START = "start.safetensors"
 NETWORK = "network."
 
 
