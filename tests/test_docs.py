@@ -157,7 +157,7 @@ class Reader:
         words = [self.word(words, i) for i in range(len(words)) if words[i] != "..."]
         command = words[0]
         named = len(words) == 1 or words == ["check", "gradients"]
-        if named or words[-1] in ("--config", "--resume", "--run-dir"):
+        if named or words[-1] in ("--config", "--from", "--resume", "--run-dir"):
             # Named, not run: it is there, and so is its flag.
             assert "".join(words[1:]) in call(cli.main, [command, "--help"])
         elif command == "sweep" or "--address" in words:  # tests/cluster runs such
