@@ -136,11 +136,9 @@ def train(
         if after_batch is not None:
             after_batch(meter)
         if stop():
-            for text in recorder.stopped():
-                warn(text)
+            recorder.stopped(warn)
             raise Stopped
-        for text in recorder.save_if_due():
-            warn(text)
+        recorder.save_if_due(warn)
 
     with locked(folder) if lock is None else contextlib.nullcontext(lock) as held:
         for text in recorder.begin(held.note):
@@ -287,16 +285,18 @@ class _Recorder:
         self.took = self.saved - begun
         return notes
 
-    def save_if_due(self) -> list[str]:
-        """Save where the last checkpoint is older than ``checkpoint_minutes``; see `save`."""
+    def save_if_due(self, warn: Callable[[str], None]) -> None:
+        """Save where the last checkpoint is older than ``checkpoint_minutes``."""
         late = time.monotonic() - self.saved > 60 * self.experiment.config.checkpoint_minutes
-        return self.save() if self.experiment.workers.is_due(late) else []
+        if self.experiment.workers.is_due(late):
+            for text in self.save():
+                warn(text)
 
-    def stopped(self) -> list[str]:
-        """Save and log that training stops in the midst of an epoch; see `save`."""
-        notes = self.save(last=True)
+    def stopped(self, warn: Callable[[str], None]) -> None:
+        """Save and log that training stops in the midst of an epoch."""
+        for text in self.save(last=True):
+            warn(text)
         self._log(f"stopped in epoch {self.experiment.epoch + 1}, batch {self.experiment.batch}")
-        return notes
 
     def warnings(self, result: EpochResult) -> list[str]:
         """Texts of the warnings that an epoch is the first to give cause for, logged."""
