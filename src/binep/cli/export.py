@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from binep.cli.options import Pluggable, Run, parse
+from binep.cli.options import Pluggable, Run, folder_of, parse
 from binep.cli.output import warn
 
 
@@ -38,9 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     from binep.runs.files import RunError
 
     trained = packed.read(options.run)
-    # Of a name that is no path, the parent is the folder that one is in.
-    folder = options.run if options.run.is_dir() else options.run.parent
-    path = options.output or folder / f"network{SUFFIXES[options.format]}"
+    path = options.output or folder_of(options.run) / f"network{SUFFIXES[options.format]}"
     save = {
         "packed": packed.save,
         "npz": packed.save_npz,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from binep.cli.options import Pluggable, Run, given, parse
+from binep.cli.options import Pluggable, Run, folder_of, given, parse
 from binep.cli.output import join, warn
 from binep.experiment.config import ConfigError
 from binep.experiment.settings import Count
@@ -70,9 +70,7 @@ def main(arguments: Sequence[str]) -> None:
         drawn = {"phases": _phases(experiment, found, index, options.neurons)} | _drawings(
             experiment, found, options.run, whole
         )
-    # Of a name that is no path, the parent is the folder that one is in.
-    folder = options.run if options.run.is_dir() else options.run.parent
-    output = options.output or folder / "inspect"
+    output = options.output or folder_of(options.run) / "inspect"
     files.make_folder(output)
     _print_summary(experiment, found, index)
     files.write(output / "phases.csv", metrics.table(found.rows(), digits=9).encode())

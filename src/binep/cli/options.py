@@ -185,6 +185,11 @@ def figure_kind(path: Path) -> str:
     return kind
 
 
+def folder_of(run: Path) -> Path:
+    """A run folder; the folder of an exported file; of a name that is no path, the current one."""
+    return run if run.is_dir() else run.parent
+
+
 def given(options: object, *names: str) -> dict[str, Any]:
     """Those of the options that were given, by name; one that was not is None."""
     values = {name: getattr(options, name) for name in names}

@@ -133,7 +133,7 @@ def _begun_from(options: Options) -> tuple[Path, dict[str, Tensor]] | None:
 
     if options.from_run is not None:
         run = options.from_run
-        if packed.is_run(packed.located(run)):
+        if packed.is_run(run):
             return run, start.trained(run, options.keep_momentum)
         return run, start.of_network(packed.read(run).network)
     if options.experiment.start is not None and options.config is not None:  # to run it again
@@ -221,7 +221,7 @@ def _check_sources(found: Options) -> None:
     if found.from_run is not None:
         from binep.export import packed
 
-        if packed.is_run(packed.located(found.from_run)):
+        if packed.is_run(found.from_run):
             read_config(found.from_run)
         elif found.keep_momentum:
             raise ConfigError(
@@ -233,10 +233,9 @@ def _of_trained(path: Path) -> tuple[Config, str]:
     """The settings of a run folder or of what was exported from one, and what a run is called."""
     from binep.export import packed
 
-    file = packed.located(path)
-    if packed.is_run(file):
+    if packed.is_run(path):
         return from_file(path)
-    trained = packed.read(path)
+    file, trained = packed.located(path), packed.read(path)
     if trained.run is None:
         raise ConfigError(
             f"--from {path}: does not say how it was trained: name a preset or --config FILE"

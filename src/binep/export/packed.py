@@ -216,7 +216,12 @@ def located(path: Path) -> Path:
 
 
 def is_run(path: Path) -> bool:
-    """Whether to read it as a run folder: of what is missing, all but a .safetensors file."""
+    """Whether to read it as a run folder: of what is missing, all but a .safetensors file.
+
+    Raises:
+        RunError: a name that is neither a path nor a network that comes with binep.
+    """
+    path = located(path)
     return path.is_dir() or not (path.exists() or path.suffix == ".safetensors")
 
 
