@@ -77,6 +77,17 @@ def test_a_run_reads_its_own_test_images(
     assert {**found[0], "file": ""} == {**found[1], "file": ""}
     labels = [str(int(label)) for label in binep.load(folder).predict(images.float() / 255)]
     assert [row["class"] for row in found[1:]] == labels
+    for name, floats in {"unit": images.float() / 255, "whole": images.float()}.items():
+        np.save(tmp_path / f"{name}.npy", floats.numpy())
+        assert main(["predict", str(folder), str(tmp_path / f"{name}.npy")]) == 0
+        said = capsys.readouterr()
+        assert len(lines(said.out)) == 20
+        assert said.err == (
+            f"binep: warning: {tmp_path / 'whole.npy'}: floats from 0 to 255, taken as they are; "
+            "the network has learnt bytes as x/255, from 0 to 1\n"
+            if name == "whole"
+            else ""
+        )
 
 
 def test_a_network_of_features_asks_for_an_array(

@@ -96,6 +96,13 @@ def test_a_run_folder_answers_without_its_data_set(
     assert network.free_steps == experiment.config.dynamics.free_steps
 
 
+@pytest.mark.parametrize("name", ["config.toml", "model.safetensors", "best.safetensors"])
+def test_of_a_run_the_folder_is_asked_for(run: Path, name: str) -> None:
+    assert (run / name).exists()
+    with pytest.raises(RunError, match=f"{name}: holds no network .* give its run folder"):
+        binep.load(run / name)
+
+
 class Mine(Dense):
     pass
 

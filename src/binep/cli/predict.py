@@ -7,13 +7,19 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from binep.cli.options import Pluggable, Run, parse
+from binep.cli.output import warn
 from binep.experiment.config import ConfigError
 from binep.experiment.settings import Count
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from binep.export.packed import Trained
 
 Files = Annotated[
     tuple[Path, ...],
@@ -52,6 +58,8 @@ def main(arguments: Sequence[str]) -> None:
     network = trained.network
     shape = tuple(network.synapses[0].input_shape)
     samples = [read_inputs(path, shape) for path in options.files]
+    for path, images in zip(options.files, samples, strict=True):
+        _warn_of_scale(trained, path, images)
     names = trained.classes or tuple(map(str, range(network.cost.classes)))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -68,3 +76,15 @@ def main(arguments: Sequence[str]) -> None:
     else:
         files.write(options.output, text.getvalue().encode())
         print(options.output)
+
+
+def _warn_of_scale(trained: Trained, path: Path, images: Tensor) -> None:
+    """Say that floats are not from 0 to 1, as x/255 is that the network has learnt."""
+    if trained.learnt_floats is not False or not images.is_floating_point():
+        return
+    least, most = (value.item() for value in images.aminmax())
+    if least < 0 or most > 1:
+        warn(
+            f"{path}: floats from {least:.6g} to {most:.6g}, taken as they are; the network has "
+            "learnt bytes as x/255, from 0 to 1"
+        )

@@ -29,6 +29,7 @@ from binep.runs.settings import read_config
 from binep.runs.tensors import content_of, load_tensors, save_tensors
 
 KIND = "packed network"
+_ALONE = "holds no network that can be loaded alone; give its run folder"
 _MODELS = Path(__file__).parent.parent / "models"
 
 
@@ -79,9 +80,10 @@ class Trained:
         return prepared(images, self.mean, self.std, self.power)
 
     @property
-    def learnt_floats(self) -> bool:
-        """Whether it was trained on numbers as they are, not on bytes as x/255, as far as known."""
-        return bool(((self.run or {}).get("data") or {}).get("floats"))
+    def learnt_floats(self) -> bool | None:
+        """Whether it was trained on numbers as they are, not on bytes as x/255; None: unknown."""
+        floats: bool | None = ((self.run or {}).get("data") or {}).get("floats")
+        return floats
 
     def config(self, path: Path) -> Config:
         """The settings that it was trained with.
@@ -247,9 +249,11 @@ def _from_run(folder: Path) -> Trained:
 
 
 def _from_file(path: Path) -> Trained:
+    if path.name == "config.toml" and path.exists():
+        raise RunError(f"{path}: {_ALONE}")
     tensors, about = load_tensors(path)
-    if not isinstance(about, dict) or about.get("kind") != KIND:
-        raise RunError(f"{path}: holds no network that can be loaded alone; give its run folder")
+    if about.get("kind") != KIND:
+        raise RunError(f"{path}: {_ALONE}")
     try:
         network = description.rebuilt(about["network"])
         state = network.state_dict()
