@@ -118,7 +118,8 @@ def page(root: Path) -> str:
         f"Claims are from {claims.SOURCE}. Errors are on the test set after the last epoch, mean ± "
         "standard deviation over seeds; none is the best of several epochs. A reference has real "
         "weights, learnt by gradient descent on equilibrium propagation's gradients, and real "
-        "activations.",
+        "activations. The class is read from the outputs' states, averaged over the neurons of a "
+        "class; 'from fired bits', from the bits that they fire.",
         table(root).rstrip(),
         first_epochs(root).rstrip(),
         f"[{notes.name}]({notes.name}) discusses them." if notes.exists() else "",
