@@ -45,6 +45,17 @@ def test_digits_get_the_same_classes(
     assert torch.equal(scores.argmax(dim=1), expected.argmax(dim=1))
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3,)], ids=["channels", "features"])
+def test_channels_are_normalised_each_by_its_own(shape: tuple[int, ...], tmp_path: Path) -> None:
+    network = Network([Dense(shape, 4), Dense(4, 2)], Real(), free_steps=20)
+    network.speed = Speed(off=SHORTCUTS, precision="exact")
+    trained = Trained(network, (), (0.1, 0.4, 0.5), (0.3, 0.6, 0.2))
+    for count in (1, 3, 5):
+        images = torch.rand(count, *shape)
+        scores = scores_of(trained, images, tmp_path)
+        torch.testing.assert_close(scores, network(trained.prepare(images)), atol=1e-4, rtol=0)
+
+
 @settings(max_examples=40)
 @given(t=twins(), steps=st.integers(1, 12), tolerance=st.sampled_from((0.0, 1e-6)))
 def test_any_network_computes_the_same(

@@ -167,7 +167,8 @@ def _model(trained: Trained) -> Any:
         x = graph.add("Cast", raised, to=TensorProto.FLOAT)
     for operator, values in (("Sub", trained.mean), ("Div", trained.std)):
         if values is not None:
-            x = graph.add(operator, x, torch.tensor(values).view(-1, 1, 1))
+            sides = len(network.synapses[0].input_shape) - 1  # none of features
+            x = graph.add(operator, x, torch.tensor(values).view(-1, *[1] * sides))
     drive, _ = layers[0].up(graph, x)
     batch = graph.add("Shape", "images", start=0, end=1)
     states = []
