@@ -114,6 +114,7 @@ def arrays(folder: Path) -> None:
     np.savez(folder / "two.npz", a=good, b=good)
     np.savez(folder / "empty.npz")
     Image.new("RGB", (12, 20)).save(folder / "turned.png")
+    Image.new("I;16", (20, 12)).save(folder / "deep.png")
     (folder / "text.png").write_text("no picture")
     (folder / "text.npz").write_text("no array")
     for name in ("fifo.npy", "fifo.npz"):
@@ -147,6 +148,7 @@ BAD = {
     "two.npz": "holds a, b: one must be called x",
     "empty.npz": "holds no array",
     "turned.png": "12 × 20 pixels (width × height): must be 20 × 12",
+    "deep.png": "its pixels are I;16: must be of 8 bits per channel",
     "text.png": "cannot be read as a picture: ",
     "text.npz": "cannot be read: ",
     "fifo.npy": "cannot be read: a FIFO, not a file",

@@ -12,7 +12,7 @@ import numpy as np
 
 from binep.data import tables
 from binep.data.errors import DataError, reason_of
-from binep.data.pictures import COLOURED, GREY, opened, pixels
+from binep.data.pictures import GREY, opened, pixels
 from binep.data.readers import read_idx
 
 Array = np.ndarray[Any, Any]
@@ -87,8 +87,6 @@ def _size(files: Sequence[Path]) -> tuple[tuple[int, int], int]:
         with opened(file) as picture:
             size, mode = picture.size, picture.mode
         first = first if modes else size
-        if mode not in GREY | COLOURED:
-            raise DataError(f"{file}: its pixels are {mode}: must be of 8 bits per channel")
         if size != first:
             one, other = (" × ".join(map(str, pair)) for pair in (size, first))
             raise DataError(

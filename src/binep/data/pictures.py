@@ -30,15 +30,19 @@ _BROKEN = (
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """A context with a picture.
+    """A context with a picture of 8 bits per channel.
 
     Raises:
-        DataError: it cannot be read, at once or in the context.
+        DataError: it cannot be read, at once or in the context, or is another.
     """
     try:
         with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as picture:
+                if picture.mode not in GREY | COLOURED:
+                    raise DataError(
+                        f"{path}: its pixels are {picture.mode}: must be of 8 bits per channel"
+                    )
                 yield picture
     except _BROKEN as error:
         if isinstance(error, DataError):
