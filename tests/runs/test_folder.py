@@ -201,6 +201,23 @@ def test_a_run_cut_short_keeps_its_finished_epochs(tmp_path: Path) -> None:
     assert f"{runs.load(tmp_path).evaluate().loss:.6g}" == f"{row['test_loss']:.6g}"
 
 
+def test_the_log_of_a_run_without_its_checkpoint_is_not_written_over(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    setting = DENSE.replace(epochs=1)
+    runs.train(Experiment(setting), folder)
+    (folder / "checkpoint.safetensors").unlink()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for attempt in (lambda: runs.train(Experiment(setting), folder), lambda: runs.resume(folder)):
+        with refused(folder, "holds a log, but no checkpoint.safetensors"):
+            attempt()
+    (folder / "config.toml").unlink()
+    with refused(folder, "holds a log, but no checkpoint.safetensors"):
+        runs.train(Experiment(setting), folder)
+    del before[folder / "config.toml"]
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with refused(tmp_path, "not a run folder"):
         runs.load(tmp_path)

@@ -246,6 +246,8 @@ class _Recorder:
     def _check_place(self) -> None:
         """Refuse to go back over what another process has trained since the checkpoint was read."""
         held = place_of(self.folder)
+        if held is None:
+            _check_unlogged(self.folder)
         if held not in (None, (self.experiment.epoch, self.experiment.batch)):
             epoch, batch = held
             raise RunError(
@@ -355,6 +357,15 @@ class _Recorder:
         append(self.folder / "log.txt", f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}")
 
 
+def _check_unlogged(folder: Path) -> None:
+    """Refuse to write over the log of a run that has no checkpoint."""
+    if (folder / "metrics.csv").exists():
+        raise RunError(
+            f"{folder}: holds a log, but no {CHECKPOINT} to go on from; "
+            f"binep train --config {folder} runs it again elsewhere"
+        )
+
+
 def _curves(rows: Sequence[Row]) -> bytes:
     """The content of curves.png."""
     # An experiment that is not recorded does without matplotlib.
@@ -398,11 +409,7 @@ def resume(
     held = read_config(folder)
     config = continued(held, **changes)
     if not (folder / CHECKPOINT).exists():
-        if (folder / "metrics.csv").exists():
-            raise RunError(
-                f"{folder}: holds a log, but no {CHECKPOINT} to go on from; "
-                f"binep train --config {folder} runs it again elsewhere"
-            )
+        _check_unlogged(folder)
         # It was killed before the first one was there.
         experiment = _experiment(folder, config, data, workers)
         if config.start is not None:
