@@ -61,6 +61,15 @@ def test_a_channel_that_never_changes_becomes_0() -> None:
     assert found.prepare(images)[:, 1].abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("value", [0.1, -1e8 / 3, 3e30])
+def test_a_float_that_never_changes_becomes_0(value: float) -> None:
+    features = torch.full((1003, 2), value)
+    features[:, 0] = torch.randn(1003)
+    found = dataset(features).standardized()
+    assert found.std is not None
+    assert found.std[1] == 1
+
+
 def test_only_light_images_are_dark_on_light() -> None:
     light, dark = (torch.tensor(random((9, 1, 3, 3), *span)) for span in ((200, 256), (0, 100)))
     found = dataset(light).dark_on_light

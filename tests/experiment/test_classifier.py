@@ -56,14 +56,16 @@ def test_it_goes_into_pipelines_searches_and_takes_data_frames() -> None:
     assert list(model.classes_) == sorted(set(names))
 
 
-def test_more_layers_and_a_constant_feature() -> None:
+@pytest.mark.parametrize("value", [7.0, 0.1, -1e8 / 3])
+def test_more_layers_and_a_constant_feature(value: float) -> None:
     x, y = load_iris(return_X_y=True)
-    x = np.column_stack([x, np.full(len(x), 7.0)])
+    x = np.column_stack([x, np.full(len(x), value)])
     model = binep.Classifier((32, 16), epochs=5, random_state=0).fit(x, y)
     assert [s.output_shape for s in model.network_.synapses] == [(32,), (16,), (3,)]
     shares = model.predict_proba(x)
     assert np.isfinite(shares).all()
     np.testing.assert_allclose(shares.sum(axis=1), 1)
+    assert model.std_[-1] == 1
 
 
 @pytest.mark.parametrize(

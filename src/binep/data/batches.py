@@ -145,16 +145,18 @@ class Dataset:
         images, power = self.train.images, self.power
         shape = (len(images), images.shape[1], -1)
         sums, squares = (torch.zeros(shape[1], dtype=torch.float64) for _ in range(2))
+        least, most = torch.full_like(sums, torch.inf), torch.full_like(sums, -torch.inf)
         count = len(images) * math.prod(images.shape[2:])
         for some in torch.split(images, 1000):
             x = prepared(some, power=power).cpu().double().view(len(some), *shape[1:])
             sums += x.sum(dim=(0, 2))
+            least, most = least.minimum(x.amin(dim=(0, 2))), most.maximum(x.amax(dim=(0, 2)))
         mean = sums / count
         for some in torch.split(images, 1000):
             x = prepared(some, power=power).cpu().double().view(len(some), *shape[1:])
             squares += (x - mean[:, None]).square().sum(dim=(0, 2))
         std = (squares / count).sqrt()
-        std[std < 1e-12] = 1
+        std[least == most] = 1  # rounding leaves a deviation that is not quite 0
         return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
     def held_out(self, share: float, seed: int) -> Dataset:

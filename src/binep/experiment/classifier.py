@@ -100,8 +100,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]}: must hold two or more")
         self._check_counts()
-        self.mean_, std = X.mean(axis=0), X.std(axis=0)
-        self.std_ = np.where(std > 0, std, 1.0)
+        self.mean_ = X.mean(axis=0)
+        # Of equal numbers rounding leaves a deviation that is not quite 0.
+        self.std_ = np.where(np.ptp(X, axis=0) > 0, X.std(axis=0), 1.0)
         seed = int(check_random_state(self.random_state).randint(2**31))
         generator = torch.Generator().manual_seed(seed)
         network = self._network(X.shape[1], generator)
