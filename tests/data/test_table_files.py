@@ -56,6 +56,26 @@ def test_one_file_says_which_rows_are_for_testing(tmp_path: Path) -> None:
     assert read(path) == WANTED
 
 
+def test_a_class_may_be_called_none(folder: Path) -> None:
+    for name in ("train", "test"):
+        path = folder / f"{name}.csv"
+        path.write_text(path.read_text().replace("yes", "None").replace("no", "NA"))
+    assert read(folder) == (("NA", "None"), WANTED[1], [1, 0, 1], WANTED[3])
+
+
+def test_rows_of_parquet_are_counted_whatever_its_index(folder: Path) -> None:
+    pytest.importorskip("pyarrow")
+    for name in ("train", "test"):
+        table = pandas.read_csv(folder / f"{name}.csv")
+        table.index = [f"row {i}" for i in range(len(table))]
+        if name == "train":
+            table.loc["row 1", "height"] = None
+        table.to_parquet(folder / f"{name}.parquet")
+        (folder / f"{name}.csv").unlink()
+    with pytest.raises(DataError, match="the column height, row 2 is empty: must be a number"):
+        read(folder)
+
+
 def test_parquet_is_read_as_the_csv_of_it(folder: Path) -> None:
     pytest.importorskip("pyarrow")
     for name in ("train", "test"):
@@ -84,7 +104,9 @@ BAD = [
         "the column height holds 'blue': must",
     ),
     (_file("train.csv", HEAD + "1,yes,1\n2,no,\n"), "the column height, row 2 is empty"),
-    (_file("train.csv", HEAD + "1,,1\n2,no,1\n"), "the column label, row 1 is empty"),
+    (_file("train.csv", HEAD + "1,,1\n2,no,1\n"), "label, row 1 is empty: must be a class"),
+    (_file("train.csv", HEAD + "1,yes,NA\n2,no,1\n"), "the column height holds 'NA': must"),
+    (_file("train.csv", f",{HEAD}0,1,yes,1\n1,2,no,1\n"), "train.csv: column 1 has no name"),
     (_file("train.csv", HEAD + "1,yes,1\n2,yes,1\n"), "all labels of y_train are yes"),
     (_file("train.csv", HEAD + "1,yes,inf\n2,no,1\n"), "must hold finite numbers"),
     (_file("train.csv", HEAD + "1,3,1\n2,1,1\n"), "y_test is <U2: must be as y_train, int64"),

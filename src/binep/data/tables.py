@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,22 @@ def _table(path: Path) -> Any:
         import pandas
 
         with open_regular(path) as file:
-            read = pandas.read_csv if path.suffix.lower() == ".csv" else pandas.read_parquet
-            table = read(file)
+            if path.suffix.lower() == ".csv":  # where a class may be called None, or NA
+                table = pandas.read_csv(file, keep_default_na=False, na_values=[""])
+            else:
+                table = pandas.read_parquet(file)
     except ImportError as error:
         raise DataError(
             f"{path}: is read by pandas, Parquet also by pyarrow: pip install 'binep[tables]'"
         ) from error
     except (OSError, ValueError, EOFError, OverflowError) as error:
         raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
+    for number, name in enumerate(table.columns, start=1):
+        if re.fullmatch(r"Unnamed: \d+", str(name)):  # as pandas calls it
+            raise DataError(
+                f"{path}: column {number} has no name: must have one, or be left out, as numbers "
+                "of rows are by to_csv(..., index=False)"
+            )
     if LABEL not in table:
         held = ", ".join(map(str, table.columns[:20]))
         raise DataError(f"{path}: has no column {LABEL}: must have one beside {held}")
@@ -77,8 +86,12 @@ def _check_cells(table: Any, path: Path) -> None:
     empty = table.isna()
     if empty.to_numpy().any():
         row, column = np.argwhere(empty.to_numpy())[0]
-        place = f"the column {table.columns[column]}, row {table.index[row] + 1}"
-        raise DataError(f"{path}: {place} is empty: must be a number, or left out with its row")
+        name = table.columns[column]
+        needed = "class" if name == LABEL else "number"
+        raise DataError(
+            f"{path}: the column {name}, row {row + 1} is empty: must be a {needed}, or left out "
+            "with its row"
+        )
     for name, column in table.drop(columns=LABEL).items():
         if column.dtype.kind not in "biuf":
             odd = next((cell for cell in column if not _is_number(cell)), column.iloc[0])
