@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -12,6 +13,7 @@ from hypothesis import strategies as some
 from binep.cli import main as cli
 from binep.cluster import importance, space, sweeps
 from binep.cluster.sweeps import Sweep, Trial
+from binep.data import own
 from binep.experiment.config import ConfigError, differing, preset
 
 BASE = preset("quickstart").replace(validation=0.1)
@@ -61,6 +63,28 @@ def test_bad_input_is_one_line(
     assert err.count("\n") == 1
     assert out == ""
     assert not [*tmp_path.iterdir()]  # nothing was begun
+
+
+def test_a_sweep_starts_anew() -> None:
+    found = Sweep(Path("x"), BASE.replace(start="0" * 64), ("seed=grid(0,1)",), 1, 1, 1, 0.0)
+    with pytest.raises(ConfigError, match=r"start = 0{16}: trials of a sweep start anew"):
+        found.check()
+
+
+def test_data_of_ones_own_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.zeros((8, 28, 28), np.uint8), np.arange(8) % 2
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    base = BASE.replace(dataset=str(tmp_path / "own.npz"))
+    base = base.fitted(base.source())
+    read, calls = own.read_own, []
+    monkeypatch.setattr(own, "read_own", lambda path: calls.append(path) or read(path))
+    sets = ("beta=uniform(0.1,1)", "layers.1.size=choice(8,16,32)", "seed=grid(0,1)")
+    found = Sweep(tmp_path, base, sets, 1, 1, 1, 0.0)
+    found.check()
+    assert len(calls) == 1
+    for values in found.points:  # as in a trial, which reads them to train on
+        found.config({"beta": 0.5, "layers.1.size": 8, **values})
+    assert len(calls) == 1
 
 
 def test_numbers_may_begin_or_end_with_their_point() -> None:

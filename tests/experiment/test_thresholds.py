@@ -99,6 +99,7 @@ def test_of_a_short_run_a_fifth_is_looked_at(epochs: int, looked: int) -> None:
         (DENSE, {"flip_rate": 1.0}, "flip_rate = 1.0: must be"),
         (DENSE, {"batches": 0}, "batches = 0: must be a whole number from 1"),
         (DENSE.replace(batch_size=0), {}, "batch_size = 0"),
+        (DENSE.replace(start="0" * 64), {}, "is for a network that starts anew"),
     ],
 )
 def test_what_has_no_thresholds_is_refused(setting: Any, options: Any, refusal: str) -> None:

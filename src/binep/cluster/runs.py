@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -82,18 +81,6 @@ def _locked(folder: Path) -> Iterator[files.Lock]:
                     raise
                 time.sleep(0.5)
         yield lock
-
-
-def checked_error(row: Row) -> float:
-    """The error on the validation set, in percent.
-
-    Raises:
-        ConfigError: it has none, as with a cost that is not of classes.
-    """
-    error = row.get("valid_error")
-    if error is None or math.isnan(error):
-        raise ConfigError("valid_error: there is none to compare by: the cost is not of classes")
-    return error
 
 
 def reason(error: Exception) -> str:

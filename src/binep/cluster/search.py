@@ -171,7 +171,7 @@ def train_trial(folder: Path, parts: Sequence[Path], drawn: dict[str, Any]) -> N
     """
 
     def report(row: Row) -> None:
-        tune.report({"valid_error": runs.checked_error(row), "epoch": int(row["epoch"] or 0)})
+        tune.report({"valid_error": row["valid_error"], "epoch": int(row["epoch"] or 0)})
 
     try:
         for part in parts:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from binep.data.sources import Source
 from binep.experiment import toml
 from binep.experiment.config import Config, ConfigError, did_you_mean
 from binep.experiment.settings import hints_of, parts, shown
@@ -121,20 +122,40 @@ def replaced(config: Config, values: Mapping[tuple[str, ...], Any]) -> Config:
 
 
 def read(texts: Sequence[str], config: Config) -> list[Setting]:
-    """The settings of `--set`, each NAME=DISTRIBUTION(...), checked against a configuration.
+    """The settings of `--set`, each NAME=DISTRIBUTION(...), of a configuration.
 
     Raises:
-        ConfigError: no such text, setting or distribution, an empty range, or values that the
-            setting cannot have.
+        ConfigError: no such text, setting or distribution, or an empty range.
     """
     found = [_read(text, config) for text in texts]
     for i, setting in enumerate(found):
         if any(other.name == setting.name for other in found[:i]):
             raise ConfigError(f"--set {texts[i]}: {setting.name} is set twice")
     points(found)  # too many are refused before each value is tried
-    for text, setting in zip(texts, found, strict=True):
-        _check(text, setting, config)
     return found
+
+
+def check(
+    texts: Sequence[str], settings: Sequence[Setting], config: Config, source: Source | None
+) -> None:
+    """Try the ends of each range, and every value of a list, in a configuration.
+
+    Args:
+        texts: of `--set`.
+        settings: what `read` gave for them.
+        config: what all trials have in common.
+        source: its data set; if None, each configuration is asked for it.
+
+    Raises:
+        ConfigError: values that a setting cannot have.
+    """
+    for text, setting in zip(texts, settings, strict=True):
+        for value in setting.values:
+            try:
+                replaced(config, {setting.path: value}).check(source)
+            except ConfigError as error:
+                first = str(error).splitlines()[0]
+                raise ConfigError(f"--set {shown(text)}: {first}") from None
 
 
 def _read(text: str, config: Config) -> Setting:
@@ -162,6 +183,11 @@ def _read(text: str, config: Config) -> Setting:
         )
     words = [word.strip() for word in inside.split(",")] if inside.strip() else []
     values = _ends(text, kind, words) if kind in RANGES else _list(text, words)
+    whole = parts(_hint(config, known[name]))[0] is int
+    if whole and kind in ("uniform", "loguniform"):
+        raise ConfigError(
+            f"--set {shown(text)}: {name} is a whole number: must be randint, choice or grid"
+        )
     return Setting(name, known[name], kind, values, all(type(v) is int for v in values))
 
 
@@ -213,23 +239,6 @@ def _value(word: str) -> Any:
     except ValueError:  # as is .5 in TOML, where numbers begin and end with a digit
         return float(word) if _SHORT.fullmatch(word) else word
     return value if isinstance(value, bool | int | float | str) else word
-
-
-def _check(text: str, setting: Setting, config: Config) -> None:
-    """Try the ends of a range, or every value of a list."""
-    kind, _, _ = parts(_hint(config, setting.path))
-    if kind is int and setting.kind in ("uniform", "loguniform"):
-        raise ConfigError(
-            f"--set {shown(text)}: {setting.name} is a whole number: must be randint, choice "
-            "or grid"
-        )
-    for value in setting.values:
-        try:
-            tried = replaced(config, {setting.path: value})
-            tried.check()
-        except ConfigError as error:
-            first = str(error).splitlines()[0]
-            raise ConfigError(f"--set {shown(text)}: {first}") from None
 
 
 def _hint(config: Any, path: tuple[str, ...]) -> Any:

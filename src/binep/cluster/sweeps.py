@@ -15,8 +15,8 @@ import tomli_w
 
 from binep.cluster import space
 from binep.cluster.space import Setting
+from binep.data.sources import is_path
 from binep.experiment.config import Config, ConfigError
-from binep.experiment.toml import plain
 from binep.runs import files
 from binep.runs.files import RunError
 from binep.runs.metrics import read_metrics
@@ -112,7 +112,13 @@ class Sweep:
             ConfigError: a line for what cannot be.
         """
         # A machine without a GPU may start trials on others that have one.
-        self.base.replace(device="cpu").check()
+        base = self.base.replace(device="cpu")
+        source = base.source() if is_path(base.dataset) else None  # data of one's own: read once
+        base.check(source)
+        if base.start is not None:
+            raise ConfigError(
+                f"start = {base.start[:16]}: trials of a sweep start anew; leave it out"
+            )
         if not self.settings:
             raise ConfigError("--set: name a setting at least, as --set beta=uniform(0.1,1)")
         if self.samples > 1 and _grids_alone(self.settings):
@@ -128,6 +134,7 @@ class Sweep:
                 f"--trials {self.samples}: with {len(self.points)} points of the grids these are "
                 f"{self.trials} trials: at most {space.MOST}"
             )
+        space.check(self.sets, self.settings, base, source)
 
     def at(self, folder: Path) -> Sweep:
         """The same in another folder."""
@@ -236,8 +243,7 @@ def ranked(found: Sequence[Trial]) -> list[Group]:
 def write_best(sweep: Sweep, groups: Sequence[Group]) -> Path:
     """Write best.toml, which trains the best settings with the first of their seeds."""
     best = groups[0].trials[0]
-    table = plain(best.config)
-    title = f"trial {best.number} of the sweep {sweep.folder.name}"
-    config = best.config.replace(title=f"{table['title']}: {title}" if table["title"] else title)
+    own, title = best.config.title, f"trial {best.number} of the sweep {sweep.folder.name}"
+    config = best.config.replace(title=f"{own}: {title}" if own else title)
     files.write(sweep.folder / BEST, config.to_toml().encode())
     return sweep.folder / BEST

@@ -53,8 +53,8 @@ def auto_threshold(
             least. An epoch that is shorter is followed by another.
 
     Raises:
-        ConfigError: a setting that cannot be, real weights, another flip rule than "momentum", or
-            a layer without a gradient.
+        ConfigError: a setting that cannot be, real weights, another flip rule than "momentum", a
+            start from a trained network, or a layer without a gradient.
         DataError: a data set that is missing or damaged.
     """
     if flip_rate is not None and not 0 < flip_rate < 1:
@@ -64,6 +64,10 @@ def auto_threshold(
     if config.learning.synapses != "binary" or config.learning.flip_rule != "momentum":
         which = f"{config.learning.synapses} synapses, flip_rule = {config.learning.flip_rule}"
         raise ConfigError(f"auto-threshold with {which}: is for binary ones that flip by momentum")
+    if config.start is not None:
+        raise ConfigError(
+            f"auto-threshold with start = {config.start[:16]}: is for a network that starts anew"
+        )
     never = {n: dataclasses.replace(at, threshold=_NEVER) for n, at in config.layers.items()}
     experiment = Experiment(config.replace(layers=never), data)
     synapses = zip(config.layers, experiment.network.learning_synapses(), strict=True)
