@@ -166,6 +166,19 @@ def test_plug_ins_may_use_each_other_and_run_once(capsys: pytest.CaptureFixture[
         sys.modules.pop("mine_too", None)
 
 
+def test_two_of_one_name_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("other").mkdir()
+    Path("other/mine.py").write_text("second = True\n")
+    Path("mine.py").write_text("first = True\n")
+    try:
+        line = f"train {SMALL} --plugin mine.py --plugin ./mine.py --plugin other/mine.py"
+        assert binep(line) == 2
+        said = capsys.readouterr().err
+        assert said == "binep: --plugin other/mine.py: mine.py has the same name: rename one\n"
+    finally:
+        sys.modules.pop("mine", None)
+
+
 def test_a_configuration_runs_nothing(tmp_path: Path) -> None:
     Path("mine.py").write_text("raise AssertionError")
     text = Config().to_toml() + '\n[plugins]\n"mine.py" = "0"\n'

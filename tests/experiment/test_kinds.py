@@ -15,7 +15,7 @@ from binep.core.solvers import Plain
 from binep.data.batches import Split
 from binep.data.sources import SOURCES, DataError, load
 from binep.experiment import kinds
-from binep.experiment.config import Config, ConfigError, Layer, Learning, preset
+from binep.experiment.config import Config, ConfigError, Dynamics, Layer, Learning, preset
 from binep.experiment.experiment import Experiment
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS, SOLVERS
 from binep.experiment.layers import LAYERS, ConvLayer, DenseLayer
@@ -272,6 +272,25 @@ def test_a_taken_name_is_refused_and_a_cell_may_run_twice(registry: Registry) ->
     cls = registry[own].load()
     assert registry.register(own)(cls) is cls
     assert tuple(registry) == names
+
+
+def test_kinds_of_one_name_have_their_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        def __init__(self, rate: kinds.Rate = 0.1) -> None: ...
+
+    class Wide:
+        def __init__(self, classes: int, margin: kinds.Rate = 0.2) -> None: ...
+
+    for registry, cls in ((NEURONS, Slow), (COSTS, Wide)):
+        monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
+        registry.register("one-name")(cls)
+    dynamics, learning = Dynamics(activation="one-name"), Learning(cost="one-name")
+    assert vars(Config(learning=learning).options["one-name"]) == {"margin": 0.2}
+    table = {"one-name": {"margin": 0.3}}
+    assert vars(Config(learning=learning, options=table).options["one-name"]) == {"margin": 0.3}
+    assert vars(Config(dynamics=dynamics).options["one-name"]) == {"rate": 0.1}
+    with pytest.raises(ConfigError, match="cost = 'one-name': another kind of this name"):
+        Config(dynamics=dynamics, learning=learning)
 
 
 def test_a_layer_s_taken_name_is_refused() -> None:

@@ -78,12 +78,18 @@ def _warn_of_repeated(arguments: Sequence[str]) -> None:
 
 def _load_plugins(arguments: Sequence[str]) -> None:
     """Run the modules of --plugin, so that what they add can be named by all other words."""
+    named: dict[str, Path] = {}
     for word, after in zip(arguments, [*arguments[1:], ""], strict=False):
-        path = after if word == "--plugin" else word.removeprefix("--plugin=")
-        if path != word and path:
+        text = after if word == "--plugin" else word.removeprefix("--plugin=")
+        if text != word and text:
             from binep.experiment import plugins
+            from binep.experiment.settings import ConfigError
 
-            plugins.load(Path(path))
+            path = Path(text)
+            other = named.setdefault(path.name, path)
+            if other.resolve() != path.resolve():  # a run knows its modules by these names
+                raise ConfigError(f"--plugin {path}: {other} has the same name: rename one")
+            plugins.load(path)
 
 
 def _print_help() -> None:

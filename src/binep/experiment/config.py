@@ -201,7 +201,11 @@ class Config:
         object.__setattr__(self, "options", options)
 
     def kinds(self) -> dict[str, Kind]:
-        """What its names stand for, but for its layers."""
+        """What its names stand for, but for its layers.
+
+        Raises:
+            ConfigError: two kinds with settings have one name, and so one table [options.NAME].
+        """
         chosen = (
             (SOURCES, self.dataset),
             (NEURONS, self.dynamics.activation),
@@ -209,12 +213,24 @@ class Config:
             (ESTIMATORS, self.learning.estimator),
             (FLIP_RULES, self.learning.flip_rule),
         )
-        return {name: registry[name] for registry, name in chosen if name in registry}
+        found: dict[str, Kind] = {}
+        for registry, name in chosen:
+            if name not in registry:
+                continue
+            kind, other = registry[name], found.get(name)
+            if other is None or other.settings is None:
+                found[name] = kind
+            elif kind.settings is not None:
+                raise ConfigError(
+                    f"{registry.what} = {name!r}: another kind of this name has settings, too, "
+                    f"and there is one table [options.{name}]: rename one"
+                )
+        return found
 
     def _settings_of(self, name: str, table: Any) -> Any:
         """A table [options.NAME] as the settings of the kind; as it is if there is no such kind."""
-        registries = (SOURCES, NEURONS, COSTS, ESTIMATORS, FLIP_RULES)
-        found = (registry[name].settings for registry in registries if name in registry)
+        registries = (self.kinds(), SOURCES, NEURONS, COSTS, ESTIMATORS, FLIP_RULES)
+        found = (kinds[name].settings for kinds in registries if name in kinds)
         settings = next((kind for kind in found if kind is not None), None)
         if settings is None or not isinstance(table, dict):
             return table
