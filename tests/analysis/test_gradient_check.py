@@ -394,6 +394,17 @@ def test_a_trained_network_is_checked_as_it_is(
     assert [row["ep_norm"] for row in rows] == [f"{r.ep_norm:.9g}" for r in found.agreements]
 
 
+def test_another_seed_draws_other_samples_of_what_a_run_has_learnt(folder: Path) -> None:
+    experiment = Experiment(SMALL.replace(epochs=1, validation=0.1))
+    runs.train(experiment, runs.claim_folder(folder / "run"))
+    line = "gradients run --betas 1e-5 --samples 4 --steps 1 --formats svg"
+    found = []
+    for seed in ("", "--seed 0", "--seed 1"):
+        assert run(f"{line} {seed}") == 0
+        found.append(read(folder / "gradients" / "gradients.csv"))
+    assert found[0] == found[1] != found[2]
+
+
 def test_an_unsettled_free_phase_is_warned_of(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

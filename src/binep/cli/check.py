@@ -17,7 +17,7 @@ from binep.cli.train import on_its_data
 from binep.data.sources import SOURCES
 from binep.experiment.config import Config, ConfigError, preset, preset_names
 from binep.experiment.kinds import NEURONS
-from binep.experiment.settings import REAL, Count, NamesOrPaths
+from binep.experiment.settings import REAL, Count, NamesOrPaths, Seed
 
 if TYPE_CHECKING:
     from binep.analysis.gradient_check import Agreement, Check
@@ -50,8 +50,8 @@ class Options(Pluggable):
     """Steps of the nudged phase, and of backpropagation; otherwise nudged_steps of the source."""
     free_steps: Count = 5000
     """The most steps of the free phase, which ends where no state moves by more than 1e-12."""
-    seed: int | None = None
-    """Of the initial weights and the samples, if not the source's."""
+    seed: Seed | None = None
+    """Of the initial weights, of a run folder of the samples alone, if not the source's."""
     dataset: Annotated[str, NamesOrPaths(SOURCES)] | None = None
     """Another data set than the source's, or the path of data of your own."""
     data_dir: Path | None = None
@@ -122,6 +122,7 @@ def _to_check(options: Options) -> list[Experiment]:
             "there is no gradient to compare with: it must be one that has, such as hard-sigmoid"
         )
     if trained:
+        chosen.pop("seed", None)  # what a run holds out goes by its own
         return [runs.load(path, **chosen, device="cpu")]
     own = config.learning.synapses
     config, source = on_its_data(config.replace(**chosen, device="cpu"), config)
@@ -142,9 +143,12 @@ def _checked(experiment: Experiment, options: Options) -> Check:
 
     from binep.analysis import gradient_check
     from binep.data.batches import batches
+    from binep.experiment.build import generators
 
     config, split = experiment.config, experiment.data.train
-    images, labels = next(batches(split, options.samples, generator=experiment.order))
+    seed = config.seed if options.seed is None else options.seed
+    _, order, _ = generators(seed, 3)  # as `Experiment` has it
+    images, labels = next(batches(split, options.samples, generator=order))
     with experiment.working():
         found = gradient_check.check(
             experiment.network,
@@ -153,7 +157,7 @@ def _checked(experiment: Experiment, options: Options) -> Check:
             betas=sorted({*options.betas, abs(config.learning.beta)}),
             steps=options.steps or config.dynamics.nudged_steps,
             free_steps=options.free_steps,
-            generator=torch.Generator().manual_seed(config.seed),
+            generator=torch.Generator().manual_seed(seed),
         )
     kind = config.learning.synapses
     print(
