@@ -23,6 +23,7 @@ from binep.cli import main as cli
         ("train quickstart --no-det", "--no-deterministic"),
         ("evaluate --data", "--data-dir"),
         ("check gra", "gradients"),
+        ("sweep quick", "quickstart"),
         ("help pres", "presets"),
         ("predict digit.p", ""),
         ("train --config ''", ""),  # a file, which the shell itself completes

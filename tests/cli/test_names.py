@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import samples
+from PIL import Image
 
 from binep.cli import main as cli
 from binep.experiment.config import Config
@@ -31,6 +32,9 @@ def test_a_name_that_is_not_utf8_is_a_name(tmp_path: Path) -> None:
     for command in ("train --resume", "evaluate", "plot", "inspect", "report"):
         assert binep(f"{command} {BYTES}") == 0, command
     assert (tmp_path / "report.html").read_text(encoding="utf-8").count(r"r\udcff")
+    Image.new("L", (28, 28)).save(os.fsencode(f"{BYTES}.png"))
+    assert binep(f"predict {BYTES} {BYTES}.png --output found.csv") == 0
+    assert (tmp_path / "found.csv").read_text(encoding="utf-8").count(r"r\udcff.png") == 1
     assert binep(f"plot {BYTES} --output {BYTES}.png") == 0
     assert (tmp_path / f"{BYTES}.png").exists()
 

@@ -44,13 +44,6 @@ def test_of_many_layers_flips_are_summed_and_the_last_settles() -> None:
     assert row.split()[:5] == ["1/50", "100.00", "100.00", "6", "25"]
 
 
-def test_a_cost_that_is_not_of_classes_shows_its_loss() -> None:
-    shown = table(preset("quickstart"))
-    shown.classifies = False
-    assert shown.heading().split()[0] == "loss"
-    assert "1235" in shown.row(1, (PASS, None, PASS), [0, 0])
-
-
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0"), (9999, "9999"), (10_000, "10k"), (834_499, "834k"), (999_600, "1.0M")],

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from binep.cli.options import parse, wide
 from binep.experiment.config import preset_names
 
-_NAMED = {"train": (), "reproduce": (), "check": ("gradients",)}
+_NAMED = {"train": (), "reproduce": (), "check": ("gradients",), "sweep": ()}
 """Commands that take presets, and what else they take by name."""
 
 _SCRIPT = """\

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.output is None:
         print(text.getvalue(), end="")
     else:
-        files.write(options.output, text.getvalue().encode())
+        files.write(options.output, text.getvalue().encode(errors="backslashreplace"))
         print(options.output)
 
 

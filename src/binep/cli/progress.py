@@ -54,8 +54,7 @@ class EpochTable:
 
     def __init__(self, experiment: Experiment, width: int = WIDTH) -> None:
         self.epochs = experiment.config.epochs
-        self.classifies = experiment.network.cost.classifies
-        self.bits = self.classifies and not experiment.network.neurons[-1].differentiable
+        self.bits = not experiment.network.neurons[-1].differentiable
         self.validates = experiment.config.validation > 0
         self.summed, self.rated = False, True
         learning = enumerate(experiment.network.learning_synapses(), start=1)
@@ -68,10 +67,9 @@ class EpochTable:
     def groups(self) -> list[Columns]:
         """The columns."""
         parts = ["train", *["valid"] * self.validates, "test", *["bits"] * self.bits]
-        title = "error (%)" if self.classifies else "loss"
         groups = [
             Columns("", ["epoch"], max(5, 2 * len(str(self.epochs)) + 1)),
-            Columns(title, parts, 6 if self.classifies else 8),
+            Columns("error (%)", parts, 6),
         ]
         for what, width in (("flips", 4), ("steps", 3)):
             numbers = [str(number) for number in self.layers[what]]
@@ -113,11 +111,7 @@ class EpochTable:
         return "  ".join(g.line(c) for g, c in zip(self.groups(), every, strict=True))
 
     def _score(self, scores: Scores | None, name: str) -> str:
-        if scores is None:
-            return ""
-        if not self.classifies:
-            return f"{scores.loss:.4g}"
-        return f"{scores.errors.get(name, math.nan):.2f}"
+        return "" if scores is None else f"{scores.errors.get(name, math.nan):.2f}"
 
 
 def _short(count: int) -> str:

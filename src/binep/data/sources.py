@@ -243,9 +243,9 @@ def source_of(name: str, own: Any = None, data_dir: Path | None = None) -> Sourc
     return read_own(moved if moved and moved.exists() and not path.exists() else path)
 
 
-def input_shape_of(name: str, own: Any = None) -> tuple[tuple[int, ...], int]:
+def input_shape_of(name: str) -> tuple[tuple[int, ...], int]:
     """Shape of a sample and number of classes of a data set; see `source_of`."""
-    source = source_of(name, own)
+    source = source_of(name)
     return source.shape, len(source.classes)
 
 
@@ -254,7 +254,6 @@ def load(
     data_dir: Path | None = None,
     *,
     download: bool = True,
-    own: Any = None,
     source: Source | None = None,
 ) -> Dataset:
     """Read a data set, onto the CPU.
@@ -278,7 +277,6 @@ def load(
         name: one of `SOURCES`, or a path.
         data_dir: the data folder.
         download: whether to fetch files that are missing, checked against their published sums.
-        own: see `source_of`.
         source: what `source_of` gave before; asked for if None.
 
     Raises:
@@ -287,7 +285,7 @@ def load(
     """
     from binep.data.batches import Dataset
 
-    source = source_of(name, own, data_dir) if source is None else source
+    source = source_of(name, data_dir=data_dir) if source is None else source
     train, test = source.read(data_dir, download)
     for part, split in (("training", train), ("test", test)):
         problem = split.problem(source.shape, len(source.classes))

@@ -94,7 +94,8 @@ class Experiment:
         workers: Alone = ALONE,
     ) -> None:
         if data is not None and not isinstance(data, Source):
-            config, data = _given(config, from_arrays(data))
+            data = from_arrays(data)
+            config = _given(config, data)
         source = config.source() if data is None else data
         config.check(source)
         place = config.data_dir
@@ -355,14 +356,14 @@ class Experiment:
         return {"free_steps": dynamics.free_steps, "tolerance": dynamics.settle_tol}
 
 
-def _given(config: Config, source: Source) -> tuple[Config, Source]:
+def _given(config: Config, source: Source) -> Config:
     """A configuration on data from Python, to which a last layer that fitted its own is fitted."""
     if config.dataset in SOURCES:
         fits = config.layers == config.fitted(config.source()).layers
         config = config.fitted(source) if fits else config
         others = {name: table for name, table in config.options.items() if name != config.dataset}
-        config = config.replace(options=others, dataset=GIVEN)
-    return config.replace(dataset=GIVEN), source
+        config = config.replace(options=others)
+    return config.replace(dataset=GIVEN)
 
 
 @contextlib.contextmanager

@@ -68,8 +68,5 @@ def comparable(config: Config) -> Config:
     Runs whose configurations are equal then are repetitions of one experiment.
     """
     usual = Config()
-    apart = (
-        *("title", "seed", "epochs", "test_batch_size", "data_dir", "device", "deterministic"),
-        *("warn_flip_rate", "checkpoint_minutes", "threads", "speed"),
-    )
+    apart = ("title", "seed", "deterministic", "warn_flip_rate", *GOES_ON)
     return config.replace(**{name: getattr(usual, name) for name in apart})
