@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import itertools
 import re
@@ -20,10 +21,11 @@ from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Dense
+from binep.data import sources
 from binep.experiment.build import build_optimizers
 from binep.export import packed
 from binep.export.packed import Trained
-from binep.export.page import page
+from binep.export.page import _samples, page
 
 KINDS = ["real", "bits", "convolutional_real", "convolutional_bits", "readout"]
 KINDS += ["brightened", "brightened_and_normalised"]
@@ -314,6 +316,10 @@ def test_the_page_begins_with_the_beta_of_the_run(
     assert float(tab.inner_text("#beta-value").replace("−", "-")) == beta
     most = float(tab.get_attribute("#beta", "max"))
     assert max(1, 2 * abs(beta)) <= most * 1.05 <= 1.1 * max(1, 2 * abs(beta))
+    tab.evaluate("$('beta').value = 0; $('beta').dispatchEvent(new Event('input'))")
+    assert tab.evaluate("beta()") == 0
+    assert float(tab.inner_text("#beta-value")) == 0
+    assert tab.is_disabled("#nudge")
     tab.close()
 
 
@@ -323,6 +329,7 @@ REFUSED = {
     'ask("nudge", 12, 0.3)': "nudge: must be a class, 0 to 9",
     'ask("nudge", "4", 0.3)': "nudge: must be a class, 0 to 9",
     'ask("nudge", 4)': "nudge: β must be a number",
+    'ask("nudge", 4, 0)': "nudge: β must be a number, and not 0",
     'ask("teach", 16)': "teach: nudge comes first",
     'ask("toString")': "must be one of load, reset, show, step, nudge, teach",
 }
@@ -385,6 +392,14 @@ def test_what_has_no_page_is_refused_in_one_line(
     refused(Trained(Network([Dense(4, 3)], Real()), run=real.run), "a page needs images")
     assert main(["page", str(saved), "--output", str(tmp_path / "digit.txt")]) == 2
     assert "must end in .html" in capsys.readouterr().err
+
+
+def test_samples_are_read_as_the_page_reads_them(brightened_and_normalised: Trained) -> None:
+    """Those that come with binep are not prepared as the run's own data set was."""
+    found = _samples(brightened_and_normalised, sources.load("mnist5k"))
+    images = torch.tensor([list(base64.b64decode(sample["image"])) for sample in found])
+    x = brightened_and_normalised.prepare(images.to(torch.uint8).view(-1, 1, 28, 28))
+    assert [s["read"] for s in found] == brightened_and_normalised.network.predict(x).tolist()
 
 
 def test_without_mnist_the_samples_are_those_that_come_with_binep(

@@ -17,7 +17,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from binep.core.costs import CrossEntropy
-from binep.core.network import Network
 from binep.core.neurons import Binary
 from binep.core.synapses import Conv
 from binep.data import sources
@@ -70,11 +69,11 @@ def page(path: Path, *, warn: Callable[[str], None], **overrides: Any) -> str:
         warn(f"{path}: was trained on floats; a drawing is bytes, as x/255: right for 0 to 1")
     try:
         data = packed.experiment(path, warn=warn, **overrides).data
-        samples, count = _samples(trained.network, data), len(data.train)
+        samples, count = _samples(trained, data), len(data.train)
     except DataError as error:
         samples, count = [], 0
         if config.dataset == "mnist":
-            samples = _samples(trained.network, sources.load("mnist5k"))
+            samples = _samples(trained, sources.load("mnist5k"))
             warn(f"the samples are digits of mnist5k: {error}")
         else:
             warn(f"the page has no samples: {error}")
@@ -149,6 +148,7 @@ def _facts(
         "classes": trained.classes or [str(c) for c in range(network.cost.classes)],
         "tolerance": network.tolerance,
         "readout": isinstance(network.cost, CrossEntropy),
+        "binary": any(synapse.scale is not None for synapse in network.learning_synapses()),
         "learning": {
             "beta": learning.beta,
             "nudging": learning.nudging,
@@ -159,18 +159,18 @@ def _facts(
     }
 
 
-def _samples(network: Network, data: Dataset) -> list[dict[str, Any]]:
+def _samples(trained: Trained, data: Dataset) -> list[dict[str, Any]]:
     """Images of the test set: of each class the first that is read right, then some misread.
 
     Args:
-        network: which reads them.
+        trained: the network that reads them.
         data: its data set.
     """
     spread = slice(None, None, -(-len(data.test) // LOOKED_AT))  # it may be sorted by class
     images, labels = data.test.images[spread], data.test.labels[spread].tolist()
     if images.dtype != torch.uint8:
         raise DataError(f"{data.name} has images of {images.dtype}, not of bytes")
-    read = network.predict(data.prepare(images)).tolist()
+    read = trained.network.predict(trained.prepare(images)).tolist()
     right = {label: i for i, label in reversed(list(enumerate(labels))) if read[i] == label}
     wrong = [i for i, label in enumerate(labels) if read[i] != label]
     return [

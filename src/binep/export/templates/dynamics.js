@@ -583,7 +583,7 @@ const commands = {
     must(free, "nudge: show comes first");
     const last = scores(network, free.now.states.at(-1)).length - 1;
     must(Number.isInteger(label) && label >= 0 && label <= last, `nudge: must be a class, 0 to ${last}`);
-    must(Number.isFinite(beta), "nudge: β must be a number");
+    must(Number.isFinite(beta) && beta !== 0, "nudge: β must be a number, and not 0");
     settle(free);
     phase = begin(network, clamped, free.now.states, learning.nudged_steps, { label, beta });
     return standing();

@@ -113,11 +113,16 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+const EMPTY = drawable
+  ? "Draw something, or take an image of the test set."
+  : "Take an image of the test set.";
 const UNMOVED = "What the nudge changes: nothing yet";
+
+const nameOf = (k) => (shapes.length > 1 ? `Layer ${k + 1}` : "Hidden layer");
 
 function makeLayers() {
   const shown = shapes.map((shape, k) => {
-    const name = shapes.length > 1 ? `Layer ${k + 1}` : "Hidden layer";
+    const name = nameOf(k);
     const neurons = shape.reduce((a, b) => a * b, 1).toLocaleString("en");
     const words = shape.length > 1 ? `${shape[0]} maps of ${shape[1]} × ${shape[2]}` : `${neurons} neurons`;
     const figure = (kind, text) => element("figure", { class: kind },
@@ -138,13 +143,16 @@ function drawLayers() {
     const moved = now.moved ? now.moved[k] : now.states[k].map(() => 0);
     const most = moved.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
     paint(figure.querySelector(".moved canvas"), shape, moved, (d) => ofChange(most && d / most));
-    figure.querySelector(".moved figcaption").textContent = now.moved
+    const said = now.moved
       ? `Changed by the nudge: orange up, blue down, at most ${most.toFixed(2)}`
       : UNMOVED;
+    figure.querySelector(".moved figcaption").textContent = said;
+    figure.querySelector(".moved canvas").setAttribute("aria-label", `${nameOf(k)}: ${said}`);
   });
 }
 
 function makeBars() {
+  $("bars").setAttribute("aria-label", "Scores: none yet");
   $("bars").replaceChildren(...facts.classes.map((name) =>
     element("div", { class: "score" },
       element("span", { class: "name", title: name }, name),
@@ -335,7 +343,11 @@ async function show(image) {
 const taught = { images: 0, flips: 0 };
 
 const chosenClass = () => Number(document.querySelector("#classes :checked")?.value ?? -1);
-const beta = () => Number($("beta").value);
+/** β, of which rounding may leave a little where the slider stands at 0. */
+const beta = () => {
+  const { value, step } = $("beta");
+  return Math.abs(value) < step / 2 ? 0 : Number(value);
+};
 
 function makeClasses() {
   const longest = Math.max(...facts.classes.map((name) => name.length));
@@ -361,8 +373,10 @@ function makeBeta() {
 
 function makeBatch() {
   const sizes = [1, 2, 4, 8, 16, 32, 64].map((size) => [size, String(size)]);
-  $("batch").replaceChildren(...[[0, "gentle"], ...sizes].map(([value, text]) =>
+  const gentle = facts.binary ? [[0, "gentle"]] : []; // what flips a weight
+  $("batch").replaceChildren(...[...gentle, ...sizes].map(([value, text]) =>
     element("option", { value }, text)));
+  $("batch").value = facts.binary ? 0 : 64;
 }
 
 function showBeta() {
@@ -473,7 +487,7 @@ function forget() {
   makeLayers();
   shapes.forEach((shape, k) => $("layers").children[k].querySelectorAll("canvas").forEach((canvas) =>
     paint(canvas, shape, new Float32Array(shape.reduce((a, b) => a * b)), ofState)));
-  say(["Draw something, or take an image of the test set."]);
+  say([EMPTY]);
 }
 
 /** A line of the pen to a place. */
@@ -625,7 +639,8 @@ const actions = {
   explain: () => $("about").showModal(),
 };
 
-const KEYS = { k: "play", ".": "step", r: "restart", n: "nudge", t: "teach", c: "clear" };
+const KEYS = { k: "play", ".": "step", r: "restart", n: "nudge", t: "teach" };
+if (drawable) KEYS.c = "clear";
 
 function onKey(event) {
   const typing = event.target.matches("input[type=range], select") || $("about").open;
