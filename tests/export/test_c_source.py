@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from networks import Twins, twins
 from torch import Tensor
 
+from binep.core.costs import CrossEntropy
 from binep.core.network import Network
 from binep.core.neurons import Binary, Real
 from binep.core.speed import SHORTCUTS, Speed
@@ -25,11 +28,20 @@ from binep.export.packed import Trained
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler, cc")
 
 
-def classified(trained: Trained, images: Tensor, folder: Path) -> tuple[Tensor, Tensor]:
+@functools.cache
+def sanitizers() -> list[str]:
+    """Flags by which a program ends at once where it reads or does what it may not."""
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    tried = ["cc", *flags, "-x", "c", "-", "-o", os.devnull]
+    done = subprocess.run(tried, input=b"int main(void) { return 0; }", capture_output=True)
+    return flags if done.returncode == 0 else []
+
+
+def classified(trained: Trained, images: Tensor, folder: Path, *more: str) -> tuple[Tensor, Tensor]:
     """What the compiled test program prints: classes (batch,) and scores (batch, classes)."""
     header, program = folder / "network.h", folder / "network"
     c_source.save(trained, header)
-    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O2", "-ffp-contract=off"]
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffp-contract=off", *more]
     source = folder / "network_test.c"
     subprocess.run(["cc", *flags, str(source), "-o", str(program)], check=True)
     done = subprocess.run(
@@ -48,7 +60,7 @@ def test_digits_get_the_same_classes(
     kind: str, digits: Tensor, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     trained = request.getfixturevalue(kind)
-    classes, scores = classified(trained, digits, tmp_path)
+    classes, scores = classified(trained, digits, tmp_path, "-O2")
     expected = trained.network(trained.prepare(digits))
     assert torch.equal(classes, expected.argmax(dim=1))
     torch.testing.assert_close(scores, expected, atol=1e-6 if "bits" in kind else 1e-4, rtol=0)
@@ -77,7 +89,7 @@ def test_any_network_computes_the_same(
     trained = replace(trained, power=power)
     images = torch.randint(256, (3, *shape)).to(torch.uint8)
     expected = network(trained.prepare(images))
-    _, scores = classified(trained, images, tmp_path_factory.mktemp("c"))
+    _, scores = classified(trained, images, tmp_path_factory.mktemp("c"), *sanitizers())
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -88,9 +100,18 @@ def test_channels_are_normalised_each_by_its_own(shape: tuple[int, ...], tmp_pat
     network.speed = Speed(off=SHORTCUTS, precision="exact")
     trained = Trained(network, (), (0.1, 0.4, 0.5), (0.3, 0.6, 0.2))
     images = torch.randint(256, (5, *shape)).to(torch.uint8)
-    _, scores = classified(trained, images, tmp_path)
+    _, scores = classified(trained, images, tmp_path, "-O2")
     expected = network(trained.prepare(images))
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
+
+
+@needs_cc
+def test_more_classes_than_output_neurons_are_read_by_softmax(tmp_path: Path) -> None:
+    cost = CrossEntropy(Dense(1, 200, weights="real"))
+    network = Network([Dense(4, 1)], Real(), cost, free_steps=5)
+    images = torch.randint(256, (3, 4)).to(torch.uint8)
+    _, scores = classified(Trained(network), images, tmp_path, *sanitizers())
+    torch.testing.assert_close(scores, network(images.float() / 255), atol=1e-4, rtol=0)
 
 
 def test_signs_lie_in_words_of_64_and_floats_come_back() -> None:

@@ -409,12 +409,13 @@ static inline int binep_classify(const uint8_t *image, binep_memory *memory, flo
     s -= binep_layers[BINEP_LAYERS - 1].size; /* the output */
     for (int c = 0; c < BINEP_CLASSES; c++) {
         scores[c] = 0;
-        for (int copy = 0; copy < BINEP_COPIES; copy++)
-            scores[c] += s[c * BINEP_COPIES + copy];
-        scores[c] /= (float)BINEP_COPIES;
         if (BINEP_READOUT) {
             const binep_layer *readout = &binep_layers[BINEP_LAYERS + BINEP_READOUT - 1];
             scores[c] = binep_sum(&readout->up, c, s, NULL) * readout->scale[0] + readout->bias[c];
+        } else {
+            for (int copy = 0; copy < BINEP_COPIES; copy++)
+                scores[c] += s[c * BINEP_COPIES + copy];
+            scores[c] /= (float)BINEP_COPIES;
         }
         if (scores[c] > scores[best])
             best = c;
