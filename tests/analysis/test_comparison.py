@@ -11,6 +11,8 @@ import pytest
 
 from binep.analysis import comparison
 from binep.cli.main import main
+from binep.core.speed import Speed
+from binep.experiment import plugins
 from binep.experiment.config import Config, preset
 from binep.runs.files import RunError
 from binep.runs.metrics import table
@@ -129,6 +131,50 @@ def test_a_result_is_drawn_over_a_setting(
     arguments = ["--plot", "beta", "--output", str(output)]  # as its flag is called
     assert main(["compare", *map(str, folders), *arguments]) == 0
     assert output.read_bytes().startswith(b"<?xml")
+
+
+def test_errors_after_other_epochs_are_not_averaged(tmp_path: Path) -> None:
+    errors = {0: (90, 5), 1: (10,), 2: (12,)}
+    folders = [
+        run_folder(tmp_path / str(seed), with_beta(0.5, seed), *ends)
+        for seed, ends in errors.items()
+    ]
+    found = comparison.groups(folders)
+    _, rows = comparison.table(found, comparison.results(found))
+    assert [row[:4] for row in rows] == [
+        ["1", "2", "2.5", "5"],
+        ["2", "1", "5.5 ± 0.71", "11 ± 1.4"],
+    ]
+
+
+def test_settings_that_are_lists_or_tables_are_drawn_by_name(tmp_path: Path) -> None:
+    base = preset("quickstart")
+    deep = {**base.layers, "3": replace(base.layers["2"], size=10)}
+    off = base.replace(speed=Speed(off=("digits", "events")))
+    configs = {"a": base, "b": off, "c": base.replace(layers=deep)}
+    folders = [run_folder(tmp_path / name, config, 9) for name, config in configs.items()]
+    for pair, setting, ticks in (
+        (folders[:2], "off", ["none", "digits events"]),
+        (folders[::2], "layers.3", ["", "dense, 10"]),
+    ):
+        (axes,) = comparison.figure(comparison.groups(pair), setting, "test_error").axes
+        assert [label.get_text() for label in axes.get_xticklabels()] == ticks
+
+
+def test_plug_ins_that_differ_are_shown_by_their_digests(tmp_path: Path) -> None:
+    base = preset("quickstart")
+    folders = []
+    for digit in "ab":
+        config = base.replace(plugins={"parts.py": digit * 64})
+        folder = run_folder(tmp_path / digit, base, 9)
+        (folder / "config.toml").write_text(config.to_toml())
+        folders.append(folder)
+    with pytest.MonkeyPatch.context() as patch:  # as if they had been loaded
+        patch.setattr(plugins, "require", lambda recorded: None)
+        found = comparison.groups(folders)
+    head, rows = comparison.table(found, [])
+    assert head[0] == "plugins.parts.py"
+    assert sorted(row[0] for row in rows) == ["a" * 8, "b" * 8]
 
 
 def test_digests_are_shown_by_their_start() -> None:

@@ -44,7 +44,7 @@ class Group:
 
 
 def groups(folders: Sequence[Path], by: str | None = None, each: bool = False) -> list[Group]:
-    """Runs of equal settings together, those of the lowest result first.
+    """Runs of equal settings and as many epochs together, those of the lowest result first.
 
     Args:
         folders: run folders.
@@ -59,7 +59,8 @@ def groups(folders: Sequence[Path], by: str | None = None, each: bool = False) -
     names = list(dict.fromkeys(n for config in configs for n in differing(configs[0], config)))
     together: dict[Any, list[int]] = {}
     for i, config in enumerate(configs):
-        together.setdefault(i if each else config.to_toml(), []).append(i)
+        key = i if each else (config.to_toml(), last[i]["epoch"])
+        together.setdefault(key, []).append(i)
     found = [
         Group(
             tuple(folders[i] for i in chosen),
@@ -83,10 +84,11 @@ def _compared(config: Config, each: bool) -> Config:
 
 
 def _setting(config: Config, name: str) -> Any:
-    value = plain(config)
-    for key in name.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+    value, rest = plain(config), name
+    while rest and isinstance(value, Mapping):
+        key = rest if rest in value else rest.partition(".")[0]  # as parts.py, a plug-in's
+        value, rest = value.get(key), rest[len(key) + 1 :]
+    return None if rest else value
 
 
 def table(found: Sequence[Group], columns: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -166,7 +168,9 @@ def figure(found: Sequence[Group], setting: str, result: str) -> Figure:
         raise ConfigError(f"--plot {setting}: must differ between the runs{hint}; {_those(names)}")
     points: dict[Any, list[float]] = {}
     for group in found:
-        points.setdefault(group.settings[setting], []).extend(group.values(result))
+        value = group.settings[setting]
+        key = _text(value) if isinstance(value, list | Mapping) else value
+        points.setdefault(key, []).extend(group.values(result))
     numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in points)
     order = sorted(points) if numbers else list(points)
     places = order if numbers else list(range(len(order)))
