@@ -319,6 +319,24 @@ def test_without_the_data_set_the_weights_are_still_shown(tmp_path: Path) -> Non
     assert [pixels.shape for _, pixels in page.images("Weights")] == [(5, 5, 3)] * 4
 
 
+def test_of_data_that_have_moved_the_log_and_the_weights_are_shown(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).random((12, 1, 6, 6), np.float32), np.arange(12) % 3
+    own = tmp_path / "own.npz"
+    np.savez(own, x_train=x, y_train=y, x_test=x, y_test=y)
+    layers = {"1": Layer(4), "2": Layer(3)}
+    (tmp_path / "run").mkdir()
+    config = Config(dataset=str(own), epochs=1, threads=1, layers=layers)
+    runs.train(Experiment(config), tmp_path / "run")
+    (tmp_path / "moved").mkdir()
+    own.rename(tmp_path / "moved/own.npz")
+    page = written([tmp_path / "run"], tmp_path / "page.html")
+    assert "could not be tested again: " in page.said
+    assert len(page.images("Weights")) == 4
+    moved = ("--data-dir", str(tmp_path / "moved"))
+    page = written([tmp_path / "run"], tmp_path / "page.html", *moved)
+    assert "tested again (%)" in page.said
+
+
 # ---- the paper's claims
 
 

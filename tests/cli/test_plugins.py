@@ -14,7 +14,7 @@ from binep.cli import main as cli
 from binep.data.sources import SOURCES
 from binep.experiment import layers, plugins
 from binep.experiment.config import Config, ConfigError
-from binep.experiment.kinds import NEURONS
+from binep.experiment.kinds import FLIP_RULES, NEURONS
 
 PARTS = """
 from dataclasses import dataclass
@@ -36,6 +36,17 @@ class Leaky(binep.Neurons):
     def update(self, state, drive, nudge=None):
         goal = (drive if nudge is None else drive + nudge).clamp(0, 1)
         return state + self.rate * (goal - state)
+"""
+RULE = """import torch
+from binep.experiment import kinds
+
+@kinds.flip_rule("never")
+class Never(torch.optim.Optimizer):
+    def __init__(self, params, gamma=0.0, threshold=0.0):
+        super().__init__(params, {})
+
+    def step(self, closure=None):
+        pass
 """
 SMALL = "quickstart --layers.1.size 8 --max-batches 2 --threads 1 --epochs 1 --warn-flip-rate 1"
 TRAIN = f"train {SMALL} --activation leaky --nudge outside --plugin parts_of_mine.py"
@@ -164,6 +175,20 @@ def test_plug_ins_may_use_each_other_and_run_once(capsys: pytest.CaptureFixture[
         assert "run <class" not in capsys.readouterr().out
     finally:
         sys.modules.pop("mine_too", None)
+
+
+def test_of_a_flip_rule_of_ones_own_there_are_no_momenta(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FLIP_RULES, "_kinds", dict(FLIP_RULES._kinds))
+    Path("rule_of_mine.py").write_text(RULE)
+    try:
+        line = f"train {SMALL} --flip-rule never --plugin rule_of_mine.py --run-dir run"
+        assert binep(line) == 0
+        assert binep("inspect run --format png --plugin rule_of_mine.py") == 0
+        assert "no momenta.png: Never is a flip rule of its own\n" in capsys.readouterr().out
+    finally:
+        sys.modules.pop("rule_of_mine", None)
 
 
 def test_two_of_one_name_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

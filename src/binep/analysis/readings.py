@@ -14,12 +14,10 @@ from binep.analysis import claims
 from binep.analysis.measurements import Measured, longest, read
 from binep.core.synapses import Synapse
 from binep.data.sources import DataError
-from binep.experiment.build import initial_network
 from binep.experiment.config import Config, ConfigError, differing, preset, preset_names
 from binep.experiment.experiment import Experiment
 from binep.export import packed
 from binep.runs import folder as runs
-from binep.runs.checkpoints import load_network
 from binep.runs.files import RunError
 from binep.runs.metrics import read_alike, settings_differ
 from binep.runs.settings import comparable
@@ -141,7 +139,7 @@ def _of_folders(folders: Sequence[Path], overrides: dict[str, Any]) -> Report:
             missing.append(f"{run.folder} holds no model.safetensors: only its log is shown")
             continue
         if first is None:
-            first = run, _first_layer(run.config, model)
+            first = run, packed.read(run.folder).network.synapses[0]  # needs no data set
         try:
             experiment = runs.load(run.folder, warn=missing.append, **overrides)
         except DataError as error:
@@ -162,13 +160,6 @@ def _tested(run: Measured, experiment: Experiment) -> Reading:
     scores, labels = (tensor.cpu() for tensor in experiment.class_scores())
     images, classes = experiment.data.test.images.cpu(), experiment.data.classes
     return Reading(run, scores, labels, images, classes, experiment.samples_per_epoch)
-
-
-def _first_layer(config: Config, model: Path) -> Synapse:
-    """Needs no data set, unlike an experiment."""
-    network = initial_network(config)
-    load_network(network, model)
-    return network.synapses[0]
 
 
 def _preset_of(config: Config) -> str | None:

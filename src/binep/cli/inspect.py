@@ -138,6 +138,7 @@ def _drawings(
 ) -> dict[str, Figure | str]:
     """The figures besides the phases by name, or why there is none."""
     from binep.analysis import inspection, inspection_figures
+    from binep.core.optim import BinaryFlip
     from binep.runs import start
     from binep.runs.files import CHECKPOINT, START
 
@@ -146,7 +147,9 @@ def _drawings(
     drawn["bits"] = inspection_figures.bits(found) if found.bits else "its neurons fire no bits"
     if flip is None:
         return drawn | dict.fromkeys(("momenta", "flips"), "its weights are real and do not flip")
-    if whole:
+    if not isinstance(flip, BinaryFlip):
+        drawn["momenta"] = f"{type(flip).__name__} is a flip rule of its own"
+    elif whole:
         drawn["momenta"] = inspection_figures.momenta(inspection.momenta(network, flip))
     else:
         drawn["momenta"] = f"there is no {CHECKPOINT}, which holds the momenta"
