@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 
@@ -122,6 +123,32 @@ def test_one_pass_and_sparse_gradients_change_no_bit(
             assert torch.equal(optimizer.momenta()[0], optimizers[0].momenta()[0])
             assert optimizer.flips() == optimizers[0].flips()
             assert torch.equal(optimizer.writes()[0], optimizers[0].writes()[0])
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_lower_threshold_is_for_rows_without_a_gradient_too(one_pass: bool, loaded: bool) -> None:
+    signs = torch.ones(3, 4)
+    optimizer = BinaryFlip([signs], gamma=0.5, threshold=2.0, one_pass=one_pass)
+    grad = torch.ones(3, 4)
+    for threshold in (2.0, 0.01):
+        signs.grad = grad.to_sparse(1)
+        if loaded:
+            other = BinaryFlip([signs], gamma=0.5, threshold=7.0, one_pass=one_pass)
+            state = optimizer.state_dict()
+            state["param_groups"][0]["threshold"] = threshold
+            other.load_state_dict(state)
+            optimizer = other
+        optimizer.param_groups[0]["threshold"] = threshold
+        optimizer.step()
+        grad[1:] = 0
+    assert (signs == -1).all()
+
+
+def test_a_copy_takes_another_group_with_noise() -> None:
+    optimizer = pickle.loads(pickle.dumps(BinaryFlip([torch.ones(2, 3)])))
+    optimizer.add_param_group({"params": [torch.ones(4, 5)], "noise": True})
+    assert optimizer.momenta()[1].abs().max() > 0
 
 
 def test_initial_noise_has_the_papers_size() -> None:

@@ -90,8 +90,8 @@ class BinaryFlip(_Optimizer):
     Per batch, with g the gradient in ``.grad`` (the direction to go against, so m = −m of the
     paper): m ← (1 − γ)·m + γ·g, then every weight for which sign(w)·m > τ flips. The momentum
     is not reset by a flip. It is kept as ``decay·momentum``, with the decay one number per tensor:
-    a weight without a gradient need not be visited, since decay alone flips nothing. A sparse
-    gradient is zero in the rows that it leaves out.
+    a weight without a gradient need not be visited, since decay alone flips nothing, unless τ is
+    lowered. A sparse gradient is zero in the rows that it leaves out.
 
     Args:
         params: tensors of ±1, such as ``[s.values for s in network.synapses]``, or groups of them.
@@ -111,6 +111,8 @@ class BinaryFlip(_Optimizer):
 
     in_one_pass: Flip | None = None
     """In float32: takes one pass over memory. Registered by `binep.solvers`."""
+
+    _generator: torch.Generator | None = None  # of copies, too, which PyTorch makes without it
 
     def __init__(
         self,
@@ -142,9 +144,10 @@ class BinaryFlip(_Optimizer):
         group["writes"] = [_no_writes(signs) for signs in group["params"]]
         group["decay"] = [1.0] * len(group["params"])
         for signs in group["params"]:
-            # Noise may begin above the threshold: the first step visits every weight.
+            # The threshold past which no momentum is. Noise may begin above all: the first step
+            # then visits every weight, as does one with a lower threshold.
             start = self._start(signs, group)
-            self.state[signs] = {"momentum": start, "visited": not group["noise"]}
+            self.state[signs] = {"momentum": start, "flipped_at": math.inf if group["noise"] else 0}
 
     def _start(self, signs: Tensor, group: dict[str, Any]) -> Tensor:
         if not group["noise"]:
@@ -166,11 +169,11 @@ class BinaryFlip(_Optimizer):
         rows = None
         if grad.is_sparse:
             grad = grad.coalesce()
-            if state["visited"]:
-                rows, grad = grad.indices()[0], grad.values()
-            else:
+            if group["threshold"] < state["flipped_at"]:
                 grad = grad.to_dense()
-        state["visited"] = True
+            else:
+                rows, grad = grad.indices()[0], grad.values()
+        state["flipped_at"] = group["threshold"]
         before, dense = Version(signs), signs.detach().contiguous()
         flip: Flip = flip_plainly
         if group["one_pass"] and signs.dtype == torch.float32:
@@ -205,6 +208,7 @@ class BinaryFlip(_Optimizer):
         super().load_state_dict(copy.deepcopy(dict(state_dict)))
         for signs in params:
             self.state[signs]["momentum"] = self.state[signs]["momentum"].contiguous()
+            self.state[signs].setdefault("flipped_at", math.inf)  # of version 0.1
         for group in self.param_groups:  # version 0.1 did not count by weight
             group.setdefault("writes", [_no_writes(signs) for signs in group["params"]])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -419,7 +420,7 @@ def _restore_flip(rule: Any, state: Mapping[str, Tensor]) -> None:
         if hasattr(rule, "decays"):
             rule.state[signs]["momentum"].copy_(own(i, state[f"momentum.{i}"]))
             # Momenta may be above their thresholds, as after noise: the next step visits them all.
-            rule.state[signs]["visited"] = False
+            rule.state[signs]["flipped_at"] = math.inf
             continue
         kept = {k.removeprefix(f"rule.{i}."): v for k, v in state.items() if f"rule.{i}." in k}
         now = rule.state[signs]
