@@ -62,6 +62,52 @@ def test_what_is_frozen_gets_no_gradient_and_changes_no_other(name: str, kind: s
             same_gradients({k: g for k, g in wanted.items() if k not in frozen}, found)
 
 
+@pytest.mark.parametrize("learning", range(-1, 4))
+def test_any_layers_may_be_frozen_however_few_steps_are_differentiated(learning: int) -> None:
+    torch.manual_seed(0)
+    layers = [Dense(20, 30), Dense(30, 30), Dense(30, 30), Dense(30, 3)]
+    net = Network(layers, Real(0.5), speed=Speed(off=SHORTCUTS))
+    net.requires_grad_(False)
+    if learning >= 0:
+        layers[learning].requires_grad_(True)
+    x, target = torch.rand(6, 20), net.cost.target(torch.arange(6) % 3)
+    for off in (SHORTCUTS, ("in-cache",), ()):
+        net.speed = Speed(off=off)
+        for steps in range(1, 6):
+            for free in (steps, 50):
+                net.zero_grad()
+                BackpropThroughTime(net, free_steps=free, nudged_steps=steps)(x, target)
+                for number, layer in enumerate(layers):
+                    reached = number == learning and 3 - number < steps
+                    assert (layer.values.grad is not None) >= reached
+
+
+class Gain(Dense):
+    """With a parameter of its own."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.gain = nn.Parameter(torch.tensor(1.5))
+
+    def up(self, below: Tensor) -> Any:
+        product, route = super().up(below)
+        return product * self.gain, route
+
+
+def test_a_first_layer_of_ones_own_learns_by_bptt() -> None:
+    torch.manual_seed(0)
+    net = Network([Gain(20, 30), Dense(30, 3)], Real())
+    x, target = torch.rand(6, 20), net.cost.target(torch.arange(6) % 3)
+    found = []
+    for off in ((), ("in-cache",)):
+        net.speed = Speed(off=off)
+        net.zero_grad()
+        BackpropThroughTime(net, free_steps=20, nudged_steps=4)(x, target)
+        found.append(gradients(net))
+    assert found[0].keys() >= {"synapses.0.gain"}
+    same_gradients(*found)
+
+
 @on_each
 def test_frozen_layers_do_not_flip(name: str) -> None:
     net = network(name)

@@ -8,7 +8,7 @@ from binep.core.costs import SquaredError
 from binep.core.network import Network
 from binep.core.phases import Equilibrium, Phase
 from binep.core.solvers import Solver, Unrolled
-from binep.core.synapses import Dense
+from binep.core.synapses import Conv, Dense
 from binep.solvers import fits
 
 _CACHED = 2**17
@@ -53,6 +53,11 @@ class InCacheSolver(Solver):
         clamped = phase.clamped or self._inputs.clamp(phase.x)
         return phase.ended(self, clamped, *self._engine.settle(phase, clamped.drive))
 
-    def unroll(self, start: Equilibrium, steps: int, target: Tensor) -> Unrolled:
-        """Free steps, all layers at once, and the gradient of the cost's mean through them."""
+    def unroll(self, start: Equilibrium, steps: int, target: Tensor) -> Unrolled | None:
+        """Free steps, all layers at once, and the gradient of the cost's mean through them.
+
+        None where the first layer is of a subclass, which may have parameters of its own.
+        """
+        if type(self.network.synapses[0]) not in (Dense, Conv):
+            return None
         return self._engine.unroll(start, steps, target)
