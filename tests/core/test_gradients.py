@@ -17,7 +17,8 @@ from binep.core.costs import CrossEntropy, SquaredError
 from binep.core.gradients import BackpropThroughTime, EquilibriumPropagation, Nudging
 from binep.core.network import Network
 from binep.core.neurons import Binary, Real
-from binep.core.phases import Equilibrium, Phase
+from binep.core.phases import Clamped, Equilibrium, Phase
+from binep.core.solvers import Plain, choose
 from binep.core.speed import Speed
 from binep.core.synapses import Conv, Dense, Synapse
 
@@ -249,6 +250,33 @@ class OwnSteps(Network):
 
     def step(self, *given: Any, **named: Any) -> list[torch.Tensor]:
         return super().step(*given, **named)
+
+
+class Fed(Clamped):
+    """With something that `Network.clamp` does not give."""
+
+    extra = 0.1
+
+
+class OwnClamp(Network):
+    def clamp(self, x: torch.Tensor) -> Clamped:
+        clamped = super().clamp(x)
+        return Fed(clamped.x, clamped.drive, clamped.route)
+
+    def drives(self, clamped: Clamped, *arguments: Any) -> Any:
+        assert isinstance(clamped, Fed)
+        return super().drives(clamped, *arguments)
+
+
+def test_of_steps_of_ones_own_no_sample_is_left_out() -> None:
+    torch.manual_seed(0)
+    net = OwnClamp([Dense(8, 6), Dense(6, 2)], Real())
+    with torch.no_grad():
+        net.synapses[1].bias.copy_(torch.tensor([9.0, -9.0]))  # class 0, whatever comes
+    assert choose(net, Phase.of(net, torch.rand(1, 8), 1)) is Plain
+    x, target = torch.rand(16, 8), net.cost.target(torch.arange(16) % 16 // 15)
+    EquilibriumPropagation(net, beta=0.3, free_steps=90, nudged_steps=3)(x, target)
+    assert net.synapses[1].bias.grad is not None
 
 
 class OwnDrives(Network):

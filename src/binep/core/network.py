@@ -119,7 +119,8 @@ class Network(nn.Module):
             x: input, (batch, *input_shape), floating point, prepared as in training.
         """
         free = self.relax(x, self.free_steps, tolerance=self.tolerance, output_only=True)
-        return self.cost.scores(free.output, "averaged")
+        with torch.autocast(free.output.device.type, enabled=False):
+            return self.cost.scores(free.output, "averaged")
 
     def predict(self, x: Tensor) -> Tensor:
         """The class of each sample, (batch,) int64; see `forward`."""
@@ -184,8 +185,8 @@ class Network(nn.Module):
         """An input, checked, of the parameters' type.
 
         Args:
-            x: (batch, *input_shape), floating point. Into dense synapses of n inputs any shape of
-                n values per sample goes.
+            x: (batch, *input_shape), floating point. Into dense synapses samples may also go flat,
+                and into those of n inputs any shape of n values.
 
         Raises:
             TypeError: no tensor, or not of floating point.
@@ -373,9 +374,7 @@ class Network(nn.Module):
     @torch.no_grad()
     def settle(self, phase: Phase) -> Equilibrium:
         """The end of a phase of this network, by its `solver` or the first that fits."""
-        # Those that were not named know no steps but those of `Network`.
-        named = self.solver is not None
-        kind = solvers.choose(self, phase) if named or not self.has_own_steps else solvers.Plain
+        kind = solvers.choose(self, phase)
         start = phase.start
         memory = start.memory if start is not None and start.by is kind else None
         device = phase.x.device.type

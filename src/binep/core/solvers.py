@@ -187,11 +187,15 @@ def check_off(speed: Speed) -> None:
 
 
 def choose(network: Network, phase: Phase) -> type[Solver]:
-    """The network's own `solver`, or the first registered one that fits and is not off."""
+    """The network's own `solver`, or the first registered one that fits and is not off.
+
+    Those that come with binep know no steps but those of `Network`: a subclass with its own is for
+    the plain one.
+    """
     if network.solver is not None:
         return network.solver
     *faster, plain = registered()
-    for kind in faster:
+    for kind in [] if network.has_own_steps else faster:
         if network.speed.uses(kind.name) and kind.fits(network, phase):
             return kind
     return plain
