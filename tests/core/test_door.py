@@ -233,6 +233,12 @@ def test_a_cost_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"output has shape \(5,\), but the readout takes \(7,\)"):
         Network([Dense(4, 5)], Real(), CrossEntropy(Dense(7, 3)))
     net = Network([Dense(4, 5)], Real(), CrossEntropy(Dense(5, 3)))
+    with pytest.raises(TypeError, match="readout is a Linear: must be Dense synapses"):
+        CrossEntropy(torch.nn.Linear(3, 4))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"classes = 3\.0: must be a whole number"):
+        SquaredError(3.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="readout = 'mean': must be 'averaged' or 'single'"):
+        SquaredError(2, 2).scores(torch.rand(1, 4), "mean")  # type: ignore[arg-type]
     net.cost = SquaredError(4)
     refused(lambda: net.relax(torch.rand(2, 4), 3), ValueError, "must have 4 neurons")
 
@@ -300,6 +306,23 @@ def test_autocast_changes_nothing(name: str, dtype: torch.dtype) -> None:
     same(found[0][0], found[1][0], 0)
     for one, other in zip(found[0][1], found[1][1], strict=True):
         same_gradients(one, other, tolerance=0)
+
+
+def test_autocast_changes_no_held_nudge_and_no_score() -> None:
+    torch.manual_seed(0)
+    cost = CrossEntropy(Dense(12, 3))
+    net = Network([Dense(20, 30), Dense(30, 12)], Binary(hold_nudge=True), cost)
+    x, target = torch.rand(4, 20), cost.target([0, 1, 2, 0])
+    found: list[Any] = []
+    for on in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            free = net.relax(x, 9)
+            ep(net)(x, target)
+            nudged = net.relax(x, 3, start=free, target=target, beta=0.5)
+            found.append((nudged, gradients(net), net(x)))
+    same(found[0][0], found[1][0], 0)
+    same_gradients(found[0][1], found[1][1], tolerance=0)
+    assert torch.equal(found[0][2], found[1][2])
 
 
 @on_each

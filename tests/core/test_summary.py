@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch.nn.utils import parametrize
+
 import binep
 from binep.core import summary
 
@@ -21,6 +24,14 @@ def test_layers_are_counted() -> None:
     assert dense.operations == 288
     assert (readout.bits, readout.numbers, readout.memory) == (0, 21, 84)
     assert summary.layers(network.double())[2].memory == 168
+
+
+def test_what_others_are_computed_from_is_counted() -> None:
+    network = binep.Network([binep.Dense(20, 30), binep.Dense(30, 3)], binep.Real())
+    before = [layer.cells()[1:] for layer in summary.layers(network)]
+    parametrize.register_parametrization(network.synapses[0], "values", torch.nn.Tanh())
+    parametrize.register_parametrization(network.synapses[1], "bias", torch.nn.Softplus())
+    assert [layer.cells()[1:] for layer in summary.layers(network)] == before
 
 
 def test_repr_is_the_table() -> None:

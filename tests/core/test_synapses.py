@@ -121,12 +121,19 @@ def test_initial_values_are_pytorchs_binarised(build: Any) -> None:
         (lambda: Conv((1, 4, 4), 0), "channels = 0"),
         (lambda: Conv((1, 4, 4), 2, pooling="sum"), "'max' or 'average'"),
         (lambda: Conv((16,), 2), r"needs \(channels, height, width\)"),
-        (lambda: Conv((1, 4, 4), 2, padding=-1), "padding at least 0"),
+        (lambda: Conv((1, 4, 4), 2, padding=-1), "padding = -1: must be at least 0"),
     ],
 )
 def test_impossible_shapes_are_refused(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("name", ["channels", "kernel", "padding", "pool"])
+def test_sizes_are_whole(name: str) -> None:
+    sizes: dict[str, Any] = {"channels": 2, name: 2.0}
+    with pytest.raises(TypeError, match=rf"{name} = 2\.0: must be a whole number"):
+        Conv((1, 8, 8), **sizes)
 
 
 @pytest.mark.parametrize("pool", [1, 2])

@@ -13,8 +13,8 @@ def bare(tensor: Tensor) -> Tensor:
     return tensor.detach().as_subclass(Tensor).resolve_neg()
 
 
-def whole(name: str, value: int) -> int:
-    """A setting that must be a whole number from 1.
+def whole(name: str, value: int, least: int = 1) -> int:
+    """A setting that must be a whole number from 1, or another least one.
 
     Raises:
         TypeError, ValueError: it is not.
@@ -23,8 +23,8 @@ def whole(name: str, value: int) -> int:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} = {value!r}: must be a whole number") from None
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"{name} = {value}: must be at least 1")
+    if number < least or isinstance(value, bool):
+        raise ValueError(f"{name} = {value}: must be at least {least}")
     return number
 
 

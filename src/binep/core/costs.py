@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from binep.core.checks import bare
+from binep.core.checks import bare, whole
 from binep.core.synapses import Dense
 from binep.core.versions import Version
 
@@ -158,9 +158,7 @@ class SquaredError(Cost):
 
     def __init__(self, classes: int, copies: int = 1) -> None:
         super().__init__()
-        if min(classes, copies) < 1:
-            raise ValueError(f"classes = {classes}, copies = {copies}: must be at least 1")
-        self.classes, self.copies = classes, copies
+        self.classes, self.copies = whole("classes", classes), whole("copies", copies)
 
     def check_output(self, shape: tuple[int, ...]) -> None:
         """It must have classes·copies neurons."""
@@ -191,6 +189,8 @@ class SquaredError(Cost):
 
     def scores(self, output: Tensor, readout: Readout) -> Tensor:
         """Mean, or first neuron, of each class's neurons: (batch, classes)."""
+        if readout not in ("averaged", "single"):
+            raise ValueError(f"readout = {readout!r}: must be 'averaged' or 'single'")
         groups = output.reshape(len(output), self.classes, self.copies)
         return groups.mean(dim=2) if readout == "averaged" else groups[:, :, 0]
 
@@ -207,6 +207,8 @@ class CrossEntropy(Cost):
 
     def __init__(self, readout: Dense) -> None:
         super().__init__()
+        if not isinstance(readout, Dense):
+            raise TypeError(f"readout is a {type(readout).__name__}: must be Dense synapses")
         self.readout = readout
         (self.classes,) = readout.output_shape
 

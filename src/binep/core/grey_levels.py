@@ -12,7 +12,7 @@ GREY_LEVEL = 1 / 255
 def grey_levels(x: Tensor) -> Tensor | None:
     """The whole numbers from 0 to 255 (uint8) of 255ths that x is; None where it is not.
 
-    What a sample's are does not depend on the others: in any batch its sums are the same.
+    In any batch of grey levels a sample's sums are the same.
     """
     if not (x.min() >= 0 and x.max() <= 1):
         return None

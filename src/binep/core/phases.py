@@ -248,7 +248,8 @@ def _held(network: Network, output: Tensor, target: Tensor | None, beta: float) 
     if target is None or beta == 0 or not network.neurons[-1].hold_nudge:
         return None
     # Contiguous: products of views may be rounded otherwise.
-    return beta * network.cost.force(output.contiguous(), target)
+    with torch.autocast(output.device.type, enabled=False):
+        return beta * network.cost.force(output.contiguous(), target)
 
 
 def _check_start(start: Equilibrium, states: Sequence[Tensor]) -> None:

@@ -48,7 +48,8 @@ def layers(network: Network) -> list[LayerSummary]:
 
 def _summary(synapse: Synapse) -> LayerSummary:
     weights = synapse.values.numel()
-    numbers = sum(p.numel() for p in synapse.parameters(recurse=False))
+    # Also those from which a parametrization computes others.
+    numbers = sum(p.numel() for p in synapse.parameters())
     bits = 0 if synapse.scale is None else weights
     numbers -= bits
     places = 1

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from binep.core.checks import whole
 from binep.core.grey_levels import GREY_LEVEL, grey_levels
 from binep.core.shapes import map_shape_of
 from binep.core.versions import Version, only_flipped
@@ -144,11 +145,11 @@ class Synapse(nn.Module, ABC):
         if scale is None or (checked is not None and checked.holds(scale)):
             return
         low, high = torch.stack(scale.detach().aminmax()).tolist()
-        if not 0 <= low <= high < math.inf:
-            wrong = high if 0 <= low < math.inf else low
+        if not 0 < low <= high < math.inf:
+            wrong = high if 0 < low < math.inf else low
             raise ValueError(
-                f"a scaling factor is {wrong:.3g}: must be finite and not "
-                "negative; GradientDescent(…, floor=SCALE_FLOOR) keeps them positive"
+                f"a scaling factor is {wrong:.3g}: must be finite and above 0; "
+                "GradientDescent(…, floor=SCALE_FLOOR) keeps them so"
             )
         self._checked_scale = Version(scale)
 
@@ -344,11 +345,10 @@ class Conv(Synapse):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if channels < 1 or pooling not in ("max", "average"):
-            raise ValueError(
-                f"channels = {channels} and pooling = {pooling!r}: must be at least "
-                "1, and 'max' or 'average'"
-            )
+        channels, kernel = whole("channels", channels), whole("kernel", kernel)
+        padding, pool = whole("padding", padding, least=0), whole("pool", pool)
+        if pooling not in ("max", "average"):
+            raise ValueError(f"pooling = {pooling!r}: must be 'max' or 'average'")
         self.map_shape = map_shape_of(input_shape, kernel, padding, pool)
         self.input_shape = tuple(input_shape)
         self.output_shape = (channels, self.map_shape[0] // pool, self.map_shape[1] // pool)
