@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 import together
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from binep.core.costs import SquaredError
+from binep.core.gradients import EquilibriumPropagation
+from binep.core.network import Network
+from binep.core.neurons import Binary
+from binep.core.synapses import Conv, Dense
 from binep.experiment import workers
 from binep.experiment.settings import ConfigError, WorkerError
 from binep.experiment.workers import Alone
@@ -85,6 +93,33 @@ def test_workers_learn_what_one_process_learns(count: int, name: str, folder: Pa
             continue
         differ = np.abs(np.subtract(found["parameters"][key], values)) > 1e-3
         assert differ.mean() < 1e-2, key
+
+
+class Faded(Dense):
+    """Whose lower neurons count by other numbers than 1."""
+
+    def correlate(self, above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+        return super().correlate(above, below) * 0.3
+
+
+@given(pool=st.sampled_from((1, 2, 3)), average=st.booleans(), seed=st.integers(0, 2**32))
+def test_what_is_sent_as_whole_numbers_is_whole(pool: int, average: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    pooling: Any = "average" if average else "max"
+    first = Conv((1, 6, 6), 3, kernel=3, padding=1, pool=pool, pooling=pooling)
+    second = Conv(first.output_shape, 4, kernel=1, padding=0, pool=2, pooling=pooling)
+    layers = [first, second, Faded(second.output_shape, 8), Dense(8, 4)]
+    network = Network(layers, Binary(0.1), SquaredError(2, 2))
+    estimator = EquilibriumPropagation(network, beta=0.7, free_steps=9, nudged_steps=3)
+    x = torch.randint(256, (5, 1, 6, 6)) / 255
+    estimator(x, network.cost.target(torch.arange(5) % 2))
+    found = workers._wholes(estimator, x)
+    assert layers[2].values not in found
+    for parameter, whole in found.items():
+        gradient = parameter.grad
+        assert gradient is not None
+        back = whole.counts(gradient, len(x)).float() * whole.unit(len(x))
+        torch.testing.assert_close(back, gradient, rtol=1e-5, atol=1e-5 * whole.unit(len(x)))
 
 
 def parameters(run_folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch import Tensor, distributed
 from binep.core.gradients import EquilibriumPropagation, GradientEstimator
 from binep.core.grey_levels import GREY_LEVEL, grey_levels
 from binep.core.neurons import Binary
-from binep.core.synapses import Dense
+from binep.core.synapses import Conv, Dense
 from binep.experiment.checks import device_problem
 from binep.experiment.settings import ConfigError, WorkerError
 
@@ -272,12 +272,16 @@ def _wholes(estimator: GradientEstimator, x: Tensor) -> Mapping[Tensor, _Whole]:
     between = abs(estimator.between)
     found: dict[Tensor, _Whole] = {}
     for i, synapse in enumerate(network.synapses):
+        if type(synapse) not in (Dense, Conv):  # one of a user's own may weigh them otherwise
+            continue
         found[synapse.bias] = _Whole(between, 1, torch.int32)
+        window = synapse.pool**2 if isinstance(synapse, Conv) and synapse.averages else 1
         if i > 0:
             small = type(synapse) is Dense and len(x) < 2**7
-            found[synapse.values] = _Whole(between, 1, torch.int8 if small else torch.int32)
+            sent_as = torch.int8 if small else torch.int32
+            found[synapse.values] = _Whole(between, 1 / window, sent_as)
         elif grey_levels(x) is not None:
-            found[synapse.values] = _Whole(between, GREY_LEVEL, torch.int32)
+            found[synapse.values] = _Whole(between, GREY_LEVEL / window, torch.int32)
     return found
 
 
