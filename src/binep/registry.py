@@ -135,7 +135,10 @@ class Registry(Mapping[str, Kind]):
             constructor: Any = vars(base)["__init__"]
             parameters = list(inspect.signature(constructor).parameters.values())
             named = parameters[1 + self.positional :]
-            hints = typing.get_type_hints(constructor, include_extras=True) if named else {}
+            # A dataclass's names are those of where each field was written, as in a base class.
+            written = getattr(vars(base).get("__dataclass_params__"), "init", False)
+            source = base if written else constructor
+            hints = typing.get_type_hints(source, include_extras=True) if named else {}
             for p in named:
                 if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
                     continue

@@ -241,6 +241,18 @@ def test_weights_that_differ_have_flipped_an_odd_number_of_times() -> None:
         inspection.signs(experiment.network, initial_network(SMALL.replace(seed=1)))
 
 
+def test_few_weights_above_an_image_are_no_field() -> None:
+    class Summed(Dense):
+        """One weight for all channels of a place, as of a layer of one's own."""
+
+        def __init__(self) -> None:
+            super().__init__(6, 4)
+            self.input_shape = (2, 2, 3)
+
+    (found,) = inspection.signs(*(Network([Summed()], Real()) for _ in range(2)))
+    assert found.now.shape == (4, 6)
+
+
 def test_kernels_are_fields_and_real_weights_have_no_signs() -> None:
     conv = Conv((2, 6, 6), 3, kernel=5)
     network = Network([conv, Dense(conv.output_shape, 4, weights="real")], Real())

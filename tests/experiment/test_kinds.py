@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import sys
+import types
+from pathlib import Path
 from typing import Any
 
 import own_kinds
@@ -11,6 +14,9 @@ import pytest
 import torch
 import tyro
 
+import binep
+from binep.cli import train
+from binep.cli.options import parse
 from binep.core.solvers import Plain
 from binep.data.batches import Split
 from binep.data.sources import SOURCES, DataError, load
@@ -20,7 +26,19 @@ from binep.experiment.experiment import Experiment
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS, SOLVERS
 from binep.experiment.layers import LAYERS, ConvLayer, DenseLayer
 from binep.registry import Kind, Registry
+from binep.runs import folder as runs
 
+LEAKY = """
+from __future__ import annotations
+from dataclasses import dataclass
+import binep
+from binep.experiment import kinds
+
+@kinds.neurons("my_leaky")
+@dataclass(frozen=True)
+class Leaky(binep.Real):
+    rate_up: kinds.Share = 0.5
+"""
 TEXT = """
 dataset = "own-stripes"
 epochs = 3
@@ -206,6 +224,86 @@ def test_what_is_wrong_with_them_is_named(before: str, after: str, message: str)
         assert str(error).startswith(message)
     else:
         assert not message
+
+
+def test_a_layers_own_setting_has_a_name_of_its_own() -> None:
+    class DeadZone(own_kinds.OwnDense):
+        def __init__(self, shape: Any, outputs: int, threshold: kinds.Rate = 0.2) -> None: ...
+
+    with pytest.raises(TypeError, match="DeadZone takes threshold: every layer has a setting"):
+        kinds.layer("dead-zone")(DeadZone)
+    assert "dead-zone" not in LAYERS
+
+
+class Masked(own_kinds.OwnReal):
+    """With a buffer of whole numbers that are no signs."""
+
+    def __init__(self, shape: tuple[int, ...], outputs: int) -> None:
+        super().__init__(shape, outputs)
+        self.register_buffer("mask", torch.arange(outputs, dtype=torch.int8))
+
+
+class Scaled(binep.SquaredError):
+    """With an attribute that binary synapses have, too."""
+
+    def __init__(self, classes: int, scale: kinds.Share = 0.5) -> None:
+        super().__init__(classes)
+        self.scale = scale
+
+
+def test_what_they_hold_comes_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(COSTS, "_kinds", dict(COSTS._kinds))
+    kinds.cost("scaled")(Scaled)
+    kinds.layer("masked")(Masked)
+    try:
+        layers = {"1": Masked.Settings(8), "2": Layer(10)}  # type: ignore[attr-defined]
+        learning = Learning(cost="scaled")
+        config = Config(layers=layers, learning=learning, epochs=1, max_batches=2, threads=1)
+        runs.train(Experiment(config), tmp_path)
+        again, *_ = runs.resume(tmp_path, epochs=2)
+        assert again.network.synapses[0].mask.tolist() == list(range(8))
+        assert runs.load(tmp_path).evaluate().samples > 0
+    finally:
+        del LAYERS["masked"]
+
+
+def test_neurons_may_be_a_dataclass_over_binep_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NEURONS, "_kinds", dict(NEURONS._kinds))
+    module = types.ModuleType("written_elsewhere")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(LEAKY, vars(module))
+    config = Config(dynamics=Dynamics(activation="my_leaky"))
+    assert vars(config.options["my_leaky"]) == {"rate_up": 0.5}
+
+
+def test_a_data_set_s_refusal_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def __init__(self, noise: kinds.Rate = 3.0) -> None:
+            raise ValueError("noise = 3.0: must be at most 2")
+
+    monkeypatch.setattr(SOURCES, "_kinds", dict(SOURCES._kinds))
+    kinds.data_set("refusing")(Refusing)
+    with pytest.raises(DataError, match=r"dataset = refusing: noise = 3\.0: must be at most 2"):
+        Config(dataset="refusing", layers={"1": Layer(2)}).check()
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("--layers.1.kernel 3 --layers.1.padding=1", {"kernel": 3, "padding": 1}),
+        ("--layers.1.gamma 1e-3 --layers.1.pooling average", {"pooling": "average"}),
+    ],
+)
+def test_settings_of_a_kind_of_layer_are_flags(line: str, wanted: dict[str, Any]) -> None:
+    config, _ = train._start(["mnist-conv-ep", *line.split()])
+    options = parse(
+        train.Options,
+        ["mnist-conv-ep", *line.split()],
+        prog="binep train",
+        default=train.Options(experiment=config),
+    )
+    found = vars(options.experiment.layers["1"])
+    assert {name: found[name] for name in wanted} == wanted
 
 
 def test_gamma_decays_beside_layers_of_real_weights() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,11 +143,12 @@ def follow(
     layers = [torch.cat(states) for states in zip(*path, strict=True)]
     states = [s.flatten(1).numpy(force=True) for s in layers]
     fired = zip(neurons, layers, strict=True)
-    bits = [n.fire(s).flatten(1).bool().numpy(force=True) for n, s in fired if n.settle_exactly]
+    sent = [n.fire(s).flatten(1).numpy(force=True) for n, s in fired if n.settle_exactly]
+    bits = [values.astype(bool) for values in sent]
     residual = np.stack([abs(np.diff(s, axis=0)).max(axis=1) for s in states], axis=1)
     moved = ~(residual <= tolerance)
-    if bits:
-        moved = np.stack([np.diff(b, axis=0).any(axis=1) for b in bits], axis=1)
+    if sent:
+        moved = np.stack([(r[1:] != r[:-1]).any(axis=1) for r in sent], axis=1)
     return Phases(
         beta=beta,
         free_steps=ends[0],
@@ -261,7 +263,8 @@ def signs(network: Network, start: Network) -> list[Signs]:
         if not now.scale.requires_grad and not torch.allclose(now.scale, before.scale, rtol=1e-6):
             raise ValueError(f"layer {layer} started from other weights than these")
         shape = now.values.shape
-        if len(shape) == 2 and len(now.input_shape) == 3:
+        inputs = math.prod(now.input_shape)
+        if len(shape) == 2 and len(now.input_shape) == 3 and shape[1] == inputs:
             shape = torch.Size((len(now.values), *now.input_shape))
         a, b = (s.values.detach().view(shape).numpy(force=True) for s in (now, before))
         found.append(Signs(layer, a.astype(np.int8), b.astype(np.int8)))

@@ -116,17 +116,24 @@ def _to_check(options: Options) -> list[Experiment]:
         config, trained = settings.comparable(settings.read_config(path)), True
     else:
         config = Config.load(path) if path.suffix == ".toml" else preset(options.source)
-    if not NEURONS[config.dynamics.activation].fact("differentiable"):
+    dynamics = config.dynamics
+    if not NEURONS[dynamics.activation].fact("differentiable"):
         raise ConfigError(
-            f"{options.source}: activation = {config.dynamics.activation} has no derivative, so "
+            f"{options.source}: activation = {dynamics.activation} has no derivative, so "
             "there is no gradient to compare with: it must be one that has, such as hard-sigmoid"
+        )
+    if (dynamics.activation, dynamics.solver) != ("hard-sigmoid", "steps"):
+        raise ConfigError(
+            f"{options.source}: activation = {dynamics.activation}, solver = {dynamics.solver}: "
+            "must be hard-sigmoid and steps, as the nudge is moved in and out of their ρ"
         )
     if trained:
         chosen.pop("seed", None)  # what a run holds out goes by its own
         return [runs.load(path, **chosen, device="cpu")]
     own = config.learning.synapses
     config, source = on_its_data(config.replace(**chosen, device="cpu"), config)
-    kinds: list[Weights] = ["binary", "real"]
+    twin = all("weights" in layer.takes for layer in config.layers.values())
+    kinds: list[Weights] = ["binary", "real"] if twin else [own]
     return [
         Experiment(
             config.replace(

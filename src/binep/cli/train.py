@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from binep.data.sources import SOURCES, Source
 from binep.experiment import plugins
 from binep.experiment.config import Config, ConfigError, Layer, preset, preset_names
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
+from binep.experiment.layers import LAYERS
 from binep.experiment.settings import Count
 from binep.runs.settings import MACHINE, read_config
 
@@ -162,15 +164,32 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
 
 def spoken(flags: Sequence[str]) -> Config:
     """Settings with whatever layers and kinds of one's own are spoken of, so that all can parse."""
-    numbers = re.findall(r"^--layers\.(\d+)\.", "\n".join(flags), re.MULTILINE)
-    layers: dict[str, Layer] = {number: Layer(1) for number in numbers}
+    settings: dict[str, set[str]] = {}
+    for number, name in re.findall(r"^--layers\.(\d+)\.([\w-]+)", "\n".join(flags), re.MULTILINE):
+        settings.setdefault(number, set()).add(name.removeprefix("no-").replace("-", "_"))
+    layers = {number: _layer_with(names) for number, names in settings.items()}
     return Config(layers=layers, options=_own_options(flags))
+
+
+def _layer_with(names: set[str]) -> Layer:
+    """A layer of the kind that has most of such settings."""
+
+    def known(kind: type[Layer]) -> int:
+        return len(names & {f.name for f in dataclasses.fields(kind)})
+
+    kind = max(LAYERS.values(), key=known)  # of equals the first: a dense one
+    # Any value will do where there is no default.
+    needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory]
+    given: dict[str, Any] = dict.fromkeys(needed, 1)
+    return kind(**given)
 
 
 def _own_options(flags: Sequence[str]) -> dict[str, Any]:
     """A table for each kind of one's own whose settings are spoken of, as --options.NAME.rate."""
-    names = re.findall(r"^--options\.([^.=\n]+)\.", "\n".join(flags), re.MULTILINE)
-    return {name: {} for name in names if any(name in kinds for kinds in OWN)}
+    spoken = re.findall(r"^--options\.([^.=\n]+)\.", "\n".join(flags), re.MULTILINE)
+    words = {word.replace("-", "_") for word in spoken}  # as in help, with either
+    known = [name for kinds in OWN for name in kinds]
+    return {name: {} for name in known if name.replace("-", "_") in words}
 
 
 def _named(found: Options, complete: bool) -> tuple[Config, str]:

@@ -225,7 +225,12 @@ def source_of(name: str, own: Any = None, data_dir: Path | None = None) -> Sourc
         DataError: `name` is unknown, or its data cannot be read.
     """
     if name in SOURCES:
-        source: Source = SOURCES[name].build(own=own)
+        try:
+            source: Source = SOURCES[name].build(own=own)
+        except DataError:
+            raise
+        except ValueError as error:  # of one of a user's own
+            raise DataError(f"dataset = {name}: {error}") from error
         return source
     if name == GIVEN:
         raise DataError(

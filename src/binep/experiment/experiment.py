@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from binep.core.network import Network
 from binep.core.optim import BinaryFlip
+from binep.core.synapses import Synapse
 from binep.core.versions import Version
 from binep.data import sources
 from binep.data.batches import Dataset, Split, batches
@@ -436,6 +437,6 @@ def stored(network: Network) -> dict[str, Tensor]:
     """What a file holds of a network: its parameters, with a byte per sign."""
     state: dict[str, Tensor] = network.state_dict()
     for name, module in network.named_modules():
-        if getattr(module, "scale", None) is not None:
+        if isinstance(module, Synapse) and module.scale is not None:
             state[f"{name}.values"] = state[f"{name}.values"].to(torch.int8)
     return state

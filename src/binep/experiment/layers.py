@@ -209,7 +209,8 @@ def layer(name: str) -> Callable[[T], T]:
     """Let a configuration name these `Synapse`: ``kind = "NAME"`` in [layers.N].
 
     The constructor gets the shape of a sample below and the layer's size. It may take weights
-    (synapses), zero_bias and generator; its other parameters are further settings of [layers.N].
+    (synapses), zero_bias and generator; its other parameters are further settings of [layers.N],
+    with other names than those that every layer has (`Layer`).
     The shape above is (size,), unless the class has a static method ``output_shape_of(shape, size,
     **settings)``.
     """
@@ -222,6 +223,12 @@ def layer(name: str) -> Callable[[T], T]:
         ):
             raise ValueError(f"kind = {name!r}: the name is taken")
         taken, own = _PARAMETERS.parameters(cls)
+        common = {f.name for f in dataclasses.fields(Layer)}
+        if clash := next((setting for setting, *_ in own if setting in common), None):
+            raise TypeError(
+                f"{cls.__name__} takes {clash}: every layer has a setting of that name, which its "
+                "synapses do not get: rename it"
+            )
         settings: Any = table(
             f"{cls.__name__}Settings",
             [("kind", Annotated[str, Choices(LAYERS)], name), *own],

@@ -39,7 +39,9 @@ def trained(folder: Path, momentum: bool = False) -> dict[str, Tensor]:
     kept = (NETWORK, "momentum.", "decays", "rule.")
     found = {name: tensor for name, tensor in tensors.items() if name.startswith(kept)}
     if all(name.startswith(NETWORK) for name in found):
-        raise RunError(f"{folder}: has no momenta to keep: its weights are real")
+        raise RunError(
+            f"{folder}: has no momenta to keep: its weights are real, or its flip rule keeps none"
+        )
     return found
 
 
