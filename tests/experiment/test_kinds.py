@@ -141,6 +141,62 @@ def test_their_state_is_kept_too(epochs: int) -> None:
     assert all(type(s["steps"]) is int for s in first.flip.state.values())
 
 
+class Drawn(binep.BinaryFlip):
+    """Keeps more than `BinaryFlip`, and draws."""
+
+    def __init__(
+        self,
+        params: Any,
+        gamma: float = 1e-5,
+        threshold: float = 5e-7,
+        generator: torch.Generator | None = None,
+        kept: kinds.Rate = 0.7,
+    ) -> None:
+        super().__init__(params, gamma, threshold)
+        self.generator, self.kept = generator, kept
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for signs in group["params"]:
+                state = self.state[signs]
+                state["share"] = 0.9 * state.get("share", self.kept)
+                state["drawn"] = torch.rand(3, generator=self.generator)
+        return super().step(closure)
+
+
+class Listing(torch.optim.Optimizer):
+    """Keeps what no checkpoint holds."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for signs in self.param_groups[0]["params"]:
+            self.state[signs]["seen"] = [1, 2]
+
+
+def test_what_a_rule_keeps_and_draws_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FLIP_RULES, "_kinds", dict(FLIP_RULES._kinds))
+    kinds.flip_rule("drawn")(Drawn)
+    kinds.flip_rule("listing")(Listing)
+    layers = {"1": DenseLayer(8), "2": DenseLayer(10)}
+    config = Config(layers=layers, epochs=9, max_batches=2, threads=1)
+    config = config.replace(learning=Learning(flip_rule="drawn"))
+    whole, resumed = Experiment(config), Experiment(config)
+    whole.train_epoch()
+    resumed.restore(whole.state())
+    for experiment in (whole, resumed):
+        experiment.train_epoch()
+    states = [experiment.state() for experiment in (whole, resumed)]
+    assert states[0].keys() == states[1].keys() >= {"rule.0.share", "rule.1.drawn"}
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    listing = config.replace(learning=Learning(flip_rule="listing"), options={})
+    experiment = Experiment(listing)
+    experiment.train_epoch()
+    with pytest.raises(ConfigError, match="the flip rule keeps seen, a list"):
+        experiment.state()
+
+
 def test_a_file_holds_them_whole() -> None:
     config = read()
     assert Config.from_toml(config.to_toml(), "again.toml") == config

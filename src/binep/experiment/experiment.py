@@ -33,7 +33,14 @@ from binep.experiment.build import (
 from binep.experiment.config import Config, ConfigError
 from binep.experiment.parts import differing, parts_of
 from binep.experiment.sharding import ShardedFlip
-from binep.experiment.states import Place, check_fit, check_meter, check_rule, check_training
+from binep.experiment.states import (
+    RULE_GENERATOR,
+    Place,
+    check_fit,
+    check_meter,
+    check_rule,
+    check_training,
+)
 from binep.experiment.training import LayerChange, Meter, Scores
 from binep.experiment.warnings import Guards, TrainingWarning
 from binep.experiment.workers import ALONE, Alone
@@ -154,6 +161,7 @@ class Experiment:
     def _build(self) -> None:
         config = self.config
         init, self.order, self.nudge = generators(config.seed, 3)
+        self._init = init  # which a flip rule of one's own goes on drawing from
         self._epoch_order = self.order.get_state()
         network = initial_network(config, init, source=self.source)
         self.network: Network = network.to(self.device)
@@ -282,6 +290,8 @@ class Experiment:
         state = {f"network.{k}": v for k, v in stored(self.network).items()}
         if self.flip is not None:
             state |= _flip_state(self.flip)
+            if _is_own(self.flip):
+                state[RULE_GENERATOR] = self._init.get_state()
             if self._counted:
                 state |= {f"writes.{i}": n for i, n in enumerate(self.flip.writes())}
         # The order of a begun epoch is drawn again, from where its generator stood.
@@ -313,13 +323,15 @@ class Experiment:
         check_training(rest, place)
         seen = min(len(self.data.train), batch * self.config.batch_size)
         check_meter(meter, place, seen, self.network, self.config.dynamics.free_steps)
-        check_rule(rule, self.flip)
+        check_rule(rule, len(list(self.flip.flips())) if _is_own(self.flip) else 0)
         self.epoch, self.batch = epoch, batch
         self.started, self._counted = True, bool(writes)
         network = {k: v for k, v in rest.items() if k.startswith("network.")}
         self.network.load_state_dict({k.removeprefix("network."): v for k, v in network.items()})
         if self.flip is not None:
             _restore_flip(self.flip, rest | rule)
+        if RULE_GENERATOR in rule:
+            self._init.set_state(rule[RULE_GENERATOR])
         self.order.set_state(rest["order"])
         self.nudge.set_state(rest["nudge"])
         self._epoch_order = rest["order"]
@@ -396,17 +408,41 @@ def _process(config: Config) -> Iterator[None]:
         torch.set_default_dtype(dtype)
 
 
+def _is_own(rule: Any) -> bool:
+    """Whether a flip rule is of a user's own; it is None without binary weights."""
+    return rule is not None and type(rule) not in (BinaryFlip, ShardedFlip)
+
+
+_OF_BINARY_FLIP = ("momentum", "flipped_at")
+
+
+def _kept(name: str, value: Any) -> Tensor:
+    """What a flip rule of one's own keeps, for a checkpoint.
+
+    Raises:
+        ConfigError: neither a tensor nor a number.
+    """
+    if isinstance(value, float):
+        return torch.tensor(value, dtype=torch.float64)
+    if not isinstance(value, Tensor | int):
+        raise ConfigError(
+            f"the flip rule keeps {name}, a {type(value).__name__}: its state must be of tensors "
+            "and numbers, which checkpoints hold"
+        )
+    return torch.as_tensor(value)
+
+
 def _flip_state(rule: Any) -> dict[str, Tensor]:
-    """What a flip rule continues from: momenta as `BinaryFlip` keeps them, or all of another's."""
+    """What a flip rule continues from: momenta as `BinaryFlip` keeps them, and all of another's."""
     state = {f"flips.{i}": flips for i, flips in enumerate(rule.flips())}
     kept = [rule.state[signs] for group in rule.param_groups for signs in group["params"]]
     if hasattr(rule, "decays"):
         whole = rule.gathered if isinstance(rule, ShardedFlip) else lambda i, own: own
         state |= {f"momentum.{i}": whole(i, of["momentum"]) for i, of in enumerate(kept)}
         state["decays"] = torch.tensor(rule.decays, dtype=torch.float64)
-        return state
-    named = ((f"rule.{i}.{key}", v) for i, of in enumerate(kept) for key, v in of.items())
-    return state | {name: torch.as_tensor(value) for name, value in named}
+        kept = [{k: v for k, v in of.items() if k not in _OF_BINARY_FLIP} for of in kept]
+    named = ((i, key, value) for i, of in enumerate(kept) for key, value in of.items())
+    return state | {f"rule.{i}.{key}": _kept(key, value) for i, key, value in named}
 
 
 def _restore_flip(rule: Any, state: Mapping[str, Tensor]) -> None:
@@ -422,10 +458,9 @@ def _restore_flip(rule: Any, state: Mapping[str, Tensor]) -> None:
             rule.state[signs]["momentum"].copy_(own(i, state[f"momentum.{i}"]))
             # Momenta may be above their thresholds, as after noise: the next step visits them all.
             rule.state[signs]["flipped_at"] = math.inf
-            continue
         kept = {k.removeprefix(f"rule.{i}."): v for k, v in state.items() if f"rule.{i}." in k}
         now = rule.state[signs]
-        rule.state[signs] = {
+        rule.state[signs] = {key: now[key] for key in _OF_BINARY_FLIP if key in now} | {
             key: value.to(signs.device) if isinstance(now.get(key, value), Tensor) else value.item()
             for key, value in kept.items()
         }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 SCALE_CEILING = 1e30
 """The most that a scaling factor may be: above it, sums of a few weights overflow float32."""
+
+
+RULE_GENERATOR = "rule.generator"
+"""The state of the generator that a flip rule of one's own draws from."""
 
 
 class Place(NamedTuple):
@@ -144,16 +148,16 @@ def check_meter(
             raise ValueError(f"meter.{name} is not {count}, as after {place.batch} batches")
 
 
-def check_rule(kept: Mapping[str, Tensor], rule: Any) -> None:
-    """Refuse what no flip rule of one's own has kept: one of `BinaryFlip` keeps none of it.
+def check_rule(kept: Mapping[str, Tensor], layers: int) -> None:
+    """Refuse what no flip rule of one's own has kept: binep's keep none of it.
 
     Args:
-        kept: tensors called rule.LAYER.NAME.
-        rule: the flip rule; None without binary weights.
+        kept: tensors called rule.LAYER.NAME, and the state of its generator, `RULE_GENERATOR`.
+        layers: of such a rule; 0 without one.
     """
-    own = rule is not None and not hasattr(rule, "decays")
-    layers = len(list(rule.flips())) if own else 0
     known = tuple(f"rule.{i}." for i in range(layers))
-    for name in kept:
-        if not name.startswith(known) or not known:
+    for name, tensor in kept.items():
+        if not known or not (name == RULE_GENERATOR or name.startswith(known)):
             raise ValueError(f"{name} is of no flip rule of this configuration")
+        if name == RULE_GENERATOR and not _is_of_generator(tensor):
+            raise ValueError(f"{name} is no state of a random generator")

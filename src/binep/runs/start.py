@@ -11,6 +11,7 @@ from binep.core.network import Network
 from binep.experiment.build import initial_network
 from binep.experiment.config import Config
 from binep.experiment.experiment import Experiment, stored
+from binep.experiment.states import RULE_GENERATOR
 from binep.runs.files import CHECKPOINT, START, RunError
 from binep.runs.tensors import digest, load_tensors, save_tensors
 
@@ -37,7 +38,11 @@ def trained(folder: Path, momentum: bool = False) -> dict[str, Tensor]:
     if not momentum:
         return {f"{NETWORK}{name}": tensor for name, tensor in tensors.items()}
     kept = (NETWORK, "momentum.", "decays", "rule.")
-    found = {name: tensor for name, tensor in tensors.items() if name.startswith(kept)}
+    found = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.startswith(kept) and name != RULE_GENERATOR
+    }
     if all(name.startswith(NETWORK) for name in found):
         raise RunError(
             f"{folder}: has no momenta to keep: its weights are real, or its flip rule keeps none"
