@@ -184,7 +184,10 @@ def test_other_settings_are_a_presets_or_a_files(trained: Path) -> None:
         ("--from TRAINED --resume TRAINED", "--from TRAINED: is for a new run"),
         ("--from mnist-fc", "mnist-fc: no run folder, no file, and none of the networks"),
         ("--from mnist-fc1 --keep-momentum", "--keep-momentum with mnist-fc1: it holds no"),
-        ("--from mnist-conv --dataset mnist5k --layers.1.size 9", "mnist-conv: its network does not fit"),
+        (
+            "--from mnist-conv --dataset mnist5k --layers.1.size 9",
+            "mnist-conv: its network does not fit",
+        ),
         ("--from lone.safetensors", "does not say how it was trained: name a preset or --config"),
         ("--from gone.safetensors", "gone.safetensors: cannot be read: No such file"),
         ("--from begunn", "binep (did you mean begun?): "),
