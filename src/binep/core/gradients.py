@@ -198,7 +198,7 @@ class EquilibriumPropagation(GradientEstimator):
         cost = self.network.cost
         if any(parameter.requires_grad for parameter in cost.parameters()):
             with _recording(cost, output):
-                _go_back(cost.loss(output, target).mean())
+                _differentiate(cost.loss(output, target).mean())
 
 
 class BackpropThroughTime(GradientEstimator):
@@ -261,7 +261,7 @@ class BackpropThroughTime(GradientEstimator):
             clamped, before = network.clamp(x), states
             for _ in range(self.nudged_steps):
                 before, states = states, network.step(clamped, states)
-            _go_back(network.cost.loss(states[-1], target).mean() * (len(x) / batch))
+            _differentiate(network.cost.loss(states[-1], target).mean() * (len(x) / batch))
         ends = [state.detach() for state in states]
         change = largest_change(ends, [state.detach() for state in before])
         moved = torch.full((len(network),), self.nudged_steps) if start is None else start.moved
@@ -296,7 +296,7 @@ class BackpropThroughTime(GradientEstimator):
             return self._through_autograd(x, start, target, batch)
         output = ends[-1][still].requires_grad_()
         with _recording(network.cost, output):
-            _go_back(network.cost.loss(output, target[still]).mean() * (len(output) / batch))
+            _differentiate(network.cost.loss(output, target[still]).mean() * (len(output) / batch))
         force = torch.zeros_like(ends[-1])
         if output.grad is not None:
             force[still] = output.grad
@@ -392,7 +392,7 @@ def _recording(module: nn.Module, x: Tensor) -> Iterator[None]:
                 hook.remove()
 
 
-def _go_back(loss: Tensor) -> None:
+def _differentiate(loss: Tensor) -> None:
     """Fill every ``.grad`` that a loss depends on; it may depend on none."""
     if loss.requires_grad:
         loss.backward()  # type: ignore[no-untyped-call]

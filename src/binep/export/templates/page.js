@@ -113,9 +113,7 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-const EMPTY = drawable
-  ? "Draw something, or take an image of the test set."
-  : "Take an image of the test set.";
+const EMPTY = $("status").textContent; // as the page begins
 const UNMOVED = "What the nudge changes: nothing yet";
 
 const nameOf = (k) => (shapes.length > 1 ? `Layer ${k + 1}` : "Hidden layer");
