@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from binep.core.costs import CrossEntropy
+from binep.core.network import Network
 from binep.core.neurons import Binary
 from binep.core.synapses import Conv
 from binep.data import sources
@@ -101,7 +102,7 @@ def _rendered(
         lead=_lead(trained),
         drawable=shape[0] == 1,
         bits=isinstance(network.neurons[0], Binary),
-        binary=first.scale is not None,
+        binary=_is_binary(network),
         conv=isinstance(first, Conv),
         first=f"{torch.Size(first.output_shape).numel():,}",
         samples_trained=f"{count:,}" if count else "many",
@@ -123,12 +124,17 @@ def _json(value: Any) -> Markup:
     return Markup(json.dumps(value).replace("<", "\\u003c"))
 
 
+def _is_binary(network: Network) -> bool:
+    """Whether its weights are binary: the setting is one for all layers that have a page."""
+    return network.synapses[0].scale is not None
+
+
 def _lead(trained: Trained) -> str:
     """What the network consists of, in a sentence, and what to do."""
     network = trained.network
     neurons = sum(torch.Size(synapse.output_shape).numel() for synapse in network.synapses)
     weights = sum(synapse.values.numel() for synapse in network.learning_synapses())
-    binary = network.synapses[0].scale is not None
+    binary = _is_binary(network)
     kind = "weights of one bit each" if binary else "weights"
     digits = network.cost.classes == 10 and trained.classes in ((), tuple("0123456789"))
     image = "a digit" if digits else "an image"
@@ -148,7 +154,7 @@ def _facts(
         "classes": trained.classes or [str(c) for c in range(network.cost.classes)],
         "tolerance": network.tolerance,
         "readout": isinstance(network.cost, CrossEntropy),
-        "binary": any(synapse.scale is not None for synapse in network.learning_synapses()),
+        "binary": _is_binary(network),
         "learning": {
             "beta": learning.beta,
             "nudging": learning.nudging,
