@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from binep.cli.base import on_its_data
 from binep.cli.options import Pluggable, given, parse
 from binep.cli.output import print_table, warn
-from binep.cli.train import on_its_data
 from binep.data.sources import SOURCES
 from binep.experiment.config import Config, ConfigError, preset, preset_names
 from binep.experiment.kinds import NEURONS

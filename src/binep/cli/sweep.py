@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from binep.cli.base import from_file, on_its_data, spoken
 from binep.cli.compare import add_settings, setting_cells, show_sweep
 from binep.cli.options import Pluggable, parse
 from binep.cli.output import escaped, warn
-from binep.cli.train import from_file, on_its_data, spoken
 from binep.experiment import plugins
 from binep.experiment.config import Config, ConfigError, preset
 

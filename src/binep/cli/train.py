@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from binep.cli.base import from_file, on_its_data, own_options, spoken
 from binep.cli.options import Pluggable, parse
-from binep.data.sources import SOURCES, Source
+from binep.data.sources import Source
 from binep.experiment import plugins
-from binep.experiment.config import Config, ConfigError, Layer, preset, preset_names
-from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
-from binep.experiment.layers import LAYERS
+from binep.experiment.config import Config, ConfigError, preset, preset_names
 from binep.experiment.settings import Count
 from binep.runs.settings import MACHINE, read_config
 
@@ -24,8 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PROG = "binep train"
-OWN = (SOURCES, NEURONS, COSTS, ESTIMATORS, FLIP_RULES)
-"""What may have a table [options.NAME]."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +100,6 @@ def main(arguments: Sequence[str]) -> None:
     run_seeds(config, options.seeds, name, options.run_dir, begun, options.tensorboard, given)
 
 
-def on_its_data(config: Config, start: Config) -> tuple[Config, Source | None]:
-    """Settings with a last layer that fits the data set's classes, where that was not the start's.
-
-    One that was resized, too, is left for the check of all settings.
-    """
-    last = list(config.layers)[-1:]
-    resized = any(config.layers[n].size != start.layers[n].size for n in last if n in start.layers)
-    if config.dataset == start.dataset or resized or [*start.layers][-1:] != last:
-        return config, None
-    source = config.source()
-    return config.fitted(source), source
-
-
 def _with_thresholds(config: Config, source: Source | None) -> Config:
     """Settings with thresholds that are chosen from the first batches, which are printed."""
     from binep.experiment.thresholds import auto_threshold
@@ -159,37 +141,7 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
     flags = [word for word in arguments if word not in ("-h", "--help")]
     found = parse(Options, flags, prog=PROG, default=Options(experiment=spoken(flags)))
     start, name = _named(found, flags == list(arguments))
-    return start.replace(options={**_own_options(flags), **start.options}), name
-
-
-def spoken(flags: Sequence[str]) -> Config:
-    """Settings with whatever layers and kinds of one's own are spoken of, so that all can parse."""
-    settings: dict[str, set[str]] = {}
-    for number, name in re.findall(r"^--layers\.(\d+)\.([\w-]+)", "\n".join(flags), re.MULTILINE):
-        settings.setdefault(number, set()).add(name.removeprefix("no-").replace("-", "_"))
-    layers = {number: _layer_with(names) for number, names in settings.items()}
-    return Config(layers=layers, options=_own_options(flags))
-
-
-def _layer_with(names: set[str]) -> Layer:
-    """A layer of the kind that has most of such settings."""
-
-    def known(kind: type[Layer]) -> int:
-        return len(names & {f.name for f in dataclasses.fields(kind)})
-
-    kind = max(LAYERS.values(), key=known)  # of equals the first: a dense one
-    # Any value will do where there is no default.
-    needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory]
-    given: dict[str, Any] = dict.fromkeys(needed, 1)
-    return kind(**given)
-
-
-def _own_options(flags: Sequence[str]) -> dict[str, Any]:
-    """A table for each kind of one's own whose settings are spoken of, as --options.NAME.rate."""
-    spoken = re.findall(r"^--options\.([^.=\n]+)\.", "\n".join(flags), re.MULTILINE)
-    words = {word.replace("-", "_") for word in spoken}  # as in help, with either
-    known = [name for kinds in OWN for name in kinds]
-    return {name: {} for name in known if name.replace("-", "_") in words}
+    return start.replace(options={**own_options(flags), **start.options}), name
 
 
 def _named(found: Options, complete: bool) -> tuple[Config, str]:
@@ -261,10 +213,3 @@ def _of_trained(path: Path) -> tuple[Config, str]:
         )
     in_run = (file.parent / "config.toml").exists()
     return trained.config(path), file.resolve().parent.name if in_run else file.stem
-
-
-def from_file(file: Path) -> tuple[Config, str]:
-    """The settings of a TOML file or a run folder, and what a run of it is called."""
-    path = file / "config.toml" if file.is_dir() else file
-    name = path.resolve().parent.name if path.name == "config.toml" else path.stem
-    return Config.load(path), name or "run"
