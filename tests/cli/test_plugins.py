@@ -118,6 +118,26 @@ def test_a_run_needs_what_it_was_trained_with(
     assert error.endswith("it was changed since\n")
 
 
+def test_settings_of_a_part_go_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert binep(f"{TRAIN} --run-dir run --options.leaky.rate 0.7") == 0
+    again = "train --config run --plugin parts_of_mine.py"
+    assert binep(f"{again} --run-dir same") == 0
+    assert Config.load(Path("same/config.toml")) == Config.load(Path("run/config.toml"))
+    assert binep(f"{again} --activation hard-sigmoid --run-dir other") == 0
+    assert Config.load(Path("other/config.toml")).options == {}
+    capsys.readouterr()
+    assert binep(f"{again} --activation hard-sigmoid --options.leaky.rate 0.6") == 2
+    assert "must be left out: nothing here is of that kind" in capsys.readouterr().err
+
+
+def test_a_sweep_takes_settings_of_a_part(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray")
+    flags = f"{SMALL} --activation leaky --nudge outside --plugin parts_of_mine.py"
+    line = f"sweep {flags} --set beta=uniform(0.1,1) --trials 1 --options.leaky.rate"
+    assert binep(f"{line} 2") == 2
+    assert "options.leaky.rate = 2.0: must be above 0 and at most 1" in capsys.readouterr().err
+
+
 def test_a_part_of_ones_own_is_not_exported(capsys: pytest.CaptureFixture[str]) -> None:
     assert binep(f"{TRAIN} --run-dir run") == 0
     assert binep("export run --plugin parts_of_mine.py") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from hypothesis import strategies as some
 from binep.cli import main as cli
 from binep.cluster import importance, space, sweeps
 from binep.cluster.sweeps import Sweep, Trial
+from binep.core.neurons import Real
 from binep.data import own
+from binep.experiment import kinds
 from binep.experiment.config import ConfigError, differing, preset
+from binep.experiment.kinds import NEURONS
 
 BASE = preset("quickstart").replace(validation=0.1)
 
@@ -199,6 +203,36 @@ def test_what_the_error_depends_on_is_important_and_drawn() -> None:
     best = [line for line in lines if line.get_linewidth() > 2]
     assert len(best) == 1
     assert best[0].get_ydata()[2] == 0  # type: ignore[index]
+
+
+def test_a_setting_of_a_kind_is_of_the_trials_of_that_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(NEURONS, "_kinds", dict(NEURONS._kinds))
+
+    @kinds.neurons("ranged")
+    @dataclass(frozen=True)
+    class Ranged(Real):
+        bound: kinds.Share = 0.5
+
+    base = BASE.replace(dynamics=replace(BASE.dynamics, activation="ranged"))
+    lines = ["activation=choice(ranged,hard-sigmoid)", "options.ranged.bound=loguniform(.1,1)"]
+    settings = space.read(lines, base)
+    space.check(lines, settings, base, None)
+    found = []
+    for i in range(12):
+        values = ("hard-sigmoid" if i % 3 else "ranged", 0.1 * 10 ** (i / 11))
+        paths = {s.path: value for s, value in zip(settings, values, strict=True)}
+        config = space.replaced(base, paths)
+        assert [*config.options] == ([] if i % 3 else ["ranged"])
+        found.append(Trial(i, Path(str(i)), config, 10, 5.0 + i))
+    groups = sweeps.ranked(found)
+    assert {*importance.importance(groups, settings)} <= {"activation", "options.ranged.bound"}
+    axes = importance.parallel(groups, settings, 10).axes[0]
+    heights = [line.get_ydata()[1] for line in axes.lines if len(line.get_xdata()) == 3]
+    assert sum(height < 0 for height in heights) == 8
+    assert sum(0 <= height < 1 for height in heights) == 4
+    assert "none" in [text.get_text() for text in axes.texts]
 
 
 def test_without_ray_the_command_to_install_it_is_named(

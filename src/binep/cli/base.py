@@ -23,7 +23,7 @@ def spoken(flags: Sequence[str]) -> Config:
     for number, name in re.findall(r"^--layers\.(\d+)\.([\w-]+)", "\n".join(flags), re.MULTILINE):
         settings.setdefault(number, set()).add(name.removeprefix("no-").replace("-", "_"))
     layers = {number: _layer_with(names) for number, names in settings.items()}
-    return Config(layers=layers, options=own_options(flags))
+    return with_own_options(Config(layers=layers), flags)
 
 
 def _layer_with(names: set[str]) -> Layer:
@@ -39,12 +39,13 @@ def _layer_with(names: set[str]) -> Layer:
     return kind(**given)
 
 
-def own_options(flags: Sequence[str]) -> dict[str, Any]:
-    """A table for each kind of one's own whose settings are spoken of, as --options.NAME.rate."""
+def with_own_options(config: Config, flags: Sequence[str]) -> Config:
+    """Settings with a table for each kind of one's own whose are spoken of: --options.NAME.rate."""
     spoken = re.findall(r"^--options\.([^.=\n]+)\.", "\n".join(flags), re.MULTILINE)
     words = {word.replace("-", "_") for word in spoken}  # as in help, with either
     known = [name for kinds in OWN for name in kinds]
-    return {name: {} for name in known if name.replace("-", "_") in words}
+    own: dict[str, Any] = {name: {} for name in known if name.replace("-", "_") in words}
+    return config.replace(options={**own, **config.options})
 
 
 def from_file(file: Path) -> tuple[Config, str]:
@@ -54,11 +55,19 @@ def from_file(file: Path) -> tuple[Config, str]:
     return Config.load(path), name or "run"
 
 
-def on_its_data(config: Config, start: Config) -> tuple[Config, Source | None]:
-    """Settings with a last layer that fits the data set's classes, where that was not the start's.
+def completed(config: Config, start: Config) -> tuple[Config, Source | None]:
+    """Settings in which what flags have left unchanged goes with what they have changed.
 
-    One that was resized, too, is left for the check of all settings.
+    Settings of kinds of one's own that are no longer named are left out, and a last layer fits the
+    classes of another data set. What flags have changed, too, is left for the check of all
+    settings.
+
+    Returns:
+        The settings, and their data set, if it was read for this.
     """
+    former = start.kinds().keys() - config.kinds().keys()
+    same = (name for name, table in start.options.items() if config.options.get(name) == table)
+    config = config.without_options(former.intersection(same))
     last = list(config.layers)[-1:]
     resized = any(config.layers[n].size != start.layers[n].size for n in last if n in start.layers)
     if config.dataset == start.dataset or resized or [*start.layers][-1:] != last:

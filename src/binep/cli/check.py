@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from binep.cli.base import on_its_data
+from binep.cli.base import completed
 from binep.cli.options import Pluggable, given, parse
 from binep.cli.output import print_table, warn
 from binep.data.sources import SOURCES
@@ -131,7 +131,7 @@ def _to_check(options: Options) -> list[Experiment]:
         chosen.pop("seed", None)  # what a run holds out goes by its own
         return [runs.load(path, **chosen, device="cpu")]
     own = config.learning.synapses
-    config, source = on_its_data(config.replace(**chosen, device="cpu"), config)
+    config, source = completed(config.replace(**chosen, device="cpu"), config)
     twin = all("weights" in layer.takes for layer in config.layers.values())
     kinds: list[Weights] = ["binary", "real"] if twin else [own]
     return [

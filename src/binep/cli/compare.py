@@ -144,10 +144,11 @@ def add_settings(table: Table, names: Sequence[str]) -> None:
 
 
 def setting_cells(values: Mapping[str, Any]) -> list[str]:
-    """The values of settings for the columns of `add_settings`."""
+    """The values of settings for the columns of `add_settings`; None where there is none."""
     from rich.markup import escape
 
     texts = {name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in values.items()}
+    texts |= {name: "–" for name, value in values.items() if value is None}
     if len(texts) > COLUMNS:
         return [escape(", ".join(f"{name} {text}" for name, text in texts.items()))]
     return [escape(text) for text in texts.values()]

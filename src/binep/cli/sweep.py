@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from binep.cli.base import from_file, on_its_data, spoken
+from binep.cli.base import completed, from_file, spoken, with_own_options
 from binep.cli.compare import add_settings, setting_cells, show_sweep
 from binep.cli.options import Pluggable, parse
 from binep.cli.output import escaped, warn
@@ -104,6 +104,17 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
     """The settings that flags replace, and what the sweep is called; see `binep.cli.train`."""
     flags = [word for word in arguments if word not in ("-h", "--help")]
     found = parse(Options, flags, prog=PROG, default=Options(experiment=spoken(flags)))
+    start, name = _named(found, flags == list(arguments))
+    return with_own_options(start, flags), name
+
+
+def _named(found: Options, complete: bool) -> tuple[Config, str]:
+    """The settings of what is named, and what a sweep of it is called.
+
+    Args:
+        found: what was parsed.
+        complete: without --help, something must be named.
+    """
     sources = {"the preset": found.preset, "--config": found.config, "--resume": found.resume}
     named = [f"{what} {source}" for what, source in sources.items() if source is not None]
     if len(named) > 1:
@@ -112,7 +123,7 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
         return preset(found.preset), found.preset
     if found.config is not None:
         return from_file(found.config)
-    if found.resume is None and flags == list(arguments):
+    if found.resume is None and complete:
         raise ConfigError(
             "search what? Name a preset (binep presets lists them) or --config FILE, and settings "
             "with --set"
@@ -145,7 +156,7 @@ def _base(options: Options, start: Config) -> Config:
     """What all trials have in common."""
     from binep.cluster.runs import placed
 
-    config, _ = on_its_data(options.experiment, start)
+    config, _ = completed(options.experiment, start)
     config = config.replace(plugins=plugins.loaded())
     if not config.validation:
         config = config.replace(validation=HELD_OUT)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from binep.cli.base import from_file, on_its_data, own_options, spoken
+from binep.cli.base import completed, from_file, spoken, with_own_options
 from binep.cli.options import Pluggable, parse
 from binep.data.sources import Source
 from binep.experiment import plugins
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
             resume_training(options.resume, board, workers, **changes)
         return
     begun = _begun_from(options)
-    config, source = on_its_data(options.experiment, start)
+    config, source = completed(options.experiment, start)
     config = config.replace(plugins=plugins.loaded())
     if options.auto_threshold:
         config = _with_thresholds(config, source)
@@ -141,7 +141,7 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
     flags = [word for word in arguments if word not in ("-h", "--help")]
     found = parse(Options, flags, prog=PROG, default=Options(experiment=spoken(flags)))
     start, name = _named(found, flags == list(arguments))
-    return start.replace(options={**own_options(flags), **start.options}), name
+    return with_own_options(start, flags), name
 
 
 def _named(found: Options, complete: bool) -> tuple[Config, str]:

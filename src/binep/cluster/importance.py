@@ -25,7 +25,8 @@ def importance(groups: Sequence[Group], settings: Sequence[Setting]) -> dict[str
 
     Optuna's PED-ANOVA: how far the values of the better half are from those of all. Settings are
     not compared with how they interact, and trials that were ended early count with the error that
-    they had then. Empty of fewer than `FEWEST` draws, or where all errors are equal.
+    they had then. A trial without a setting does not count for it. Empty of fewer than `FEWEST`
+    draws, or where all errors are equal.
 
     Raises:
         RunError: Optuna is not installed.
@@ -43,10 +44,11 @@ def importance(groups: Sequence[Group], settings: Sequence[Setting]) -> dict[str
     study = optuna.create_study(direction="minimize")
     for group in groups:
         for trial in group.trials:
+            has = [s for s in settings if s.of(trial.config) is not None]
             study.add_trial(
                 optuna.trial.create_trial(
-                    params={s.name: s.of(trial.config) for s in settings},
-                    distributions={s.name: s.distribution() for s in settings},
+                    params={s.name: s.of(trial.config) for s in has},
+                    distributions={s.name: s.distribution() for s in has},
                     value=trial.error,
                 )
             )
@@ -107,8 +109,9 @@ class _Axis:
         cls, name: str, values: Sequence[float], low: float, high: float, log: bool
     ) -> _Axis:
         """Of numbers in a range."""
-        ends = np.log10([low, high]) if log else np.array([low, high], float)
-        scaled = np.log10(values) if log else np.array(values, float)
+        ends, scaled = np.array([low, high], float), np.array(values, float)
+        if log:
+            ends, scaled = np.log10(ends), np.log10(scaled)
         marks = np.linspace(0, 1, 5)
         at = ends[0] + marks * (ends[1] - ends[0])
         texts = [f"{value:.3g}" for value in (10**at if log else at)]
@@ -117,7 +120,15 @@ class _Axis:
 
 
 def _axis(setting: Setting, values: Sequence[Any]) -> _Axis:
-    """The axis of a setting: its range, or its values at equal distances."""
+    """The axis of a setting: its range, or its values at equal distances.
+
+    Below it is where lines of trials pass that do not have the setting.
+    """
+    if None in values:
+        axis = _axis(setting, [value for value in values if value is not None])
+        heights = iter(axis.heights)
+        places = [-0.1 if value is None else next(heights) for value in values]
+        return _Axis(axis.name, places, [*axis.ticks, (-0.1, "none")])
     if setting.kind in RANGES:
         low, high = setting.values
         return _Axis.between(setting.name, values, low, high, setting.log)

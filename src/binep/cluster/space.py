@@ -72,7 +72,7 @@ class Setting:
         return FloatDistribution(low, high, log=self.log)
 
     def of(self, config: Config) -> Any:
-        """Its value in a configuration."""
+        """Its value in a configuration; None of one that does not have it."""
         value = toml.plain(config)
         for key in self.path:
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -102,6 +102,8 @@ def _paths(table: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 def replaced(config: Config, values: Mapping[tuple[str, ...], Any]) -> Config:
     """A configuration with other values of some settings.
 
+    Settings of a kind of one's own are left out where another is named in its place.
+
     Args:
         config: where they are replaced.
         values: by their `Setting.path`.
@@ -118,7 +120,7 @@ def replaced(config: Config, values: Mapping[tuple[str, ...], Any]) -> Config:
         inner[name] = value
     result = toml.read(Config, table, "")
     assert isinstance(result, Config)
-    return result
+    return result.without_options(config.kinds().keys() - result.kinds().keys())
 
 
 def read(texts: Sequence[str], config: Config) -> list[Setting]:

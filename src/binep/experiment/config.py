@@ -11,7 +11,7 @@ import importlib.resources
 import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -239,6 +239,11 @@ class Config:
     def replace(self, **settings: Any) -> Config:
         """A copy with some settings replaced."""
         return dataclasses.replace(self, **settings)
+
+    def without_options(self, names: Collection[str]) -> Config:
+        """A copy without the tables [options.NAME] of these names."""
+        kept = {name: table for name, table in self.options.items() if name not in names}
+        return self.replace(options=kept)
 
     def source(self) -> Source:
         """Its data set, described; data of one's own are read for this.
