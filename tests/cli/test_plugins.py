@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,18 @@ def test_a_run_needs_what_it_was_trained_with(
     error = capsys.readouterr().err
     assert error.startswith("binep: run/config.toml: was trained with a 'parts_of_mine.py' of SHA-")
     assert error.endswith("it was changed since\n")
+
+
+def test_commands_to_go_on_with_name_the_plug_in(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("my parts").mkdir()
+    Path("parts_of_mine.py").rename("my parts/parts_of_mine.py")
+    given = ["--plugin", "my parts/parts_of_mine.py"]
+    train = TRAIN.removesuffix("--plugin parts_of_mine.py").split()
+    assert cli.main([*train, *given, "--run-dir", "run"]) == 0
+    assert cli.main(["report", "run", *given]) == 0
+    page = html.unescape(Path("report.html").read_text())
+    for command in ("train --config run", "evaluate run"):
+        assert f"binep {command} --plugin 'my parts/parts_of_mine.py'" in page
 
 
 def test_settings_of_a_part_go_with_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ from binep.analysis.measurements import (
 from binep.analysis.readings import Report, confusion
 from binep.analysis.tables import reference_of
 from binep.data.sources import Files
+from binep.experiment import plugins
 from binep.experiment.config import Config, ConvLayer, Layer, Learning, preset
 from binep.experiment.kinds import NEURONS
 from binep.export import packed
@@ -340,7 +341,7 @@ def _origins(report: Report) -> tuple[Facts, list[_Origin]]:
     shared = [f for f in facts[0] if len(facts) > 1 and all(f in others for others in facts)]
     origins = []
     for run, own in zip(report.runs, facts, strict=True):
-        folder = shlex.quote(str(run.folder))
+        folder = shlex.quote(str(run.folder)) + plugins.flags()
         train = f"binep train --config {folder}" if run.metrics else ""
         tested = not run.metrics or (run.folder / "model.safetensors").exists()
         own = [fact for fact in own if fact not in shared]

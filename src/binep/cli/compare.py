@@ -102,6 +102,7 @@ def show_sweep(sweep: Sweep, most: int = 10) -> None:
 
     from binep.analysis.measurements import spread
     from binep.cluster import importance, sweeps
+    from binep.experiment import plugins
     from binep.runs import curves, files
 
     found = sweeps.trials(sweep)
@@ -128,7 +129,8 @@ def show_sweep(sweep: Sweep, most: int = 10) -> None:
     if shares := importance.importance(groups, sweep.settings):
         words = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         print(f"importance of settings (PED-ANOVA): {words}")
-    print(f"binep train --config {shlex.quote(str(sweeps.write_best(sweep, groups)))}")
+    best = shlex.quote(str(sweeps.write_best(sweep, groups)))
+    print(f"binep train --config {best}{plugins.flags()}")
     drawn = importance.parallel(groups, sweep.settings, sweep.base.epochs)
     files.write(sweep.folder / "parallel.png", curves.rendered(drawn))
     print(sweep.folder / "parallel.png")

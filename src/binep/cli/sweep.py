@@ -196,7 +196,7 @@ def _run(sweep: Sweep, options: Options) -> None:
     )
     again = f"{PROG} --resume {shlex.quote(str(sweep.folder))}"
     again += f" --address {options.address}" if options.address else ""
-    again += "".join(f" --plugin {shlex.quote(str(path))}" for path in options.plugin)
+    again += plugins.flags()
     with files.locked(sweep.folder):
         try:
             with Display(sweep) as display:

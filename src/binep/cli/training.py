@@ -16,6 +16,7 @@ from torch import Tensor
 from binep.cli.output import escaped, warn
 from binep.cli.progress import Reporter
 from binep.data.sources import Source
+from binep.experiment import plugins
 from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.training import Meter
@@ -160,8 +161,8 @@ def _train(
         except runs.Stopped:
             stopped = f"stopped in epoch {experiment.epoch + 1} after batch {experiment.batch}"
     if stopped:
-        parts = "".join(f" --plugin {shlex.quote(name)}" for name in experiment.config.plugins)
-        print(f"{stopped}; go on with: binep train --resume {shlex.quote(str(folder))}{parts}")
+        again = f"{shlex.quote(str(folder))}{plugins.flags()}"
+        print(f"{stopped}; go on with: binep train --resume {again}")
         raise SystemExit(128 + asked[0])
     end = f"test error {rows[-1]['test_error']:.2f} % after epoch {len(rows)}"
     print(escaped(f"{end}; see {folder}"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import shlex
 import sys
 import types
 from collections.abc import Mapping
@@ -23,6 +24,12 @@ _LOADED: dict[str, str] = {}
 def loaded() -> dict[str, str]:
     """SHA-256 of each module that was loaded, by the name of its file."""
     return dict(_LOADED)
+
+
+def flags() -> str:
+    """What the next command line needs to have the same modules, beginning with a space."""
+    paths = (str(sys.modules[Path(name).stem].__file__) for name in _LOADED)
+    return "".join(f" --plugin {shlex.quote(path)}" for path in paths)
 
 
 def load(path: Path) -> None:
