@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from binep.experiment.config import Config, Dynamics, Layer
+from binep.experiment import kinds
+from binep.experiment.config import Config, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
+from binep.experiment.kinds import FLIP_RULES
 from binep.experiment.warnings import TrainingWarning
 from binep.runs import folder as runs
 
@@ -81,6 +83,40 @@ def test_many_flips_are_counted_against_the_setting(tmp_path: Path) -> None:
     other.mkdir()
     silent = warnings(config(gamma=0.5, warn_flip_rate=1.0), other)
     assert not any("flip per batch" in text for text in silent)
+
+
+def test_advice_is_of_settings_that_the_flip_rule_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FLIP_RULES, "_kinds", dict(FLIP_RULES._kinds))
+
+    @kinds.flip_rule("never")
+    class Never(torch.optim.Optimizer):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, {})
+
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            pass
+
+    @kinds.flip_rule("by-threshold")
+    class ByThreshold(Never):
+        def __init__(self, params: Any, threshold: float = 0.0) -> None:
+            super().__init__(params)
+
+    start = "layer 1: no weight flipped in epoch 1: if it still has to learn, "
+    for rule, advice in (
+        ("never", "change the settings of flip_rule = never"),
+        ("by-threshold", "lower layers.1.threshold"),
+        ("momentum", "lower layers.1.threshold or raise layers.1.gamma; --auto-threshold "),
+    ):
+        layer = Layer(10, gamma=1e-9) if rule == "momentum" else Layer(10)
+        layers = {"1": layer, "2": layer}
+        setting = config(layers=layers, learning=Learning(flip_rule=rule))
+        folder = tmp_path / rule
+        folder.mkdir()
+        (text,) = (text for text in warnings(setting, folder) if text.startswith(start))
+        assert text.startswith(f"{start}{advice}")
+        assert rule == "momentum" or text == f"{start}{advice}"
 
 
 def test_a_run_that_goes_well_gives_none(tmp_path: Path) -> None:

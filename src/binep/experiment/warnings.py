@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from binep.core.optim import SCALE_FLOOR
+from binep.experiment.kinds import FLIP_RULES
 
 if TYPE_CHECKING:
+    from binep.experiment.config import Config
     from binep.experiment.experiment import EpochResult, Experiment
 
 MOVING = 0.01
@@ -84,16 +86,19 @@ class Guards:
                 text = f"its α has grown to {largest:.2g}: lower layers.{i}.scale_lr"
                 yield f"large {i}", f"layer {i}: {text}"
             if change.flip_rate > config.warn_flip_rate:
-                yield (
-                    f"many {i}",
-                    f"layer {i}: {change.flip_rate:.2%} of its weights flip per batch: raise "
-                    f"layers.{i}.threshold or lower layers.{i}.gamma; --auto-threshold "
-                    "proposes a threshold",
-                )
+                advice = _advice(config, threshold=f"raise layers.{i}", gamma=f"lower layers.{i}")
+                text = f"{change.flip_rate:.2%} of its weights flip per batch: {advice}"
+                yield f"many {i}", f"layer {i}: {text}"
             if change.flips == 0:
-                yield (
-                    f"none {i}",
-                    f"layer {i}: no weight flipped in epoch {result.epoch}: if it still has to "
-                    f"learn, lower layers.{i}.threshold or raise layers.{i}.gamma; "
-                    "--auto-threshold proposes a threshold",
-                )
+                advice = _advice(config, threshold=f"lower layers.{i}", gamma=f"raise layers.{i}")
+                text = f"no weight flipped in epoch {result.epoch}: if it still has to learn, "
+                yield f"none {i}", f"layer {i}: {text}{advice}"
+
+
+def _advice(config: Config, **how: str) -> str:
+    """How to change those settings of a layer that its flip rule takes."""
+    rule = FLIP_RULES[config.learning.flip_rule]
+    words = [f"{change}.{name}" for name, change in how.items() if name in rule.takes]
+    advice = " or ".join(words) or f"change the settings of flip_rule = {rule.name}"
+    proposed = "; --auto-threshold proposes a threshold" * (rule.name == "momentum")
+    return f"{advice}{proposed}"
