@@ -210,6 +210,13 @@ def test_plug_ins_may_use_each_other_and_run_once(capsys: pytest.CaptureFixture[
         sys.modules.pop("mine_too", None)
 
 
+def test_of_neurons_of_ones_own_no_energy_is_known() -> None:
+    assert binep(f"{TRAIN} --run-dir run") == 0
+    assert binep("inspect run --format png --plugin parts_of_mine.py") == 0
+    head = Path("run/inspect/phases.csv").read_text().splitlines()[0]
+    assert head.startswith("step,beta,cost,layer1_residual,")
+
+
 def test_of_a_flip_rule_of_ones_own_there_are_no_momenta(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from binep.core.network import Network
-from binep.core.neurons import Binary
+from binep.core.neurons import Binary, Real
 from binep.core.optim import BinaryFlip
 from binep.core.phases import Clamped
 
@@ -31,7 +31,8 @@ def energy(network: Network, clamped: Clamped, states: Sequence[Tensor]) -> Tens
     bits), Hopfield's energy: a bit set or cleared alone changes E by ±(threshold − p), so that at
     a fixed point of a network without max-pooling no single bit can lower it. Both G agree on bits
     where the threshold is ½.
-    All layers move at once and follow no gradient of E: on the way there it may rise.
+    All layers move at once and follow no gradient of E: on the way there it may rise. Neurons of
+    one's own count as real ones here: G is theirs only if their states settle at s = clip(p, 0, 1).
     """
     pairs = zip(network.neurons, states, strict=True)
     sent = [neurons.fire(s).to(s.dtype) for neurons, s in pairs]
@@ -59,7 +60,7 @@ class Phases:
         residual: max|Δs| of each layer, (steps + 1, L); NaN at 0.
         settled: (2, L), for both phases the last of its steps that moved a real state by more
             than the tolerance, or changed a bit; 0 if none did.
-        energy: E, (steps + 1,).
+        energy: E, (steps + 1,); empty with neurons of one's own, whose G is not known.
         cost: C of the output, (steps + 1,).
         scores: of each class, (steps + 1, classes); the largest is what the network reads.
     """
@@ -77,7 +78,7 @@ class Phases:
     @property
     def steps(self) -> int:
         """Steps of both phases."""
-        return len(self.energy) - 1
+        return len(self.cost) - 1
 
     def rows(self) -> list[dict[str, float | None]]:
         """A row per step, for a table."""
@@ -86,7 +87,7 @@ class Phases:
             row: dict[str, float | None] = {
                 "step": t,
                 "beta": self.beta if t > self.free_steps else 0,
-                "energy": self.energy[t],
+                **({"energy": self.energy[t]} if len(self.energy) else {}),
                 "cost": self.cost[t],
             }
             for i in range(len(self.states)):
@@ -149,6 +150,8 @@ def follow(
     moved = ~(residual <= tolerance)
     if sent:
         moved = np.stack([(r[1:] != r[:-1]).any(axis=1) for r in sent], axis=1)
+    known = all(type(n) in (Real, Binary) for n in neurons)
+    energies = [energy(network, clamped, s).numpy(force=True) for s in path if known]
     return Phases(
         beta=beta,
         free_steps=ends[0],
@@ -156,7 +159,7 @@ def follow(
         bits=bits,
         residual=np.vstack([np.full(len(network), np.nan), residual]),
         settled=np.stack([_last(moved[: ends[0]]), _last(moved[ends[0] :])]),
-        energy=np.concatenate([energy(network, clamped, s).numpy(force=True) for s in path]),
+        energy=np.concatenate([np.empty(0), *energies]),
         cost=cost.loss(layers[-1], target).numpy(force=True),
         scores=cost.scores(layers[-1], "averaged").numpy(force=True),
     )

@@ -98,8 +98,9 @@ def phases(
     _picture(below, _drawable(image), cmap="gray_r")
     below.legend(handles=lines, loc="center left", bbox_to_anchor=(1.05, 0.5))
 
-    columns = halves[1].subgridspec(3, 1)
-    settling = [figure.add_subplot(columns[i]) for i in range(3)]
+    count = 3 if len(found.energy) else 2
+    columns = halves[1].subgridspec(count, 1)
+    settling = [figure.add_subplot(columns[i]) for i in range(count)]
     _settling(settling, found)
     for column in (panels, settling):
         _time(column, found)
@@ -122,8 +123,8 @@ def _scores(axes: Axes, found: Phases, classes: Sequence[str], label: int) -> li
 
 
 def _settling(panels: Sequence[Axes], found: Phases) -> None:
-    """Residuals, energy and cost over time."""
-    residual, energy, cost = panels
+    """Residuals, energy where there is one, and cost over time."""
+    residual, *between, cost = panels
     for i, (name, style) in enumerate(_layers(found)):
         values = found.residual[:, i]
         residual.plot(values, style, color=_colour(i + 1), label=name, marker=".", markersize=2)
@@ -133,11 +134,12 @@ def _settling(panels: Sequence[Axes], found: Phases) -> None:
     residual.set_ylabel("residual\nmax|Δ$s$|")
     logarithmic(residual, found.residual, 1e-9)
     residual.legend(handlelength=2.5)
-    end = found.energy[found.free_steps]
-    above = abs(found.energy - end)
-    energy.plot(above, color="black", marker=".", markersize=3)
-    energy.set_ylabel(f"energy |$E − E^*$|\n$E^*$ = {end:.4g}".replace("-", "−"))
-    logarithmic(energy, above, 1e-9 * above.max())
+    for energy in between:
+        end = found.energy[found.free_steps]
+        above = abs(found.energy - end)
+        energy.plot(above, color="black", marker=".", markersize=3)
+        energy.set_ylabel(f"energy |$E − E^*$|\n$E^*$ = {end:.4g}".replace("-", "−"))
+        logarithmic(energy, above, 1e-9 * above.max())
     cost.plot(found.cost, color="black", marker=".", markersize=3)
     cost.set_ylabel("cost $C$")
     cost.set_ylim(bottom=0)
