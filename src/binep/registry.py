@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import importlib
@@ -145,7 +146,8 @@ class Registry(Mapping[str, Kind]):
                 if p.name in self.offers:
                     taken.add(p.name)
                 else:
-                    own.setdefault(p.name, (p.name, hints.get(p.name, Any), p.default))
+                    default = _made(base, p.name) if written else p.default
+                    own.setdefault(p.name, (p.name, hints.get(p.name, Any), default))
             if all(p.kind is not p.VAR_KEYWORD for p in parameters):
                 break
         return taken, list(own.values())
@@ -162,15 +164,29 @@ def table(
         owner: the class whose settings they are.
         bases: base classes of the dataclass.
     """
-    missing = dataclasses.MISSING
-    fields = [
-        (key, hint, field(default=missing if default is inspect.Parameter.empty else default))
-        for key, hint, default in own
-    ]
+    fields = [(key, hint, _field(default)) for key, hint, default in own]
     made = dataclasses.make_dataclass(name, fields, bases=bases, frozen=True, kw_only=True)
     made.__module__, made.__qualname__ = owner.__module__, f"{owner.__qualname__}.Settings"
     owner.Settings = made  # type: ignore[attr-defined]
     return made
+
+
+def _field(default: Any) -> Any:
+    """A field with a default, of which a list or dict is copied for each instance."""
+    if default is inspect.Parameter.empty:
+        return field()
+    if type(default).__hash__ is None:
+        return field(default_factory=lambda: copy.deepcopy(default))
+    return field(default=default)
+
+
+def _made(cls: type, name: str) -> Any:
+    """The default of a parameter that a dataclass has of one of its fields."""
+    written = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]  # with InitVars
+    if written.default_factory is not dataclasses.MISSING:
+        return written.default_factory()
+    missing = written.default is dataclasses.MISSING
+    return inspect.Parameter.empty if missing else written.default
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import inspect
 import pickle
 import sys
 import types
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,37 @@ def test_neurons_may_be_a_dataclass_over_binep_s(monkeypatch: pytest.MonkeyPatch
     exec(LEAKY, vars(module))
     config = Config(dynamics=Dynamics(activation="my_leaky"))
     assert vars(config.options["my_leaky"]) == {"rate_up": 0.5}
+
+
+def test_settings_may_be_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NEURONS, "_kinds", dict(NEURONS._kinds))
+
+    @kinds.neurons("listed")
+    @dataclass(frozen=True)
+    class Listed(binep.Real):
+        rates: list[kinds.Share] = field(default_factory=lambda: [0.25, 0.5])
+
+    @kinds.neurons("listed-too")
+    class ListedToo(binep.Real):
+        def __init__(self, rates: list[kinds.Share] = [0.25, 0.5]) -> None:  # noqa: B006
+            super().__init__()
+
+    for name in ("listed", "listed-too"):
+        made = Config(layers={"1": Layer(10)}, dynamics=Dynamics(activation=name))
+        assert made.options[name].rates == [0.25, 0.5]
+        made.options[name].rates.append(1.0)  # which are this one's alone
+        assert Config.from_toml(made.to_toml(), "again").options[name].rates == [0.25, 0.5, 1.0]
+        assert made.replace(options={}).options[name].rates == [0.25, 0.5]
+        line = ["--options." + name + ".rates", "0.5", "0.75"]
+        assert parse(Config, line, prog="", default=made).options[name].rates == [0.5, 0.75]
+        for wrong, right in (
+            ("0.5", "a list"),
+            (["a"], "a list, each of type float"),
+            ([2.0], "a list, each above 0 and at most 1"),
+        ):
+            settings = type(made.options[name])(rates=wrong)
+            with pytest.raises(ConfigError, match=f"{name}.rates = .*: must be {right}$"):
+                made.replace(options={name: settings}).check()
 
 
 def test_a_data_set_s_refusal_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

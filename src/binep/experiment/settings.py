@@ -174,7 +174,18 @@ def wrong_type(hint: Any, value: Any) -> str:
         return f"of type {kind.__name__}"
     if kind is Path and not isinstance(value, str | Path):
         return "of type str"
+    if typing.get_origin(kind) in (tuple, list):
+        if not isinstance(value, tuple | list):
+            return "a list"
+        return _of_each(wrong_type, kind, value)
     return ""
+
+
+def _of_each(wrong: Callable[[Any, Any], str], kind: Any, values: Any) -> str:
+    """What each value of a list must be, if one is not."""
+    inner = typing.get_args(kind)[0]
+    right = next((right for value in values if (right := wrong(inner, value))), "")
+    return f"a list, each {right}" if right else ""
 
 
 def out_of_range(hint: Any, value: Any) -> str:
@@ -190,6 +201,8 @@ def out_of_range(hint: Any, value: Any) -> str:
         return "at most 3.4e38, the largest float32"
     if kind in (str, Path) and not str(value).isascii() and _holds_surrogates(str(value)):
         return "text that UTF-8 can hold"
+    if typing.get_origin(kind) in (tuple, list):
+        return _of_each(out_of_range, kind, value)
     return wrong
 
 

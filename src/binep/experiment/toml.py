@@ -83,11 +83,11 @@ def read(hint: Any, value: Any, key: str) -> Any:
     if origin is dict:
         inner = typing.get_args(kind)[1]
         return {k: read(inner, v, _below(key, k)) for k, v in _table(value, key).items()}
-    if origin is tuple:
+    if origin in (tuple, list):
         inner = typing.get_args(kind)[0]
         if not isinstance(value, list):
             raise ConfigError(f"{key} = {_shown(value)}: must be a list")
-        return tuple(read(inner, v, key) for v in value)
+        return origin(read(inner, v, key) for v in value)
     if kind is Any:
         return value
     right = wrong_type(hint, value)
