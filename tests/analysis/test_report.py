@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import mean, median, stdev
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -20,11 +21,14 @@ import pytest
 import torch
 from samples import write_mnist
 
+import binep
 from binep.analysis import readings, report
 from binep.cli import main as cli
 from binep.data.sources import Files
+from binep.experiment import kinds
 from binep.experiment.config import Config, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
+from binep.experiment.kinds import COSTS, ESTIMATORS
 from binep.export import packed
 from binep.runs import curves as plots
 from binep.runs import folder as runs
@@ -291,6 +295,29 @@ def test_a_log_alone_gives_a_page_that_says_what_it_lacks(
     page = written([kept, folders[1]], tmp_path / "page.html")
     assert len(page.images("Weights")) == 8
     assert "Seed 5. Rows" in page.said
+
+
+def test_parts_of_ones_own_are_shown_by_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kinds_of in (COSTS, ESTIMATORS):
+        monkeypatch.setattr(kinds_of, "_kinds", dict(kinds_of._kinds))
+
+    @kinds.cost("read-out")
+    class ReadOut(binep.CrossEntropy):
+        pass
+
+    @kinds.estimator("one-sided")
+    class OneSided(binep.EquilibriumPropagation):
+        def __init__(self, network: Any, beta: float, free_steps: int, nudged_steps: int) -> None:
+            super().__init__(network, beta, free_steps, nudged_steps)
+
+    bits = Config(
+        dynamics=Dynamics("heaviside"),
+        learning=Learning(cost="read-out", estimator="one-sided", beta=0.5),
+        layers={"1": Layer(20), "2": Layer(10)},
+    )
+    head, rows = report._layers(bits)
+    assert [row[head.index("fires from")] for row in rows] == ["0.5", ""]
+    assert dict(report._setting(bits))["nudge"] == "β = 0.5, of the current output"
 
 
 def test_without_the_data_set_the_weights_are_still_shown(tmp_path: Path) -> None:

@@ -166,6 +166,8 @@ def test_features_from_training_to_predictions(
     words = ["train", "quickstart", "--dataset", ".", "--epochs", "1", "--run-dir", "run"]
     assert main([*words, "--standardize", "--layers.1.size", "8", "--threads", "1"]) == 0
     np.save("new.npy", np.array([[1.0, 2.0], [3.0, 4.0]]))
+    Path("NEW.NPY").write_bytes(Path("new.npy").read_bytes())
+    assert main(["predict", "run", "NEW.NPY"]) == 0
     capsys.readouterr()
     assert main(["predict", "run", "new.npy"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3

@@ -161,6 +161,8 @@ class Drawn(binep.BinaryFlip):
             for signs in group["params"]:
                 state = self.state[signs]
                 state["share"] = 0.9 * state.get("share", self.kept)
+                state["count"] = state.get("count", 0) + 1
+                state["mean"] = torch.tensor(0.5)
                 state["drawn"] = torch.rand(3, generator=self.generator)
         return super().step(closure)
 
@@ -189,8 +191,15 @@ def test_what_a_rule_keeps_and_draws_goes_on(monkeypatch: pytest.MonkeyPatch) ->
     for experiment in (whole, resumed):
         experiment.train_epoch()
     states = [experiment.state() for experiment in (whole, resumed)]
-    assert states[0].keys() == states[1].keys() >= {"rule.0.share", "rule.1.drawn"}
+    assert states[0].keys() == states[1].keys() >= {"rule.0.number.share", "rule.1.drawn"}
+    for experiment in (whole, resumed):
+        for state in experiment.flip.state.values():
+            assert (type(state["share"]), type(state["count"])) == (float, int)
+            assert type(state["mean"]) is torch.Tensor
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    state = {**whole.state(), "rule.0.number.share": torch.zeros(2)}
+    with pytest.raises(ValueError, match=r"rule\.0\.number\.share is no number"):
+        resumed.restore(state)
     listing = config.replace(learning=Learning(flip_rule="listing"), options={})
     experiment = Experiment(listing)
     experiment.train_epoch()

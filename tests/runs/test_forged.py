@@ -83,6 +83,8 @@ FACTS = (
 )
 CHANGES: list[tuple[Callable[[State, About], object], str]] = [
     (lambda s, a: a.pop("rows"), "rows: no list"),
+    (lambda s, a: a["data"].update(mean=[0.5], shape=[]), "data has a mean that is no list"),
+    (lambda s, a: a["data"].update(mean=[0.5]) or a["data"].pop("shape"), "data has a mean that"),
     (lambda s, a: a.pop("config"), "config is no text"),
     (lambda s, a: a.update(config=3), "config is no text"),
     (lambda s, a: a.update(config="["), "not TOML"),

@@ -29,7 +29,7 @@ from binep.analysis.tables import reference_of
 from binep.data.sources import Files
 from binep.experiment import plugins
 from binep.experiment.config import Config, ConvLayer, Layer, Learning, preset
-from binep.experiment.kinds import NEURONS
+from binep.experiment.kinds import ESTIMATORS, NEURONS
 from binep.export import packed
 from binep.runs import headers
 
@@ -86,7 +86,7 @@ def _result(report: Report) -> str:
     return spread([reading.error for reading in report.readings])
 
 
-ESTIMATORS = {"ep": "equilibrium propagation", "bptt": "BPTT"}
+NAMES = {"ep": "equilibrium propagation", "bptt": "BPTT"}
 """Estimators by their names in a configuration; one of a user's own is called by that."""
 
 Table = tuple[list[str], list[list[str]]]
@@ -268,14 +268,19 @@ def _setting(config: Config) -> list[tuple[str, str]]:
         *([] if dynamics.solver == "steps" else [("solver", dynamics.solver)]),
         ("free phase", f"at most T = {dynamics.free_steps} steps"),
         ("nudged phase", f"at most Kmax = {dynamics.nudged_steps} steps"),
-        ("gradient", ESTIMATORS.get(learning.estimator, learning.estimator)),
+        ("gradient", NAMES.get(learning.estimator, learning.estimator)),
         ("cost", learning.cost + (f", {learning.output_copies} neurons per class" * several)),
     ]
-    if learning.estimator == "ep":
-        where = f"{learning.nudge} ρ"
-        if "hold_nudge" in NEURONS[dynamics.activation].takes:
-            where = f"of the {'free' if learning.hold_nudge else 'current'} output"
-        shown.append(("nudge", f"β = {learning.beta:g}, {learning.nudging}, {where}"))
+    nudge = {
+        "beta": f"β = {learning.beta:g}",
+        "nudging": learning.nudging,
+        "nudge": f"{learning.nudge} ρ",
+        "hold_nudge": f"of the {'free' if learning.hold_nudge else 'current'} output",
+    }
+    estimator, neurons = ESTIMATORS[learning.estimator], NEURONS[dynamics.activation]
+    taken = estimator.takes | (neurons.takes if "beta" in estimator.takes else set())
+    if words := ", ".join(text for name, text in nudge.items() if name in taken):
+        shown.append(("nudge", words))
     return [*shown, *_decays(learning)]
 
 
@@ -296,7 +301,7 @@ def _layers(config: Config) -> Table:
     """Size and learning rates of each layer."""
     real = config.learning.synapses == "real"
     fires = "threshold" in NEURONS[config.dynamics.activation].takes
-    readout = list(config.layers)[-1] if config.learning.cost == "cross-entropy" else None
+    readout = list(config.layers)[-1] if config.has_readout else None
     head = ["layer", "kind", "size", *(["fires from"] if fires else []), "bias rate"]
     head += ["weight rate"] if real else ["momentum γ", "threshold τ", "α rate"]
     rows = []

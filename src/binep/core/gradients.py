@@ -264,7 +264,8 @@ class BackpropThroughTime(GradientEstimator):
             _differentiate(network.cost.loss(states[-1], target).mean() * (len(x) / batch))
         ends = [state.detach() for state in states]
         change = largest_change(ends, [state.detach() for state in before])
-        moved = torch.full((len(network),), self.nudged_steps) if start is None else start.moved
+        steps = torch.full((len(network),), self.nudged_steps, device=x.device)
+        moved = steps if start is None else start.moved
         certain = None if start is None else start.certain
         residual = (change if certain is None else change.masked_fill(certain, 0)).amax(dim=1)
         clamped = Clamped(x, clamped.drive.detach())

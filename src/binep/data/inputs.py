@@ -31,7 +31,7 @@ def read_inputs(path: Path, shape: Sequence[int]) -> Tensor:
         DataError: the file is missing or damaged, or holds something else.
     """
     shape = tuple(shape)
-    samples = _array(path) if path.suffix in (".npy", ".npz") else _picture(path, shape)
+    samples = _array(path) if path.suffix.lower() in (".npy", ".npz") else _picture(path, shape)
     if samples.dtype != np.uint8 and samples.dtype.kind != "f":
         raise DataError(f"{path}: holds {samples.dtype}: must be uint8, or floating point")
     if samples.dtype != np.uint8:

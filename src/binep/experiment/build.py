@@ -141,7 +141,7 @@ def _assembled(
         made.train_scale(layer.scale_lr > 0)
         synapses.append(made)
     offered: dict[str, Any] = {"classes": classes, "copies": learning.output_copies}
-    if "readout" in COSTS[learning.cost].takes:
+    if config.has_readout:
         offered["readout"] = synapses.pop()
     cost: Cost = _make(COSTS, learning.cost, config, **offered)
     # A readout has no neurons.
@@ -257,7 +257,7 @@ def _build_flip_rule(
         one_pass=config.speed.uses("one-pass-flips"),
         generator=generator,
     )
-    if not (hasattr(rule, "take_flips") and hasattr(rule, "writes")):
+    if not all(hasattr(rule, name) for name in ("flips", "take_flips", "writes")):
         SignChanges(rule)
     return rule
 

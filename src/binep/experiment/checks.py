@@ -90,7 +90,7 @@ def _misfits(config: Config, source: Source | None) -> Iterator[str]:
         yield f"cost = {cost}: must be of classes, as a configuration's data sets have"
     if copies != 1 and "copies" not in COSTS[cost].takes:
         yield f"output_copies = {copies}: must be 1 with {cost}"
-    if len(numbers) < 2 and "readout" in COSTS[cost].takes:
+    if len(numbers) < 2 and config.has_readout:
         yield f"layers = 1: must be at least 2 with {cost}, the last reads out"
 
 
@@ -240,7 +240,7 @@ def _idle_neurons(config: Config) -> Iterator[Idle]:
     if neurons.fact("settle_exactly") and config.dynamics.settle_tol > 0:  # 0 takes every step
         yield Idle("dynamics", "settle_tol", why)
     numbers = list(config.layers)
-    if numbers and "readout" in COSTS[config.learning.cost].takes:
+    if numbers and config.has_readout:
         reads = f"it does nothing with cost = {config.learning.cost}: the last layer only reads out"
         yield Idle(f"layers.{numbers.pop()}", "firing_threshold", reads)
     if "threshold" not in neurons.takes:

@@ -240,6 +240,11 @@ class Config:
         """A copy with some settings replaced."""
         return dataclasses.replace(self, **settings)
 
+    @property
+    def has_readout(self) -> bool:
+        """Whether the last layer only reads out: it has no neurons, and no part in the dynamics."""
+        return "readout" in COSTS[self.learning.cost].takes
+
     def without_options(self, names: Collection[str]) -> Config:
         """A copy without the tables [options.NAME] of these names."""
         kept = {name: table for name, table in self.options.items() if name not in names}

@@ -34,6 +34,7 @@ from binep.experiment.config import Config, ConfigError
 from binep.experiment.parts import differing, parts_of
 from binep.experiment.sharding import ShardedFlip
 from binep.experiment.states import (
+    NUMBER,
     RULE_GENERATOR,
     Place,
     check_fit,
@@ -416,20 +417,28 @@ def _is_own(rule: Any) -> bool:
 _OF_BINARY_FLIP = ("momentum", "flipped_at")
 
 
-def _kept(name: str, value: Any) -> Tensor:
-    """What a flip rule of one's own keeps, for a checkpoint.
+def _kept(name: str, value: Any) -> tuple[str, Tensor]:
+    """What a flip rule of one's own keeps, for a checkpoint: `NUMBER` tells numbers from tensors.
 
     Raises:
         ConfigError: neither a tensor nor a number.
     """
-    if isinstance(value, float):
-        return torch.tensor(value, dtype=torch.float64)
-    if not isinstance(value, Tensor | int):
+    if isinstance(value, Tensor):
+        return name, value
+    if not isinstance(value, int | float):
         raise ConfigError(
             f"the flip rule keeps {name}, a {type(value).__name__}: its state must be of tensors "
             "and numbers, which checkpoints hold"
         )
-    return torch.as_tensor(value)
+    dtype = torch.float64 if isinstance(value, float) else None
+    return f"{NUMBER}{name}", torch.tensor(value, dtype=dtype)
+
+
+def _as_kept(name: str, tensor: Tensor, device: torch.device) -> tuple[str, Any]:
+    """What `_kept` was given."""
+    if name.startswith(NUMBER):
+        return name.removeprefix(NUMBER), tensor.item()
+    return name, tensor.to(device)
 
 
 def _flip_state(rule: Any) -> dict[str, Tensor]:
@@ -441,8 +450,8 @@ def _flip_state(rule: Any) -> dict[str, Tensor]:
         state |= {f"momentum.{i}": whole(i, of["momentum"]) for i, of in enumerate(kept)}
         state["decays"] = torch.tensor(rule.decays, dtype=torch.float64)
         kept = [{k: v for k, v in of.items() if k not in _OF_BINARY_FLIP} for of in kept]
-    named = ((i, key, value) for i, of in enumerate(kept) for key, value in of.items())
-    return state | {f"rule.{i}.{key}": _kept(key, value) for i, key, value in named}
+    named = ((i, *_kept(key, value)) for i, of in enumerate(kept) for key, value in of.items())
+    return state | {f"rule.{i}.{key}": tensor for i, key, tensor in named}
 
 
 def _restore_flip(rule: Any, state: Mapping[str, Tensor]) -> None:
@@ -458,12 +467,11 @@ def _restore_flip(rule: Any, state: Mapping[str, Tensor]) -> None:
             rule.state[signs]["momentum"].copy_(own(i, state[f"momentum.{i}"]))
             # Momenta may be above their thresholds, as after noise: the next step visits them all.
             rule.state[signs]["flipped_at"] = math.inf
-        kept = {k.removeprefix(f"rule.{i}."): v for k, v in state.items() if f"rule.{i}." in k}
-        now = rule.state[signs]
-        rule.state[signs] = {key: now[key] for key in _OF_BINARY_FLIP if key in now} | {
-            key: value.to(signs.device) if isinstance(now.get(key, value), Tensor) else value.item()
-            for key, value in kept.items()
-        }
+        of, now = f"rule.{i}.", rule.state[signs]
+        kept = {k.removeprefix(of): v for k, v in state.items() if k.startswith(of)}
+        rule.state[signs] = {key: now[key] for key in _OF_BINARY_FLIP if key in now} | dict(
+            _as_kept(key, value, signs.device) for key, value in kept.items()
+        )
     if hasattr(rule, "decays"):
         rule.decays = state["decays"].tolist()
 

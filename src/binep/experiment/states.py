@@ -21,6 +21,9 @@ SCALE_CEILING = 1e30
 """The most that a scaling factor may be: above it, sums of a few weights overflow float32."""
 
 
+NUMBER = "number."
+"""Before the name of a number, not a tensor, that a flip rule of one's own keeps."""
+
 RULE_GENERATOR = "rule.generator"
 """The state of the generator that a flip rule of one's own draws from."""
 
@@ -161,3 +164,5 @@ def check_rule(kept: Mapping[str, Tensor], layers: int) -> None:
             raise ValueError(f"{name} is of no flip rule of this configuration")
         if name == RULE_GENERATOR and not _is_of_generator(tensor):
             raise ValueError(f"{name} is no state of a random generator")
+        if name.split(".", 2)[-1].startswith(NUMBER) and tensor.ndim:
+            raise ValueError(f"{name} is no number")

@@ -148,7 +148,7 @@ def check_identity(about: Mapping[str, Any]) -> None:
         scale = data.get(name)
         if scale is not None and (
             not isinstance(scale, list)
-            or len(scale) != shape[0]
+            or [len(scale)] != shape[:1]
             or any(type(x) not in (int, float) or not -REAL <= x <= REAL for x in scale)
         ):
             raise ValueError(f"data has a {name} that is no list of numbers, one for a channel")
