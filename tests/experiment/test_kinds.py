@@ -139,7 +139,7 @@ def test_their_state_is_kept_too(epochs: int) -> None:
     assert states[0].keys() == states[1].keys()
     assert any(name.startswith("rule.0.") for name in states[0])
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert all(type(s["steps"]) is int for s in first.flip.state.values())
+    assert all(type(s["steps"]) is int for s in second.flip.state.values())
 
 
 class Drawn(binep.BinaryFlip):
@@ -343,7 +343,8 @@ def test_neurons_may_be_a_dataclass_over_binep_s(monkeypatch: pytest.MonkeyPatch
 
 
 def test_settings_may_be_lists(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(NEURONS, "_kinds", dict(NEURONS._kinds))
+    for kinds_of in (NEURONS, COSTS):
+        monkeypatch.setattr(kinds_of, "_kinds", dict(kinds_of._kinds))
 
     @kinds.neurons("listed")
     @dataclass(frozen=True)
@@ -355,6 +356,14 @@ def test_settings_may_be_lists(monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, rates: list[kinds.Share] = [0.25, 0.5]) -> None:  # noqa: B006
             super().__init__()
 
+    @kinds.cost("of-files")
+    class OfFiles(binep.SquaredError):
+        def __init__(self, classes: int, copies: int, files: tuple[Path, ...] = ()) -> None:
+            super().__init__(classes, copies)
+
+    paths = Config(learning=Learning(cost="of-files"), options={"of-files": {"files": ["a", "b"]}})
+    assert paths.options["of-files"].files == (Path("a"), Path("b"))
+    assert Config.from_toml(paths.to_toml(), "again") == paths
     for name in ("listed", "listed-too"):
         made = Config(layers={"1": Layer(10)}, dynamics=Dynamics(activation=name))
         assert made.options[name].rates == [0.25, 0.5]

@@ -62,6 +62,12 @@ def test_as_many_weights_flip_as_were_to(setting: Config) -> None:
         assert wanted / 3 - 2 < change.flips < wanted * 3 + 2
 
 
+def test_momenta_may_decay_as_fast_as_they_like() -> None:
+    fast = {n: dataclasses.replace(at, gamma=0.05) for n, at in DENSE.layers.items()}
+    chosen = auto_threshold(DENSE.replace(layers=fast), data(), batches=50)
+    assert all(0 < layer.threshold < 0.1 for layer in chosen.layers.values())
+
+
 def test_the_thresholds_before_do_not_matter_and_all_else_is_kept() -> None:
     chosen = auto_threshold(DENSE, data(), batches=10)
     layers = {n: dataclasses.replace(at, threshold=0.0) for n, at in DENSE.layers.items()}

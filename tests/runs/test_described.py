@@ -12,6 +12,7 @@ import torch
 
 import binep
 from binep.core.neurons import Real
+from binep.core.solvers import Plain
 from binep.experiment.config import Config, Layer
 from binep.experiment.experiment import Experiment
 from binep.runs import folder as runs
@@ -55,6 +56,18 @@ def replace_optimizer(exp: Any) -> None:
     exp.optimizers[1] = torch.optim.SGD([exp.network.synapses[0].bias], 0.1)
 
 
+def change_threshold(exp: Any) -> None:
+    exp.flip.param_groups[1]["threshold"] = 1.0
+
+
+def change_rate(exp: Any) -> None:
+    exp.descent.param_groups[0]["lr"] = 0.5
+
+
+def replace_solver(exp: Any) -> None:
+    exp.network.solver = Plain
+
+
 def change_layers(exp: Any) -> None:
     exp.config.layers["1"] = Layer(7)
 
@@ -67,6 +80,9 @@ CHANGES = {
     replace_estimator: "estimator is a BackpropThroughTime",
     change_beta: "estimator has beta = 0.7, that of its config 0.3",
     replace_optimizer: "optimizer 2 is a SGD",
+    change_threshold: "optimizer 1 has threshold of group 2 = 1.0, that of its config 5e-07",
+    change_rate: "optimizer 2 has lr of group 1 = 0.5, that of its config 0.0",
+    replace_solver: "solver is a Plain",
     change_layers: "config was changed",
 }
 

@@ -27,7 +27,8 @@ def parts_of(experiment: Experiment) -> dict[str, Any]:
         parts[f"neurons of layer {i}"] = _described(neurons)
     parts["estimator"] = _described(experiment.estimator)
     for i, optimizer in enumerate(experiment.optimizers, start=1):
-        parts[f"optimizer {i}"] = type(optimizer), {}
+        parts[f"optimizer {i}"] = type(optimizer), _rates(optimizer)
+    parts["solver"] = network.solver or type(None), {}
     return parts
 
 
@@ -47,6 +48,19 @@ def differing(now: Mapping[str, Any], built: Mapping[str, Any]) -> str:
             settings.get(changed)
         )
     return ""
+
+
+def _rates(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What stays as it is in each group of one of binep's; what decays has a start that does."""
+    if not type(optimizer).__module__.startswith("binep."):
+        return {}
+    fixed = ("initial_gamma", "threshold", "noise", "floor", "relative")
+    return {
+        f"{name} of group {number}": value
+        for number, group in enumerate(optimizer.param_groups, start=1)
+        for name, value in group.items()
+        if name in (*fixed, "initial_lr" if "initial_lr" in group else "lr")
+    }
 
 
 def _described(part: Any) -> tuple[type, dict[str, Any]]:

@@ -24,8 +24,8 @@ def plain(value: Any) -> Any:
         return {name: plain(v) for name, v in pairs if v is not None}
     if isinstance(value, Mapping):
         return {key: plain(v) for key, v in value.items()}
-    if isinstance(value, tuple):
-        return list(value)
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 

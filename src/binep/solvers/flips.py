@@ -23,6 +23,8 @@ def flip_in_one_pass(
 ) -> tuple[int, Tensor]:
     """Flips and changed rows, as `Flip`; on a CPU in float32, bit for bit as `flip_plainly`."""
     use_threads()
+    with np.errstate(over="ignore"):  # beyond the largest float32 is a threshold that none passes
+        least = np.float32(threshold)
     if rows is None:
         rows = torch.arange(len(signs), device="cpu")
     flips = torch.empty_like(rows)
@@ -34,7 +36,7 @@ def flip_in_one_pass(
         rows.numpy(),
         grad.view(len(rows), width).numpy(),
         np.float32(rate),
-        np.float32(threshold),
+        least,
         flips.numpy(),
     )
     return int(flips.sum()), rows[flips > 0]
