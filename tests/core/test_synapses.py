@@ -105,7 +105,12 @@ def test_initial_values_are_pytorchs_binarised(build: Any) -> None:
     alpha = torch.tensor(0.5 * fan_in**-0.5)
     torch.testing.assert_close(synapse.scale.mean(), alpha, rtol=0.1, atol=0)
     assert 0 < synapse.bias.abs().max() <= fan_in**-0.5
-    assert abs(float(synapse.values.detach().mean())) < 0.1
+    real = torch.empty(synapse.values.shape)
+    real.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=torch.Generator().manual_seed(1))
+    kind, rtol = ("dense", 1e-6) if isinstance(synapse, Dense) else ("conv", 2**-12)
+    signs, alphas = oracle.binarise(networks.array(real), kind)
+    np.testing.assert_array_equal(networks.array(synapse.values), signs)
+    np.testing.assert_allclose(networks.array(synapse.scale), alphas, rtol=rtol, atol=0)
     assert synapse.scale.shape == (() if isinstance(synapse, Dense) else (40,))
     assert torch.equal(build(torch.Generator().manual_seed(1)).values, synapse.values)
     assert not torch.equal(build(torch.Generator().manual_seed(2)).values, synapse.values)

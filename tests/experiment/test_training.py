@@ -88,6 +88,10 @@ def test_scores_add_up_over_batches(t: Twins) -> None:
     assert parts.errors == whole.errors
     assert parts.loss == pytest.approx(whole.loss)
     assert parts.samples == whole.samples == len(t.labels)
+    ends = [t.network.relax(x, 4, tolerance=0) for x, _ in each]
+    steps = torch.stack([end.moved for end in ends]).double().mean(dim=0)
+    assert parts.settle_steps == pytest.approx(steps.tolist())
+    assert parts.residual == torch.stack([end.residual for end in ends]).amax(dim=0).tolist()
 
 
 @given(twins(cost="squared-error"))

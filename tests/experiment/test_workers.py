@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,11 @@ from hypothesis import strategies as st
 from binep.core.costs import SquaredError
 from binep.core.gradients import EquilibriumPropagation
 from binep.core.network import Network
-from binep.core.neurons import Binary
+from binep.core.neurons import Binary, Real
 from binep.core.synapses import Conv, Dense
 from binep.experiment import workers
 from binep.experiment.settings import ConfigError, WorkerError
-from binep.experiment.workers import Alone
+from binep.experiment.workers import Alone, Workers
 from binep.runs import folder as runs
 from binep.runs.checkpoints import place_of
 from binep.runs.metrics import read_metrics
@@ -88,11 +90,61 @@ def test_workers_learn_what_one_process_learns(count: int, name: str, folder: Pa
         assert found == expected
         return
     np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0.05, atol=1)
+    losses = (np.array(which["scores"])[:, 1] for which in (found, expected))
+    np.testing.assert_allclose(*losses, rtol=0, atol=0.02)
     for key, values in expected["parameters"].items():
         if key.startswith(("writes.", "momentum.")):
             continue
         differ = np.abs(np.subtract(found["parameters"][key], values)) > 1e-3
         assert differ.mean() < 1e-2, key
+
+
+def alone_of(count: int) -> Iterator[Workers]:
+    """Each of so many workers, without the others."""
+    for rank in range(count):
+        worker = Workers.__new__(Workers)
+        worker.rank, worker.count, worker.splits_momenta = rank, count, False
+        yield worker
+
+
+def test_gradients_of_unequal_shares_are_weighted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.distributed, "all_reduce", lambda tensor: None)
+    network = Network([Dense(6, 9), Dense(9, 4)], Real(), SquaredError(4))
+    estimate = EquilibriumPropagation(
+        network, beta=0.5, free_steps=60, nudged_steps=20, nudging="one-sided"
+    )
+    x, target = torch.rand(7, 6), network.cost.target(torch.arange(7) % 4)
+    estimate(x, target)
+    whole = [p.grad for p in network.parameters() if p.grad is not None]
+    parts = []
+    for worker in alone_of(3):
+        network.zero_grad()
+        share = worker.share(7)
+        estimate(x[share], target[share])
+        worker._sum_gradients(estimate, x)
+        parts.append([p.grad for p in network.parameters() if p.grad is not None])
+    for gradient, *summands in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(sum(summands), gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_parameters_that_differ_end_training(moved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, theirs = (Network([Dense(6, 4)], Real()) for _ in range(2))
+    theirs.load_state_dict(mine.state_dict())
+    if moved:
+        theirs.synapses[0].bias.data[2] += 1e-6
+    sent: list[torch.Tensor] = []
+    monkeypatch.setattr(workers.distributed, "all_reduce", lambda sums, _: sent.append(sums))
+    monkeypatch.setattr(Workers, "_sent_from", "cpu")
+    one, other = alone_of(2)
+    other.check_parameters(theirs)
+
+    def largest(sums: torch.Tensor, _: Any) -> None:
+        sums.copy_(torch.maximum(sums, sent[0]))
+
+    monkeypatch.setattr(workers.distributed, "all_reduce", largest)
+    with pytest.raises(WorkerError, match="no longer the same") if moved else nullcontext():
+        one.check_parameters(mine)
 
 
 class Faded(Dense):

@@ -444,6 +444,10 @@ def test_another_test_batch_size_tests_the_same_images(tmp_path: Path) -> None:
     runs.train(Experiment(setting), tmp_path)
     assert resumed(tmp_path, "--test-batch-size 300 --epochs 2") == 0
     assert Config.load(tmp_path / "config.toml").test_batch_size == 300
+    whole = Experiment(setting.replace(epochs=2))
+    errors = [whole.train_epoch().test.error for _ in range(2)]
+    assert [row["test_error"] for row in read_metrics(tmp_path / "metrics.csv")] == errors
+    assert runs.load(tmp_path).evaluate().samples == len(whole.data.test)
 
 
 def test_another_experiment_does_not_train_in_the_folder(tmp_path: Path) -> None:

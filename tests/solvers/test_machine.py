@@ -55,7 +55,11 @@ def test_products_are_the_same_in_integers_and_in_floats(
 
 
 @both_kinds
-@given(twins(activation="binary"), st.integers(1, 20), st.integers(1, 20))
+@given(
+    twins(activation="binary", weights="binary", cost="squared-error"),
+    st.integers(1, 20),
+    st.integers(1, 20),
+)
 def test_bits_take_the_same_steps(
     monkeypatch: pytest.MonkeyPatch, t: Twins, free_steps: int, nudged_steps: int
 ) -> None:
