@@ -172,7 +172,7 @@ def _jobs(options: Options) -> Iterator[tuple[str, Config, str, Speed, int]]:
 def report(rows: Sequence[Row]) -> str:
     """A table of the mean and standard deviation of each network and switch."""
     lines = [
-        "# Every shortcut, on and off",
+        "# Shortcuts of CPUs, on and off",
         "",
         "Test error on MNIST-5k after training from the same start, mean ± standard deviation over "
         "seeds, and what each seed gave: `python -m benchmarks.shortcuts`, rows in "

@@ -48,6 +48,7 @@ BASE = preset("quickstart").replace(validation=0.1)
         ("--set beta=uniform(.1,1) --trials 0", "--trials 0: must be at least 1"),
         ("--set beta=uniform(.1,1) --gpus=-1", "--gpus -1: must be from 0"),
         ("--set beta=uniform(.1,1) --beta 0", "beta = 0.0: must be"),
+        ("--set beta=uniform(.1,1) --validation 0", "--validation 0: must be above 0"),
         ("", "--set: name a setting at least"),
         ("--config x.toml --set beta=uniform(.1,1)", "both the preset quickstart and --config"),
         ("--set beta=uniform(.1,1) --address ray://a:1", "must be auto, or HOST:PORT"),

@@ -49,7 +49,8 @@ def table(root: Path) -> str:
                 [title, *(f"[{m.folder.name}]({_link(m.folder, root)})" for m in found)]
             )
             cells[2:4] = [errors_of(found), f"{len(found)} × {epochs_of(found, config)}"]
-        cells.append(reference_of(root, row, found))
+        beside = reference_of(root, row, found)
+        cells.append(f"`{row.reference}`: {beside}" if row.reference else beside)
         if found:
             hours, minutes = divmod(round(mean(m.seconds for m in found) / 60), 60)
             cells.append(f"{hours}:{minutes:02} h")
@@ -117,9 +118,9 @@ def page(root: Path) -> str:
         "`ROW/seedN` with `config.toml`, `metrics.csv`, `curves.png` and `environment.json`. "
         f"Claims are from {claims.SOURCE}. Errors are on the test set after the last epoch, mean ± "
         "standard deviation over seeds; none is the best of several epochs. A reference has real "
-        "weights, learnt by gradient descent on equilibrium propagation's gradients, and real "
-        "activations. The class is read from the outputs' states, averaged over the neurons of a "
-        "class; 'from fired bits', from the bits that they fire.",
+        "weights, learnt by gradient descent on equilibrium propagation's gradients at rates that "
+        "are not tuned, and real activations. The class is read from the outputs' states, averaged "
+        "over the neurons of a class; 'from fired bits', from the bits that they fire.",
         table(root).rstrip(),
         first_epochs(root).rstrip(),
         f"[{notes.name}]({notes.name}) discusses them." if notes.exists() else "",

@@ -61,8 +61,8 @@ class Options(Pluggable):
     """Draws of the settings, each a run, or as many as the grids have points; by default 20, and 1
     where there are grids alone."""
     grace: int = 1
-    """Epochs that every trial has before a poor one may be ended early; as many as --epochs lets
-    all of them end."""
+    """Epochs that every trial has before a poor one may be ended early; as many as --epochs, and
+    none is."""
     address: str | None = None
     """A Ray cluster: auto, or HOST:PORT; otherwise this machine alone."""
     cpus: int = 1
@@ -105,6 +105,8 @@ def _start(arguments: Sequence[str]) -> tuple[Config, str]:
     flags = [word for word in arguments if word not in ("-h", "--help")]
     found = parse(Options, flags, prog=PROG, default=Options(experiment=spoken(flags)))
     start, name = _named(found, flags == list(arguments))
+    if found.resume is None and not start.validation:
+        start = start.replace(validation=HELD_OUT)
     return with_own_options(start, flags), name
 
 
@@ -159,7 +161,7 @@ def _base(options: Options, start: Config) -> Config:
     config, _ = completed(options.experiment, start)
     config = config.replace(plugins=plugins.loaded())
     if not config.validation:
-        config = config.replace(validation=HELD_OUT)
+        raise ConfigError("--validation 0: must be above 0: a sweep chooses by what is held out")
     if options.gpus > 0 and config.device == "cpu":
         config = config.replace(device="cuda")
     return placed(config, max(1, options.cpus))
