@@ -84,6 +84,7 @@ _HOME = {name: f"binep.{module}" for module, names in _MODULES.items() for name 
 """Where each public name is defined."""
 
 provide("solvers", "binep.solvers")
+provide("flip in one pass", "binep.solvers:flip")
 provide("check of a solver", "binep.experiment.build:check_solver")
 provide("save", "binep.export.packed:save")
 

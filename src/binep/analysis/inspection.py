@@ -150,8 +150,6 @@ def follow(
     moved = ~(residual <= tolerance)
     if sent:
         moved = np.stack([(r[1:] != r[:-1]).any(axis=1) for r in sent], axis=1)
-    known = all(type(n) in (Real, Binary) for n in neurons)
-    energies = [energy(network, clamped, s).numpy(force=True) for s in path if known]
     return Phases(
         beta=beta,
         free_steps=ends[0],
@@ -159,10 +157,17 @@ def follow(
         bits=bits,
         residual=np.vstack([np.full(len(network), np.nan), residual]),
         settled=np.stack([_last(moved[: ends[0]]), _last(moved[ends[0] :])]),
-        energy=np.concatenate([np.empty(0), *energies]),
+        energy=_energies(network, clamped, path),
         cost=cost.loss(layers[-1], target).numpy(force=True),
         scores=cost.scores(layers[-1], "averaged").numpy(force=True),
     )
+
+
+def _energies(network: Network, clamped: Clamped, path: Sequence[Sequence[Tensor]]) -> Array:
+    """E after each step of one sample; empty with neurons of one's own."""
+    known = all(type(neurons) in (Real, Binary) for neurons in network.neurons)
+    found = [energy(network, clamped, s).numpy(force=True) for s in path if known]
+    return np.concatenate([np.empty(0), *found])
 
 
 def _last(moved: Array) -> Array:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from binep.core.provided import provided
 from binep.core.versions import Version, note_flips
 
 _PART = 2**18
@@ -109,9 +110,6 @@ class BinaryFlip(_Optimizer):
     takes_rows = True
     """Whether gradients may be sparse tensors of some rows."""
 
-    in_one_pass: Flip | None = None
-    """In float32: takes one pass over memory. Registered by `binep.solvers`."""
-
     _generator: torch.Generator | None = None  # of copies, too, which PyTorch makes without it
 
     def __init__(
@@ -177,7 +175,7 @@ class BinaryFlip(_Optimizer):
         before, dense = Version(signs), signs.detach().contiguous()
         flip: Flip = flip_plainly
         if group["one_pass"] and signs.dtype == torch.float32:
-            flip = self.in_one_pass or flip_plainly
+            flip = provided("flip in one pass")
         writes = group["writes"][i]
         flips, changed = flip(dense, momentum, writes, rows, grad.contiguous(), rate, threshold)
         group["flips"][i] += flips

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from binep.core.optim import BinaryFlip, flip_plainly
+from binep.core.optim import flip_plainly
 from binep.core.solvers import register
 from binep.solvers.bfloat16 import Bfloat16Solver
 from binep.solvers.bits_on_gpu.solver import BitsOnGpuSolver, has_triton
@@ -34,16 +34,19 @@ for _kind in (
     register(_kind)
 
 
-def _flip(signs: Tensor, *update: Any) -> tuple[Tensor | int, Tensor | None]:
+def flip(signs: Tensor, *update: Any) -> tuple[Tensor | int, Tensor | None]:
+    """Momenta and flips in one pass over memory, where the device has it: `binep.core.optim.Flip`.
+
+    Args:
+        signs: float32.
+        update: what else a `Flip` takes.
+    """
     if signs.device.type == "cpu":
         from binep.solvers.flips import flip_in_one_pass  # loads numba
 
         return flip_in_one_pass(signs, *update)
     if signs.device.type == "cuda" and has_triton():
-        from binep.solvers.bits_on_gpu.flips import flip  # loads Triton
+        from binep.solvers.bits_on_gpu import flips  # loads Triton
 
-        return flip(signs, *update)
+        return flips.flip(signs, *update)
     return flip_plainly(signs, *update)
-
-
-BinaryFlip.in_one_pass = staticmethod(_flip)
