@@ -48,7 +48,7 @@ class Kind:
         """
         if own is None and self.settings is not None:
             own = self.settings()
-        chosen = {} if own is None else {f.name: getattr(own, f.name) for f in _fields(own)}
+        chosen = {} if own is None else vars(own)
         wanted = {name: value for name, value in offered.items() if name in self.takes}
         return self.load()(*arguments, **wanted, **chosen)
 
@@ -193,10 +193,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint at the nearest known name, if one is near."""
     near = difflib.get_close_matches(name, list(known), 1)
     return f" (did you mean {near[0]}?)" if near else ""
-
-
-def _fields(own: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(own)
 
 
 def _origin(kind: Kind) -> tuple[str, str]:

@@ -54,7 +54,7 @@ def test_rows_are_run_resumed_and_written(
     errors = [rows[-1]["test_error"] or 0 for rows in logs]
     row = cells(page, "mnist-fc1-ep-alpha")
     assert row[1:3] == [f"{mean(errors):.2f} ± {stdev(errors):.2f}", "2 × 2 of 50"]
-    assert row[4] == "not run"
+    assert row[4] == "`mnist-fc1-100-reference`: not run"
     assert cells(page, "mnist-fc1-ep")[1] == "not run"
 
     # A finished run is left alone, one cut short after its first epoch goes on.

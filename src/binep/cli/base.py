@@ -4,26 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from binep.data.sources import SOURCES, Source
+from binep.cli.options import parse
+from binep.data.sources import Source
 from binep.experiment.config import Config, Layer
-from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS
+from binep.experiment.kinds import WITH_OPTIONS
 from binep.experiment.layers import LAYERS
 
-OWN = (SOURCES, NEURONS, COSTS, ESTIMATORS, FLIP_RULES)
-"""What may have a table [options.NAME]."""
+T = TypeVar("T")
 
 
-def spoken(flags: Sequence[str]) -> Config:
+def started(
+    options: Any,
+    arguments: Sequence[str],
+    prog: str,
+    named: Callable[[T, bool], tuple[Config, str]],
+) -> tuple[Config, str]:
+    """The settings that flags replace, and what a run of them is called.
+
+    A preset may stand behind flags, whose values only the parser tells from it: so all is parsed
+    once with whatever layers are spoken of, to find the preset or the file.
+
+    Args:
+        options: the dataclass of the command's flags, with settings called ``experiment``.
+        arguments: of the command.
+        prog: what it is called.
+        named: gives settings and name for what was parsed, and whether something must be named, as
+            it must without --help.
+    """
+    flags = [word for word in arguments if word not in ("-h", "--help")]
+    found = parse(options, flags, prog=prog, default=options(experiment=_spoken(flags)))
+    start, name = named(found, flags == list(arguments))
+    return _with_own_options(start, flags), name
+
+
+def _spoken(flags: Sequence[str]) -> Config:
     """Settings with whatever layers and kinds of one's own are spoken of, so that all can parse."""
     settings: dict[str, set[str]] = {}
     for number, name in re.findall(r"^--layers\.(\d+)\.([\w-]+)", "\n".join(flags), re.MULTILINE):
         settings.setdefault(number, set()).add(name.removeprefix("no-").replace("-", "_"))
     layers = {number: _layer_with(names) for number, names in settings.items()}
-    return with_own_options(Config(layers=layers), flags)
+    return _with_own_options(Config(layers=layers), flags)
 
 
 def _layer_with(names: set[str]) -> Layer:
@@ -39,11 +63,11 @@ def _layer_with(names: set[str]) -> Layer:
     return kind(**given)
 
 
-def with_own_options(config: Config, flags: Sequence[str]) -> Config:
+def _with_own_options(config: Config, flags: Sequence[str]) -> Config:
     """Settings with a table for each kind of one's own whose are spoken of: --options.NAME.rate."""
     spoken = re.findall(r"^--options\.([^.=\n]+)\.", "\n".join(flags), re.MULTILINE)
     words = {word.replace("-", "_") for word in spoken}  # as in help, with either
-    known = [name for kinds in OWN for name in kinds]
+    known = [name for kinds in WITH_OPTIONS for name in kinds]
     own: dict[str, Any] = {name: {} for name in known if name.replace("-", "_") in words}
     return config.replace(options={**own, **config.options})
 

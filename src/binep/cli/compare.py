@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 COLUMNS = 4
 """The most settings of which each has a column of such a table."""
 
+BEST = 10
+"""Settings of a sweep that are shown, the best first."""
+
 
 @dataclass(frozen=True)
 class Options(Pluggable):
@@ -96,7 +99,7 @@ def _print(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         lines = lines[count:]
 
 
-def show_sweep(sweep: Sweep, most: int = 10) -> None:
+def show_sweep(sweep: Sweep) -> None:
     """Print the best trials of a sweep and what they depend on; write best.toml and a figure."""
     from rich.table import Table
 
@@ -117,7 +120,7 @@ def show_sweep(sweep: Sweep, most: int = 10) -> None:
     seeds = any(len(group.trials) > 1 for group in groups)
     shown = [s for s in sweep.settings if not (seeds and s.name == "seed")]
     add_settings(table, [s.name for s in shown])
-    for group in groups[:most]:
+    for group in groups[:BEST]:
         values = {s.name: s.of(group.trials[0].config) for s in shown}
         table.add_row(
             " ".join(str(trial.number) for trial in group.trials),

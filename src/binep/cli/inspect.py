@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     if solver != "steps":
         raise ConfigError(f"{options.run}: solver = {solver}: must be steps, as inspect shows them")
     with experiment.working():
-        index = _telling(experiment) if options.index is None else options.index
+        index = _misread_or_nearest(experiment) if options.index is None else options.index
         found = _followed(experiment, index)
         drawn = {"phases": _phases(experiment, found, index, options.neurons)} | _drawings(
             experiment, found, options.run, whole
@@ -105,7 +105,7 @@ def _followed(experiment: Experiment, index: int) -> Phases:
     )
 
 
-def _telling(experiment: Experiment) -> int:
+def _misread_or_nearest(experiment: Experiment) -> int:
     """The first test image that is misread, or the one whose class leads by least."""
     import torch
 

@@ -28,9 +28,13 @@ def join(values: Sequence[float]) -> str:
     return " ".join(f"{value:.0f}" for value in values)
 
 
-def escaped(line: str, limit: int = 2000) -> str:
+LONGEST = 2000
+"""Letters of a line that are shown."""
+
+
+def escaped(line: str) -> str:
     """A line for a terminal, without control sequences and halves of letters, and not too long."""
-    line = line if len(line) <= limit else f"{line[:limit]}…"
+    line = line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
     letters = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return "".join(letters)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from binep.cli.base import completed, from_file, spoken, with_own_options
+from binep.cli.base import completed, from_file, started
 from binep.cli.compare import add_settings, setting_cells, show_sweep
 from binep.cli.options import Pluggable, parse
 from binep.cli.output import escaped, warn
@@ -101,13 +101,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _start(arguments: Sequence[str]) -> tuple[Config, str]:
-    """The settings that flags replace, and what the sweep is called; see `binep.cli.train`."""
-    flags = [word for word in arguments if word not in ("-h", "--help")]
-    found = parse(Options, flags, prog=PROG, default=Options(experiment=spoken(flags)))
-    start, name = _named(found, flags == list(arguments))
-    if found.resume is None and not start.validation:
-        start = start.replace(validation=HELD_OUT)
-    return with_own_options(start, flags), name
+    """The settings that flags replace, and what the sweep is called."""
+    start, name = started(Options, arguments, PROG, _named)
+    return (start if start.validation else start.replace(validation=HELD_OUT)), name
 
 
 def _named(found: Options, complete: bool) -> tuple[Config, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from binep.cli.base import completed, from_file, spoken, with_own_options
+from binep.cli.base import completed, from_file, started
 from binep.cli.options import Pluggable, parse
 from binep.data.sources import Source
 from binep.experiment import plugins
@@ -133,15 +133,8 @@ def _changes(before: Config, now: Config) -> dict[str, Any]:
 
 
 def _start(arguments: Sequence[str]) -> tuple[Config, str]:
-    """The settings that flags replace, and what the run is called.
-
-    The preset may stand behind flags, whose values only the parser tells from it: so all is
-    parsed once with whatever layers are spoken of, to find the preset or the file.
-    """
-    flags = [word for word in arguments if word not in ("-h", "--help")]
-    found = parse(Options, flags, prog=PROG, default=Options(experiment=spoken(flags)))
-    start, name = _named(found, flags == list(arguments))
-    return with_own_options(start, flags), name
+    """The settings that flags replace, and what the run is called."""
+    return started(Options, arguments, PROG, _named)
 
 
 def _named(found: Options, complete: bool) -> tuple[Config, str]:

@@ -17,7 +17,7 @@ from binep.cluster.sweeps import Group
 from binep.runs.files import RunError
 
 FEWEST = 4
-"""Trials, or groups of them, of which an importance is told."""
+"""From so many trials, or groups of them, on there are importances."""
 
 
 def importance(groups: Sequence[Group], settings: Sequence[Setting]) -> dict[str, float]:

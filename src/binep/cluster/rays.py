@@ -60,7 +60,7 @@ def connected(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
     """
     import ray
 
-    # Its errors are tracebacks of trials, which are told in a line.
+    # Its errors are tracebacks of trials, of which a line is printed elsewhere.
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
         quiet |= {"include_dashboard": False, "object_store_memory": STORE}

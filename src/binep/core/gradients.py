@@ -32,8 +32,8 @@ _PARTS = 8
 """Sizes of a batch that samples are left out of."""
 
 _STILL = 10
-"""A sample is at its equilibrium where a step moves it by no more than so many tolerances: that it
-has settled is the word of a solver that may round otherwise."""
+"""A sample is at its equilibrium where a step moves it by no more than so many tolerances: the
+solver that found it settled may round otherwise."""
 
 _SMALLEST_BETA = 1e-30
 """1/β times a sum must be a number in float32."""

@@ -128,7 +128,7 @@ class Solver(ABC):
         Args:
             start: a current equilibrium of this solver.
             steps: how many.
-            target: of the output, from `Cost.target`.
+            target: of the output, from `Cost.as_target`.
         """
         return None
 
@@ -401,7 +401,6 @@ def largest_change(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
 
 
 __all__ = [
-    "Clamped",
     "Gradient",
     "Loop",
     "Plain",

@@ -23,7 +23,7 @@ from binep.core.speed import FORMER, Speed
 from binep.data.regular import open_regular
 from binep.data.sources import SOURCES, Source, is_path, source_of
 from binep.experiment import checks, plugins, toml
-from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS, SOLVERS
+from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS, SOLVERS, WITH_OPTIONS
 from binep.experiment.layers import ConvLayer, DenseLayer, Layer
 from binep.experiment.settings import (
     Choices,
@@ -229,7 +229,7 @@ class Config:
 
     def _settings_of(self, name: str, table: Any) -> Any:
         """A table [options.NAME] as the settings of the kind; as it is if there is no such kind."""
-        registries = (self.kinds(), SOURCES, NEURONS, COSTS, ESTIMATORS, FLIP_RULES)
+        registries = (self.kinds(), *WITH_OPTIONS)
         found = (kinds[name].settings for kinds in registries if name in kinds)
         settings = next((kind for kind in found if kind is not None), None)
         if settings is None or not isinstance(table, dict):

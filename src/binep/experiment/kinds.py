@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from binep.data.sources import data_set
+from binep.data.sources import SOURCES, data_set
 from binep.experiment.layers import layer
 from binep.experiment.settings import Count, Portion, Rate, Share
 from binep.registry import Kind, Registry
@@ -99,6 +99,10 @@ FLIP_RULES.add_path(
     ("gamma", "threshold", "noise", "one_pass", "generator"),
     takes_rows=True,
 )
+
+
+WITH_OPTIONS = (SOURCES, NEURONS, COSTS, ESTIMATORS, FLIP_RULES)
+"""Kinds whose settings of their own are a table [options.NAME]; those of layers are in theirs."""
 
 
 def neurons(name: str) -> Callable[[T], T]:

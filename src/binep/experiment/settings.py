@@ -1,4 +1,4 @@
-"""Types of settings, each with its range, and whether a value fits."""
+"""Types of settings, each with its range, whether a value fits, and what is said if not."""
 
 from __future__ import annotations
 

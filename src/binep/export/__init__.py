@@ -1,1 +1,1 @@
-"""Trained networks out of the house: files that other programs read."""
+"""Trained networks as files that other programs read."""

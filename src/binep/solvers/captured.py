@@ -87,7 +87,7 @@ class CapturedSolver(Solver):
     def _followed(self, phase: Phase) -> Network:
         """What takes the steps at the network's precision, with its parameters as they are."""
         network, precision = self.network, self.network.speed.precision
-        if not self._frames.last(phase.x.device):
+        if not self._frames.are_current(phase.x.device):
             self._stepping.clear()
         if (
             precision == "exact"
@@ -257,8 +257,8 @@ class Frames(Generic[F]):
     def __len__(self) -> int:
         return len(self._frames)
 
-    def last(self, device: torch.device) -> bool:
-        """Whether the parameters still lie there; otherwise all frames are forgotten."""
+    def are_current(self, device: torch.device) -> bool:
+        """Whether the parameters still lie where they were; otherwise all frames are forgotten."""
         parameters = tuple(self._network.parameters())
         if (
             self._graphs is not None
@@ -273,7 +273,7 @@ class Frames(Generic[F]):
 
     def of(self, kind: Hashable, make: Callable[[Graphs], F]) -> F:
         """The frame of a kind of phase, made if there is none, which then is the one used last."""
-        assert self._graphs is not None, "after `last`"
+        assert self._graphs is not None, "after `are_current`"
         frame = self._frames.pop(kind, None)
         if frame is None:
             frame = make(self._graphs)

@@ -60,10 +60,8 @@ def count_changes(fired, bits):
 
 
 @inline
-def list_changes(bits, now, start, places, count):
+def list_changes(bits, now, places, count):
     """Append the places of bits that differ to ``places``, which holds ``count`` already.
-
-    Places are counted from ``start``.
 
     Returns:
         How many places there are then.
@@ -73,7 +71,7 @@ def list_changes(bits, now, start, places, count):
         if count_changes(new, old):
             for i in range(len(new)):
                 if new[i] != old[i]:
-                    places[count] = start + block + i
+                    places[count] = block + i
                     count += 1
     return count
 

@@ -64,7 +64,7 @@ class Engine:
     def _frame(self, phase: Phase) -> Frame:
         """The memory of batches of this size, with the weights as they are."""
         network = self._network
-        if not self._frames.last(phase.x.device):
+        if not self._frames.are_current(phase.x.device):
             self._weights = [Weights(synapse) for synapse in network.synapses[1:]]
         for weights in self._weights:
             weights.follow()

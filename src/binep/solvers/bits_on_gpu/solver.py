@@ -1,4 +1,4 @@
-"""The solver: what it fits, the memory that its kernels work on, and the steps."""
+"""The solver: what it fits, and how it takes a phase and compares two."""
 
 from __future__ import annotations
 

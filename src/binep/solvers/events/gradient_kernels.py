@@ -59,7 +59,7 @@ def _places(bits, now):
     """Where bits (batch, neurons) changed, and where each sample's part of that list begins."""
     starts, places = np.zeros(len(bits) + 1, np.int64), np.empty(bits.size, np.int32)
     for b in range(len(bits)):
-        starts[b + 1] = list_changes(bits[b], now[b], 0, places, starts[b])
+        starts[b + 1] = list_changes(bits[b], now[b], places, starts[b])
     return starts, places
 
 
@@ -135,7 +135,7 @@ def correlate_conv(layer, sent, sent_now, below, below_now, factor, gradient):
     """∂/∂W of a convolution of bits: factor·Σ_b (sent_now ⊗ below_now − sent ⊗ below), pooled.
 
     Args:
-        layer: a row of `shape`.
+        layer: a row of the table of layers.
         sent: (batch, places·channels): from where in the map each neuron sends, or −1.
         below: (batch, height + 2·padding, width + 2·padding, channels): padded with zeros.
         gradient: (channels, kernel, kernel, input channels).

@@ -66,7 +66,7 @@ class Parameters(NamedTuple):
         scale, bias: α and b of each neuron.
         feedback: of each layer, what a unit of ``down`` is worth.
         thresholds: of each layer, from where it fires.
-        gamma: how far a state moves towards its drive in a step.
+        filter: how far a state moves towards its drive in a step.
     """
 
     shape: Any
@@ -77,7 +77,7 @@ class Parameters(NamedTuple):
     bias: Any
     feedback: Any
     thresholds: Any
-    gamma: Any
+    filter: Any
 
 
 class Nudge(NamedTuple):
@@ -306,12 +306,12 @@ def _drive(k, drive, sample, parameters, base):
 
 
 @inline
-def _move(drive, states, fired, threshold, gamma):
-    """Update states, s ← clip((1 − gamma)·s + gamma·p, 0, 1), and their bits."""
-    keep, gamma = np.float32(1.0 - gamma), np.float32(gamma)
+def _move(drive, states, fired, threshold, filter):
+    """Update states, s ← clip((1 − filter)·s + filter·p, 0, 1), and their bits."""
+    keep, filter = np.float32(1.0 - filter), np.float32(filter)
     low, high = np.float32(0), np.float32(1)
     for i in range(len(drive)):
-        s = keep * states[i] + gamma * drive[i]
+        s = keep * states[i] + filter * drive[i]
         s = low if s < low else s  # so written, a NaN stays one
         s = high if s > high else s
         states[i] = s
@@ -342,13 +342,13 @@ def _forward(drive, push, beta, states, ends, fired, settings):
 
     Args:
         ends: the states that they lead to.
-        settings: steps, threshold, gamma.
+        settings: steps, threshold, filter.
 
     Returns:
         max|Δs| of the last step; −1 if a bit would change.
     """
-    steps, threshold, gamma = settings
-    keep, gamma = np.float32(1.0 - gamma), np.float32(gamma)
+    steps, threshold, filter = settings
+    keep, filter = np.float32(1.0 - filter), np.float32(filter)
     low, high = np.float32(0), np.float32(1)
     p, s, before = np.empty(128, np.float32), np.empty(128, np.float32), np.empty(128, np.float32)
     residual = np.float32(0)
@@ -366,13 +366,13 @@ def _forward(drive, push, beta, states, ends, fired, settings):
                 goal = push[start : start + count]
                 for i in range(count):
                     q = p[i] + beta * (goal[i] - s[i])
-                    v = keep * s[i] + gamma * q
+                    v = keep * s[i] + filter * q
                     v = low if v < low else v
                     s[i] = high if v > high else v
                     differ |= (s[i] >= threshold) != bits[i]
             else:
                 for i in range(count):
-                    v = keep * s[i] + gamma * p[i]
+                    v = keep * s[i] + filter * p[i]
                     v = low if v < low else v
                     s[i] = high if v > high else v
             if looks and _are_equal(before[:count], s[:count]):
@@ -393,7 +393,7 @@ def _skip(sample, parameters, base, nudge, work, steps, residual):
 
     The states that they lead to are in ``work.before``.
     """
-    shape, gamma = parameters.shape, parameters.gamma
+    shape, filter = parameters.shape, parameters.filter
     layers = len(shape)
     # Layers whose drive stays the same: all but an output whose nudge follows its state.
     free = layers if nudge.held or len(nudge.push) == 0 else layers - 1
@@ -401,7 +401,7 @@ def _skip(sample, parameters, base, nudge, work, steps, residual):
         _drive(free, work.drive[shape[free, START] :], sample, parameters, base)
     for k in range(free):
         start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
-        margin = np.float32(1e-6 / gamma)
+        margin = np.float32(1e-6 / filter)
         fired = work.fired[start:end]
         if not _decided(work.drive[start:end], fired, parameters.thresholds[k], margin):
             return False
@@ -414,7 +414,7 @@ def _skip(sample, parameters, base, nudge, work, steps, residual):
             sample.states[start:end],
             work.before[start:end],
             work.fired[start:end],
-            (steps, parameters.thresholds[k], gamma),
+            (steps, parameters.thresholds[k], filter),
         )
         if residual[k] < 0:
             return False
@@ -441,7 +441,7 @@ def _move_layers(sample, parameters, base, nudge, work, step, moved):
             else:
                 for i in range(len(p)):
                     p[i] += nudge.beta * (push[i] - s[i])
-        _move(p, s, a, parameters.thresholds[k], parameters.gamma)
+        _move(p, s, a, parameters.thresholds[k], parameters.filter)
         changes = count_changes(a, sample.bits[start:end])
         work.ends[k + 1] = work.ends[k] + changes
         if changes:
@@ -465,7 +465,7 @@ def _send_changes(sample, parameters, work):
             continue
         start, end = shape[k, START], shape[k, START] + shape[k, SIZE]
         bits, fired = sample.bits[start:end], work.fired[start:end]
-        list_changes(bits, fired, 0, work.changed, ends[k])
+        list_changes(bits, fired, work.changed, ends[k])
         copy_to(bits, fired)
         work.stale[max(k - 1, 0)] = True
         work.stale[min(k + 1, layers - 1)] = True

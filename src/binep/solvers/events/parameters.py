@@ -82,9 +82,9 @@ class SignCopies:
             self._update_signs(k, synapse.values.detach())
         neurons = [n for n in self.network.neurons if isinstance(n, Binary)]
         thresholds = np.array([n.threshold for n in neurons], np.float32)
-        signs, gamma = (self._up, self._down), neurons[0].filter
+        signs, filter = (self._up, self._down), neurons[0].filter
         of_neurons = (fixed, scale, bias, feedback, thresholds)
-        return kernels.Parameters(self.shape, *signs, *of_neurons, gamma)
+        return kernels.Parameters(self.shape, *signs, *of_neurons, filter)
 
     def signs(self, k: int) -> tuple[Signs, Signs]:
         """The signs of the synapse to layer k, upward and downward."""
