@@ -20,6 +20,7 @@ if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # it is read where kernels are defined
 needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
 on_gpu = [pytest.mark.gpu, needs_gpu]
+interpreted = pytest.mark.skipif(GPU, reason="Triton interprets where there is no GPU")
 
 
 LOCK = threading.RLock()

@@ -8,8 +8,15 @@ import pytest
 from samples import write_mnist
 
 from binep.cluster import runs
-from binep.experiment.config import Config, preset
+from binep.experiment.config import Config, ConfigError, preset
 from binep.runs.metrics import Row, read_metrics
+
+
+def test_no_gpu_is_named_by_its_number() -> None:
+    for device in ("cpu", "cuda"):
+        assert runs.placed(Config(device=device), 2).device == device
+    with pytest.raises(ConfigError, match="device = cuda:1: must be cuda: on a cluster"):
+        runs.placed(Config(device="cuda:1"), 2)
 
 
 def test_a_run_goes_on_as_it_is_told_now(tmp_path: Path) -> None:

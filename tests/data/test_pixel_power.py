@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import graphs
 import numpy as np
 import pytest
 import torch
@@ -81,6 +82,15 @@ def test_pixels_beyond_0_to_1_are_refused(
     np.save(tmp_path / "bad.npy", bad)
     assert main(["predict", str(tmp_path / "saved"), str(tmp_path / "bad.npy")]) == 2
     assert capsys.readouterr().err == f"binep: {said}\n"
+
+
+@pytest.mark.gpu
+@graphs.needs_gpu
+def test_a_power_of_bytes_on_a_gpu_does_not_wait() -> None:
+    images = torch.arange(256, dtype=torch.uint8)
+    expected, there = prepared(images, power=0.6), images.to("cuda")
+    assert torch.equal(prepared(there, power=0.6).cpu(), expected)
+    graphs.without_waiting(lambda: prepared(there, power=0.6))
 
 
 def test_the_power_of_bytes_does_not_depend_on_defaults() -> None:

@@ -33,7 +33,9 @@ class Asked(TorchDispatchMode):
         return call(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("solver", ["bits-on-gpu", "captured"])
+@pytest.mark.parametrize(
+    "solver", [pytest.param("bits-on-gpu", marks=graphs.interpreted), "captured"]
+)
 def test_a_batch_asks_for_nothing(solver: str) -> None:
     pytest.importorskip("triton")
     speed = Speed(off=set(SHORTCUTS) - {solver})

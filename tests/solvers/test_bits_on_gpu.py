@@ -42,7 +42,12 @@ NEURONS = {
 }
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=graphs.on_gpu)])
+@pytest.fixture(
+    params=[
+        pytest.param("cpu", marks=graphs.interpreted),
+        pytest.param("cuda", marks=graphs.on_gpu),
+    ]
+)
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     with graphs.called() if request.param == "cpu" else graphs.exact():
         yield request.param
@@ -142,12 +147,6 @@ def test_what_is_not_a_number_does_not_settle(device: str) -> None:
     assert not bool(end.residual[0] <= 0)
 
 
-def with_bias(bias: Tensor) -> Network:
-    net = Network([Dense(20, 24), Dense(24, 6)], Binary())
-    net.synapses[1].bias = torch.nn.Parameter(bias, requires_grad=False)
-    return net
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -157,13 +156,21 @@ def with_bias(bias: Tensor) -> Network:
         lambda: Network([Dense(20, 24), Dense(24, 6)], Binary(), CrossEntropy(Dense(6, 3))),
         lambda: Network([Conv((5, 2, 2), 4, kernel=1, padding=0), Dense(4, 6)], Binary()),
         lambda: Network([Dense(20, 24), Dense(24, 6)], Binary()).double(),
-        lambda: with_bias(torch.full((1,), 0.3).expand(6)),
     ],
 )
 def test_others_are_left_to_others(make: Any, device: str) -> None:
     net = make().to(device)
     x = torch.rand(2, *net.synapses[0].input_shape).to(net.synapses[0].values)
     net.speed = ONLY
+    assert choose(net, Phase.of(net, x, 1)) is Plain
+
+
+def test_a_bias_that_has_no_memory_of_its_own_is_left_to_others(device: str) -> None:
+    net = network(Binary(), device, (20, 24, 6))
+    x = torch.rand(2, 20, device=device)
+    assert choose(net, Phase.of(net, x, 1)) is not Plain
+    bias = torch.full((1,), 0.3, device=device).expand(6)
+    net.synapses[1].bias = torch.nn.Parameter(bias, requires_grad=False)
     assert choose(net, Phase.of(net, x, 1)) is Plain
 
 

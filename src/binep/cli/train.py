@@ -20,6 +20,8 @@ from binep.runs.settings import MACHINE, read_config
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from binep.experiment.workers import Alone
+
 PROG = "binep train"
 
 
@@ -88,25 +90,26 @@ def main(arguments: Sequence[str]) -> None:
     begun = _begun_from(options)
     config, source = completed(options.experiment, start)
     config = config.replace(plugins=plugins.loaded())
-    if options.auto_threshold:
-        config = _with_thresholds(config, source)
-    if options.seeds is None:
-        with joined(config.device, options.shard_momenta) as workers:
+    with joined(config.device, options.shard_momenta) as workers:
+        if options.auto_threshold:
+            config = _with_thresholds(config, source, workers)
+        if options.seeds is None:
             run_training(config, name, options.run_dir, board, begun, source, workers)
-        return
+            return
     from binep.cli.seeds import run_seeds
 
     given = [setting for setting in _changes(start, options.experiment) if setting in MACHINE]
     run_seeds(config, options.seeds, name, options.run_dir, begun, options.tensorboard, given)
 
 
-def _with_thresholds(config: Config, source: Source | None) -> Config:
-    """Settings with thresholds that are chosen from the first batches, which are printed."""
+def _with_thresholds(config: Config, source: Source | None, workers: Alone) -> Config:
+    """Settings with thresholds chosen from the first batches, which the first worker prints."""
     from binep.experiment.thresholds import auto_threshold
 
     chosen = auto_threshold(config, source)
     taus = (f"layers.{number}.threshold {at.threshold:g}" for number, at in chosen.layers.items())
-    print(f"chosen: {', '.join(taus)}", flush=True)
+    if not workers.rank:
+        print(f"chosen: {', '.join(taus)}", flush=True)
     return chosen
 
 

@@ -26,7 +26,14 @@ def placed(config: Config, cpus: int) -> Config:
     Args:
         config: what to run.
         cpus: that a run takes; as many threads, on which bits depend.
+
+    Raises:
+        ConfigError: a GPU by its number.
     """
+    if config.device.startswith("cuda:"):
+        raise ConfigError(
+            f"device = {config.device}: must be cuda: on a cluster a run sees its own GPU alone"
+        )
     place = config.data_dir or os.environ.get("BINEP_DATA")
     if place is not None:
         place = Path(os.path.abspath(Path(place).expanduser()))

@@ -238,17 +238,18 @@ def prepared(
 def _raised(images: Tensor, power: float) -> Tensor:
     """Pixels to a power, in float64: so exports, too, come to the same float32."""
     if images.dtype == torch.uint8:
-        levels = torch.from_numpy(_raised_levels(power)).to(images.device)
+        levels = _raised_levels(power, images.device)
         return levels.index_select(0, images.flatten().int()).view(images.shape)
     _check_pixels(images, power)
     return images.to(torch.float64, copy=True).pow_(power).to(torch.float32)
 
 
 @functools.lru_cache(8)
-def _raised_levels(power: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The 256 grey levels x/255 to a power."""
+def _raised_levels(power: float, device: torch.device) -> Tensor:
+    """The 256 grey levels x/255 to a power, copied to a device once: a copy makes the host wait."""
     levels = np.arange(256, dtype=np.float32) / np.float32(255)
-    return (levels.astype(np.float64) ** power).astype(np.float32)
+    with torch.inference_mode(False):
+        return torch.from_numpy((levels.astype(np.float64) ** power).astype(np.float32)).to(device)
 
 
 def _check_pixels(images: Tensor, power: float) -> None:

@@ -175,11 +175,12 @@ class Workers(Alone):
 
     def gathered(self, tensor: Tensor) -> Tensor:
         """The tensors of all workers, of one shape, (count, *shape)."""
-        sent = tensor.contiguous().flatten().view(torch.uint8)  # Gloo does not know all types
+        sent = tensor.to(self._sent_from).contiguous().flatten()
+        sent = sent.view(torch.uint8)  # Gloo does not know all types
         parts = sent.new_empty(self.count, len(sent))
         with _together():
             distributed.all_gather(list(parts), sent)
-        return parts.view(tensor.dtype).view(self.count, *tensor.shape)
+        return parts.view(tensor.dtype).view(self.count, *tensor.shape).to(tensor.device)
 
     def joined_rows(self, own: Tensor, rows: int) -> Tensor:
         """The whole of so many rows, (rows, …), from each worker's share of them."""
@@ -321,7 +322,9 @@ def joined(device: str, splits_momenta: bool = False) -> Iterator[Alone]:
         except ValueError as error:
             raise WorkerError(f"torchrun's variables of the environment: {error}") from None
     try:
-        yield Workers(splits_momenta)
+        workers = Workers(splits_momenta)
+        workers.device(torch.device(device))  # whoever asks for a GPU gets this worker's
+        yield workers
     finally:
         with contextlib.suppress(RuntimeError):
             distributed.destroy_process_group()
