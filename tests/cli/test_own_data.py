@@ -153,8 +153,8 @@ def test_a_run_on_arrays_has_a_folder_like_any(place: Path) -> None:
     folder.mkdir()
     with pytest.raises(runs.Stopped):
         runs.train(Experiment(SMALL, data), folder, stop=iter([False] * 7 + [True]).__next__)
-    experiment, rows, guards = runs.resume(folder, data=data)
-    runs.train(experiment, folder, rows=rows, guards=guards)
+    experiment, rows = runs.resume(folder, data=data)
+    runs.train(experiment, folder, rows=rows)
     whole = Experiment(SMALL, data)
     for _ in range(2):
         scores = whole.train_epoch().test

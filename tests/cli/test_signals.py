@@ -46,7 +46,7 @@ def test_a_signal_saves_and_gives_its_exit_code(
         cli.main(LINE.split())
     assert exit.value.code == 128 + number
     assert "go on with: binep train --resume run" in capsys.readouterr().out
-    experiment, _, _ = runs.resume(Path("run"))
+    experiment, _ = runs.resume(Path("run"))
     assert (experiment.epoch, experiment.batch) == (0, 1)
     assert signal.getsignal(number) == before
 

@@ -92,8 +92,8 @@ def test_a_stopped_run_goes_on_with_the_same_moves(tmp_path: Path) -> None:
         if stops:
             with pytest.raises(runs.Stopped):
                 runs.train(Experiment(config, data=images()), place, stop=iter(stops).__next__)
-            experiment, rows, guards = runs.resume(place, data=images())
-            runs.train(experiment, place, rows=rows, guards=guards)
+            experiment, rows = runs.resume(place, data=images())
+            runs.train(experiment, place, rows=rows)
         else:
             runs.train(Experiment(config, data=images()), place)
         weights.append(binep.load(place).state_dict())

@@ -136,9 +136,9 @@ def test_they_are_not_given_again_after_a_resume(tmp_path: Path) -> None:
         runs.train(
             Experiment(setting), tmp_path, warn=first.append, stop=lambda: next(batches) == 2
         )
-    experiment, rows, guards = runs.resume(tmp_path)
+    experiment, rows = runs.resume(tmp_path)
     again: list[str] = []
-    runs.train(experiment, tmp_path, rows=rows, guards=guards, warn=again.append)
+    runs.train(experiment, tmp_path, rows=rows, warn=again.append)
     assert first
     assert again == []
 

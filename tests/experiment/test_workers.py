@@ -262,7 +262,7 @@ def test_a_run_without_a_checkpoint_goes_on_among_the_workers_given(tmp_path: Pa
     config = together.SETTINGS["real"]
     (tmp_path / "config.toml").write_text(config.to_toml())
     given = Alone()
-    experiment, rows, _ = runs.resume(tmp_path, workers=given)
+    experiment, rows = runs.resume(tmp_path, workers=given)
     assert (experiment.workers, experiment.epoch, rows) == (given, 0, [])
 
 

@@ -99,8 +99,8 @@ def test_figures_are_drawn_as_often_as_there_is_time_and_at_the_end(
     with pytest.raises(folder.Stopped):
         folder.train(experiment, tmp_path, stop=lambda: experiment.epoch == 3)
     assert drawn == ([1, 2, 3] if not apart else [1, 3])
-    experiment, rows, guards = folder.resume(tmp_path)
-    folder.train(experiment, tmp_path, rows=rows, guards=guards)
+    experiment, rows = folder.resume(tmp_path)
+    folder.train(experiment, tmp_path, rows=rows)
     assert drawn[-2:] == ([5, 6] if not apart else [4, 6])
     assert len(drawn) == len(set(drawn))
 

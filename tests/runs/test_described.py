@@ -103,7 +103,7 @@ def test_a_change_while_it_trains_is_not_saved(tmp_path: Path) -> None:
     exp = Experiment(config())
     with pytest.raises(RunError, match="neurons of layer 1"):
         runs.train(exp, tmp_path, after_epoch=lambda _: replace_neurons(exp))
-    experiment, rows, _ = runs.resume(tmp_path)  # what was whole before
+    experiment, rows = runs.resume(tmp_path)  # what was whole before
     assert experiment.epoch == len(rows) == 1
 
 

@@ -46,9 +46,9 @@ def test_each_resume_leaves_a_line(run: Path, capsys: pytest.CaptureFixture[str]
     first = record(run)
     assert "resumed" not in first
     for _ in range(2):
-        experiment, rows, guards = runs.resume(run)
+        experiment, rows = runs.resume(run)
         with pytest.raises(runs.Stopped):
-            runs.train(experiment, run, rows=rows, guards=guards, stop=lambda: True)
+            runs.train(experiment, run, rows=rows, stop=lambda: True)
     assert cli.main(["train", "--resume", str(run)]) == 0
     last = record(run)
     resumed = last.pop("resumed")
@@ -106,8 +106,8 @@ def test_a_damaged_record_is_begun_anew_with_a_warning(run: Path, content: bytes
     if content is not None:  # an old run kept none
         path.write_bytes(content)
     said: list[str] = []
-    experiment, rows, guards = runs.resume(run)
-    runs.train(experiment, run, rows=rows, guards=guards, warn=said.append)
+    experiment, rows = runs.resume(run)
+    runs.train(experiment, run, rows=rows, warn=said.append)
     assert any(f"{path}: " in text for text in said) == (content is not None)
     assert [about["at"] for about in read_environment(run)["resumed"]] == ["epoch 1, batch 2"]
     assert Measured(run, CONFIG, [], read_environment(run)).machine == "not recorded"

@@ -220,7 +220,7 @@ def test_a_forged_checkpoint_is_refused_or_trains(run: Path, draw: st.DataObject
         return
     with fuzzing.time_limit():
         try:
-            experiment, rows, _ = runs.resume(run)
+            experiment, rows = runs.resume(run)
         except (RunError, ConfigError) as error:
             assert str(error).startswith(f"{path}: ")
             assert "\n" not in str(error)

@@ -80,8 +80,8 @@ def test_a_run_is_locked_before_its_checkpoint_is_read(
 
 
 def test_what_another_has_trained_meanwhile_is_kept(run: Path) -> None:
-    slow, rows, _ = runs.resume(run)
-    quick, others, _ = runs.resume(run)
+    slow, rows = runs.resume(run)
+    quick, others = runs.resume(run)
     runs.train(quick, run, rows=others)
     whole = {p.name: p.read_bytes() for p in run.iterdir()}
     for late in (slow, Experiment(CONFIG)):
@@ -114,7 +114,7 @@ def test_a_log_is_not_written_through_a_link(run: Path, tmp_path: Path) -> None:
     (tmp_path / "log").touch()
     (run / "log.txt").unlink()
     (run / "log.txt").symlink_to(tmp_path / "log")
-    experiment, rows, _ = runs.resume(run)
+    experiment, rows = runs.resume(run)
     with refused(run / "log.txt", "a link"):
         runs.train(experiment, run, rows=rows)
     assert (tmp_path / "log").read_text() == ""

@@ -87,9 +87,9 @@ def test_an_empty_cell_is_refused(tmp_path: Path, column: int) -> None:
 def test_columns_keep_their_order_when_a_run_goes_on(run: Path) -> None:
     first = (run / "metrics.csv").read_text().splitlines()[0]
     assert first.index("layer2_flips") < first.index("layer10_flips") < first.index("_single")
-    experiment, rows, guards = runs.resume(run)
+    experiment, rows = runs.resume(run)
     assert table(rows).splitlines()[0] == first
-    runs.train(experiment, run, rows=rows, guards=guards)
+    runs.train(experiment, run, rows=rows)
     assert (run / "metrics.csv").read_text().splitlines()[0] == first
 
 
@@ -109,8 +109,8 @@ def test_a_row_has_one_order(seed: int) -> None:
 def test_a_table_that_is_not_the_checkpoints_is_refused_and_written_again(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    experiment, rows, guards = runs.resume(run)
-    rows = runs.train(experiment, run, rows=rows, guards=guards)
+    experiment, rows = runs.resume(run)
+    rows = runs.train(experiment, run, rows=rows)
     path = run / "metrics.csv"
     whole = path.read_text()
     lines = whole.splitlines(keepends=True)

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from binep.cli import main as cli
 from binep.experiment.config import Config, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
-from binep.experiment.warnings import Guards
 from binep.runs import files
 from binep.runs import folder as runs
 from binep.runs.checkpoints import CHECKPOINT, place_of
@@ -80,14 +79,14 @@ def test_stopping_anywhere_changes_nothing(
     setting = config(learning=learning, dynamics=dynamics, seed=seed).effective()
     with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as parts:
         runs.train(Experiment(setting), Path(whole))
-        experiment, rows, guards = Experiment(setting), [], Guards()
+        experiment, rows = Experiment(setting), []
         for batches in stops:
             stop = iter([False] * (batches - 1) + [True] * 9).__next__
             try:
-                rows = runs.train(experiment, Path(parts), rows=rows, guards=guards, stop=stop)
+                rows = runs.train(experiment, Path(parts), rows=rows, stop=stop)
             except runs.Stopped:
-                experiment, rows, guards = runs.resume(Path(parts))
-        runs.train(experiment, Path(parts), rows=rows, guards=guards)
+                experiment, rows = runs.resume(Path(parts))
+        runs.train(experiment, Path(parts), rows=rows)
         assert_same(Path(parts), Path(whole))
 
 
@@ -102,8 +101,8 @@ def test_a_run_that_did_not_count_writes_goes_on_without(tmp_path: Path) -> None
     state = {k: v for k, v in state.items() if not k.startswith("writes.")}
     rows = [{k: v for k, v in r.items() if "_most_flips" not in k} for r in about["rows"]]
     save_tensors(older / CHECKPOINT, state, about | {"rows": rows})
-    experiment, held, guards = runs.resume(older, epochs=3)
-    runs.train(experiment, older, rows=held, guards=guards)
+    experiment, held = runs.resume(older, epochs=3)
+    runs.train(experiment, older, rows=held)
     (state, metrics, networks), (wanted, full, same) = outcome(older), outcome(whole)
     assert networks == same
     assert metrics == [{k: v for k, v in row.items() if "_most_flips" not in k} for row in full]
@@ -167,19 +166,19 @@ def test_checkpoints_that_take_long_are_rare(
         runs.train(Experiment(three), rare, after_epoch=look)
     assert seen == [False, False]
     assert not (rare / "best.safetensors").exists()
-    experiment, rows, guards = runs.resume(rare)
+    experiment, rows = runs.resume(rare)
     assert (experiment.epoch, rows) == (0, [])
     with pytest.raises(runs.Stopped):
-        runs.train(experiment, rare, guards=guards, stop=lambda: experiment.epoch == 1)
+        runs.train(experiment, rare, stop=lambda: experiment.epoch == 1)
     first = tmp_path / "first"
     first.mkdir()
     runs.train(Experiment(config(checkpoint_minutes=1000, epochs=1)), first)
     assert outcome(rare)[2] == outcome(first)[2]
     assert len(read_metrics(rare / "metrics.csv")) == 1
     assert (rare / "curves.png").exists()
-    experiment, rows, guards = runs.resume(rare)
+    experiment, rows = runs.resume(rare)
     assert (experiment.epoch, experiment.batch, len(rows)) == (1, 1, 1)
-    runs.train(experiment, rare, rows=rows, guards=guards)
+    runs.train(experiment, rare, rows=rows)
     assert_same(rare, usual)
 
 
@@ -197,7 +196,7 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None
     assert (process.returncode, error) == (130, "")
     last = said.splitlines()[-1]
     assert last.endswith(f"go on with: binep train --resume '{folder}'")
-    experiment, rows, _ = runs.resume(folder)
+    experiment, rows = runs.resume(folder)
     assert len(rows) == experiment.epoch >= 1
     assert f"stopped in epoch {experiment.epoch + 1} after batch {experiment.batch};" in last
 
@@ -297,7 +296,7 @@ def test_a_setting_newer_than_the_checkpoint_is_no_other_configuration(tmp_path:
     (tmp_path / "config.toml").write_text(older)
     state, about = load_tensors(tmp_path / CHECKPOINT)
     save_tensors(tmp_path / CHECKPOINT, state, about | {"config": older})
-    experiment, rows, _ = runs.resume(tmp_path)
+    experiment, rows = runs.resume(tmp_path)
     assert experiment.epoch == len(rows) == 2
 
 
@@ -306,7 +305,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     half_written = tmp_path / ".checkpoint.safetensors.1.tmp"
     half_written.touch()
     with files.locked(tmp_path):
-        experiment, rows, _ = runs.resume(tmp_path)
+        experiment, rows = runs.resume(tmp_path)
         with pytest.raises(RunError, match="another process trains here"):
             runs.train(experiment, tmp_path, rows=rows)
         assert half_written.exists()
@@ -340,7 +339,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         with pytest.raises(RunError, match="No space left on device"):
             runs.train(Experiment(config()), folder)
     assert not list(folder.glob(".*.tmp"))
-    experiment, rows, _ = runs.resume(folder)
+    experiment, rows = runs.resume(folder)
     assert (experiment.epoch, experiment.batch) != (0, 0)
     runs.train(experiment, folder, rows=rows)
     assert_same(folder, whole)
@@ -362,10 +361,10 @@ def test_extended_it_ends_with_the_bits_of_a_run_that_was_planned_longer(
         folder.mkdir()
         runs.train(Experiment(config(epochs=epochs)), folder)
     assert resumed(longer, "--epochs 3") == 0
-    experiment, rows, guards = runs.resume(longer, epochs=5)
+    experiment, rows = runs.resume(longer, epochs=5)
     if stop:  # in the midst of an epoch that the config.toml before did not have
         with pytest.raises(runs.Stopped):
-            runs.train(experiment, longer, rows=rows, guards=guards, stop=lambda: True)
+            runs.train(experiment, longer, rows=rows, stop=lambda: True)
     assert resumed(longer, "--epochs=4") == 0
     assert_same(longer, whole)
     assert Config.load(longer / "config.toml") == Config.load(whole / "config.toml")
@@ -433,7 +432,7 @@ def test_what_would_change_the_past_is_refused(
 def test_an_epoch_that_has_begun_is_ended(tmp_path: Path) -> None:
     with pytest.raises(runs.Stopped):
         runs.train(Experiment(config()), tmp_path, stop=lambda: True)
-    experiment, _, _ = runs.resume(tmp_path, epochs=1)
+    experiment, _ = runs.resume(tmp_path, epochs=1)
     assert (experiment.batch, experiment.config.epochs) == (1, 1)
 
 

@@ -20,7 +20,6 @@ from binep.experiment import plugins
 from binep.experiment.config import Config
 from binep.experiment.experiment import EpochResult, Experiment
 from binep.experiment.training import Meter
-from binep.experiment.warnings import Guards
 from binep.experiment.workers import ALONE, Alone, Workers
 from binep.runs import files, metrics, start
 from binep.runs import folder as runs
@@ -67,7 +66,7 @@ def run_training(
     folder = runs.claim_folder(run_dir) if run_dir else runs.new_folder(name, config.seed)
     with files.locked(folder) as lock:
         what = f"{config.summary(experiment.source)}: training on {experiment.device}"
-        _train(experiment, lock, [], Guards(), what, board, tensors)
+        _train(experiment, lock, [], what, board, tensors)
 
 
 def resume_training(
@@ -82,7 +81,7 @@ def resume_training(
         _follow(runs.resume(folder, workers=workers, **changes)[0])
         return
     with files.locked(folder) as lock:
-        experiment, rows, guards = runs.resume(folder, warn, workers=workers, **changes)
+        experiment, rows = runs.resume(folder, warn, workers=workers, **changes)
         place = f"going on at epoch {experiment.epoch + 1}, batch {experiment.batch + 1}"
         place += f" on {experiment.device}"
         if experiment.epoch == experiment.config.epochs:
@@ -90,7 +89,7 @@ def resume_training(
         what = f"{experiment.config.summary(experiment.source)}: {place}"
         if experiment.epoch < experiment.config.epochs:
             print(escaped(f"{folder}: now {described(environment(experiment))}"))
-        _train(experiment, lock, rows, guards, what, board)
+        _train(experiment, lock, rows, what, board)
 
 
 def run_or_resume(
@@ -119,7 +118,6 @@ def _train(
     experiment: Experiment,
     lock: files.Lock,
     rows: Sequence[metrics.Row],
-    guards: Guards,
     what: str,
     board: Board | None,
     begun_from: Mapping[str, Tensor] | None = None,
@@ -152,7 +150,6 @@ def _train(
                 after_epoch=after_epoch,
                 stop=lambda: _stopped_by(asked, workers),
                 warn=reporter.warn,
-                guards=guards,
                 lock=lock,
                 begun_from=begun_from,
             )

@@ -11,7 +11,6 @@ from pathlib import Path
 from binep.data.errors import DataError
 from binep.experiment.config import Config, ConfigError
 from binep.experiment.experiment import EpochResult, Experiment
-from binep.experiment.warnings import Guards
 from binep.runs import files
 from binep.runs import folder as runs
 from binep.runs.metrics import Row, row_of
@@ -62,16 +61,16 @@ def train(
     with _locked(folder) as lock:
         if (folder / "config.toml").exists():
             changes = {name: getattr(config, name) for name in given}
-            experiment, rows, guards = runs.resume(folder, **changes)
+            experiment, rows = runs.resume(folder, **changes)
         else:
-            experiment, rows, guards = Experiment(config), [], Guards()
+            experiment, rows = Experiment(config), []
         for row in rows[-1:]:
             after_epoch(row)
 
         def report(result: EpochResult) -> None:
             after_epoch(row_of(result))
 
-        runs.train(experiment, folder, rows=rows, guards=guards, lock=lock, after_epoch=report)
+        runs.train(experiment, folder, rows=rows, lock=lock, after_epoch=report)
 
 
 @contextlib.contextmanager

@@ -99,7 +99,6 @@ def train(
     after_epoch: Callable[[EpochResult], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
     warn: Callable[[str], None] = lambda text: None,
-    guards: Guards | None = None,
     lock: Lock | None = None,
     begun_from: Mapping[str, Tensor] | None = None,
 ) -> list[Row]:
@@ -117,7 +116,6 @@ def train(
         after_epoch: called after each epoch.
         stop: called after each batch; True saves a checkpoint and stops.
         warn: called with each warning; log.txt has them, too.
-        guards: what was warned of before.
         lock: of the folder, where it is held since before `resume`; None locks it here.
         begun_from: what a new experiment starts from (`binep.runs.start`), to be kept.
 
@@ -130,7 +128,7 @@ def train(
             trains there; the folder's checkpoint is not where the experiment is; or its parts are
             no longer those of its configuration.
     """
-    recorder = _Recorder(experiment, folder, list(rows), guards or Guards(), begun_from)
+    recorder = _Recorder(experiment, folder, list(rows), begun_from)
 
     def between_batches(meter: Meter) -> None:
         if after_batch is not None:
@@ -144,8 +142,9 @@ def train(
         for text in recorder.begin(held.note):
             warn(text)
         while experiment.epoch < experiment.config.epochs:
-            result = experiment.train_epoch(between_batches, warn=lambda text: None)
-            for text in (*recorder.warnings(result), *recorder.record(result)):
+            new: list[str] = []
+            result = experiment.train_epoch(between_batches, warn=new.append)
+            for text in (*new, *recorder.record(result, new)):
                 warn(text)
             if after_epoch is not None:
                 after_epoch(result)
@@ -160,13 +159,12 @@ class _Recorder:
         experiment: Experiment,
         folder: Path,
         rows: list[Row],
-        guards: Guards,
         begun_from: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.start = begun_from
         self.experiment, self.folder = experiment, folder
         self._check_parts()
-        self.rows, self.guards = rows, guards
+        self.rows = rows
         self.saved, self.took = time.monotonic(), 0.0
         self.networks: dict[str, dict[str, Tensor]] = {}
         """Of the last epochs' ends, by the name of the file, that are still to be written."""
@@ -196,7 +194,7 @@ class _Recorder:
         self._mend_metrics()
         notes = [note] if note else []
         if experiment.epoch < config.epochs:
-            notes += [*self._record_environment(), *self.guards.before(experiment)]
+            notes += [*self._record_environment(), *experiment.guards.before(experiment)]
         for text in notes:
             self._log(f"warning: {text}")
         return notes
@@ -280,7 +278,9 @@ class _Recorder:
         if self.drawn < len(self.rows) and (last or not soon):
             notes = self._draw()
         begun = time.monotonic()
-        checkpoint = Checkpoint(self.experiment.state(), self.rows, self.guards.known, data)
+        checkpoint = Checkpoint(
+            self.experiment.state(), self.rows, self.experiment.guards.known, data
+        )
         write_checkpoint(self.folder, self.experiment.config, checkpoint)
         self.networks = {}
         self.saved = time.monotonic()
@@ -300,13 +300,6 @@ class _Recorder:
             warn(text)
         self._log(f"stopped in epoch {self.experiment.epoch + 1}, batch {self.experiment.batch}")
 
-    def warnings(self, result: EpochResult) -> list[str]:
-        """Texts of the warnings that an epoch is the first to give cause for, logged."""
-        new = self.guards.look(self.experiment, result)
-        for text in new:
-            self._log(f"epoch {result.epoch}: warning: {text}")
-        return new
-
     def _mend_metrics(self) -> None:
         """Write metrics.csv from the checkpoint's rows, where it is something else."""
         held = checkpointed(self.folder)
@@ -318,9 +311,19 @@ class _Recorder:
                 return
         write(path, content)
 
-    def record(self, result: EpochResult) -> list[str]:
-        """Keep what an epoch's end changes, and write it if it is time; the warnings, logged."""
+    def record(self, result: EpochResult, warned: Sequence[str]) -> list[str]:
+        """Keep what an epoch's end changes, and write it if it is time.
+
+        Args:
+            result: of the epoch.
+            warned: what it gave cause to warn of, to be logged.
+
+        Returns:
+            More warnings, logged.
+        """
         experiment = self.experiment
+        for text in warned:
+            self._log(f"epoch {result.epoch}: warning: {text}")
         self.rows.append(row_of(result))
         network = {name: part.clone() for name, part in stored(experiment.network).items()}
         self.networks["model"] = network
@@ -389,8 +392,8 @@ def resume(
     data: Sequence[Any] | None = None,
     workers: Alone = ALONE,
     **changes: Any,
-) -> tuple[Experiment, list[Row], Guards]:
-    """What `train` continues from: the experiment at its checkpoint, rows and guards.
+) -> tuple[Experiment, list[Row]]:
+    """What `train` continues from: the experiment at its checkpoint, and the rows of metrics.csv.
 
     Args:
         folder: the run folder.
@@ -414,7 +417,7 @@ def resume(
         experiment = _experiment(folder, config, data, workers)
         if config.start is not None:
             start.begin(experiment, start.read(folder, config), folder)
-        return experiment, [], Guards()
+        return experiment, []
     checkpoint = read_checkpoint(folder, config)
     if held.epochs != config.epochs < checkpoint.begun:
         raise ConfigError(
@@ -422,7 +425,8 @@ def resume(
             "which the run has begun"
         )
     experiment = _restored(folder, config, checkpoint, warn, data, workers)
-    return experiment, checkpoint.rows, Guards(checkpoint.warned)
+    experiment.guards = Guards(checkpoint.warned)
+    return experiment, checkpoint.rows
 
 
 def _restored(
