@@ -146,8 +146,10 @@ class Registry(Mapping[str, Kind]):
                 if p.name in self.offers:
                     taken.add(p.name)
                 else:
-                    default = _made(base, p.name) if written else p.default
-                    own.setdefault(p.name, (p.name, hints.get(p.name, Any), default))
+                    hint, default = hints.get(p.name, Any), _default(base, p)
+                    if isinstance(hint, dataclasses.InitVar):
+                        hint = hint.type
+                    own.setdefault(p.name, (p.name, hint, default))
             if all(p.kind is not p.VAR_KEYWORD for p in parameters):
                 break
         return taken, list(own.values())
@@ -180,13 +182,12 @@ def _field(default: Any) -> Any:
     return field(default=default)
 
 
-def _made(cls: type, name: str) -> Any:
-    """The default of a parameter that a dataclass has of one of its fields."""
-    written = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]  # with InitVars
-    if written.default_factory is not dataclasses.MISSING:
-        return written.default_factory()
-    missing = written.default is dataclasses.MISSING
-    return inspect.Parameter.empty if missing else written.default
+def _default(cls: type, parameter: inspect.Parameter) -> Any:
+    """The default of a constructor's parameter; of a dataclass's field what its factory makes."""
+    written = getattr(cls, "__dataclass_fields__", {}).get(parameter.name)
+    if written is None or written.default_factory is dataclasses.MISSING:
+        return parameter.default
+    return written.default_factory()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -129,6 +129,10 @@ def test_commands_to_go_on_with_name_the_plug_in(capsys: pytest.CaptureFixture[s
     page = html.unescape(Path("report.html").read_text())
     for command in ("train --config run", "evaluate run"):
         assert f"binep {command} --plugin 'my parts/parts_of_mine.py'" in page
+    forget()
+    assert binep(f"train {SMALL} --run-dir without") == 0
+    assert cli.main(["report", "without", *given]) == 0
+    assert "--plugin" not in Path("report.html").read_text()
 
 
 def test_settings_of_a_part_go_with_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,9 @@ from binep.runs.metrics import Row, read_metrics
 
 
 def test_no_gpu_is_named_by_its_number() -> None:
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", "cuda", "cuda:0"):
         assert runs.placed(Config(device=device), 2).device == device
-    with pytest.raises(ConfigError, match="device = cuda:1: must be cuda: on a cluster"):
+    with pytest.raises(ConfigError, match="device = cuda:1: must be cuda: through Ray"):
         runs.placed(Config(device="cuda:1"), 2)
 
 

@@ -228,7 +228,7 @@ def test_a_setting_of_a_kind_is_of_the_trials_of_that_kind(
         assert [*config.options] == ([] if i % 3 else ["ranged"])
         found.append(Trial(i, Path(str(i)), config, 10, 5.0 + i))
     groups = sweeps.ranked(found)
-    assert {*importance.importance(groups, settings)} <= {"activation", "options.ranged.bound"}
+    assert "activation" in importance.importance(groups, settings)
     axes = importance.parallel(groups, settings, 10).axes[0]
     heights = [line.get_ydata()[1] for line in axes.lines if len(line.get_xdata()) == 3]
     assert sum(height < 0 for height in heights) == 8

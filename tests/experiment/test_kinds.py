@@ -6,9 +6,9 @@ import inspect
 import pickle
 import sys
 import types
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import own_kinds
 import pytest
@@ -26,6 +26,7 @@ from binep.experiment.config import Config, ConfigError, Dynamics, Layer, Learni
 from binep.experiment.experiment import Experiment
 from binep.experiment.kinds import COSTS, ESTIMATORS, FLIP_RULES, NEURONS, SOLVERS
 from binep.experiment.layers import LAYERS, ConvLayer, DenseLayer
+from binep.experiment.settings import Must
 from binep.registry import Kind, Registry
 from binep.runs import folder as runs
 
@@ -200,6 +201,12 @@ def test_what_a_rule_keeps_and_draws_goes_on(monkeypatch: pytest.MonkeyPatch) ->
     state = {**whole.state(), "rule.0.number.share": torch.zeros(2)}
     with pytest.raises(ValueError, match=r"rule\.0\.number\.share is no number"):
         resumed.restore(state)
+    older = {name.replace(".number.", "."): value for name, value in whole.state().items()}
+    whole.restore(older)  # as checkpoints were before; this rule keeps numbers already
+    assert all(type(state["count"]) is int for state in whole.flip.state.values())
+    next(iter(whole.flip.state.values()))["number.vector"] = torch.zeros(3)
+    with pytest.raises(ConfigError, match=r"keeps number\.vector: must not begin with number\."):
+        whole.state()
     listing = config.replace(learning=Learning(flip_rule="listing"), options={})
     experiment = Experiment(listing)
     experiment.train_epoch()
@@ -374,12 +381,59 @@ def test_settings_may_be_lists(monkeypatch: pytest.MonkeyPatch) -> None:
         assert parse(Config, line, prog="", default=made).options[name].rates == [0.5, 0.75]
         for wrong, right in (
             ("0.5", "a list"),
-            (["a"], "a list, each of type float"),
-            ([2.0], "a list, each above 0 and at most 1"),
+            (["a"], "a list, value 1 of type float"),
+            ([0.5, 2.0], "a list, value 2 above 0 and at most 1"),
         ):
             settings = type(made.options[name])(rates=wrong)
             with pytest.raises(ConfigError, match=f"{name}.rates = .*: must be {right}$"):
                 made.replace(options={name: settings}).check()
+
+
+TWO = Must("two numbers", lambda values: len(values) == 2)
+
+
+def test_settings_may_be_of_several_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NEURONS, "_kinds", dict(NEURONS._kinds))
+
+    @kinds.neurons("several")
+    @dataclass(frozen=True)
+    class Several(binep.Real):
+        pair: tuple[int, float] = (3, 0.5)
+        window: Annotated[tuple[float, ...], TWO] = (0.0, 1.0)
+        rate: InitVar[float] = 0.5
+
+    made = Config(layers={"1": Layer(10)}, dynamics=Dynamics(activation="several"))
+    given = {"pair": [4, 0.25], "window": [1.0, 2.0], "rate": 0.75}
+    other = made.replace(options={"several": given})
+    assert vars(other.options["several"]) == {"pair": (4, 0.25), "window": (1.0, 2.0), "rate": 0.75}
+    assert Config.from_toml(other.to_toml(), "again") == other
+    other.check()
+    with pytest.raises(ConfigError, match=r"several\.pair = .*: must be a list of 2 values"):
+        made.replace(options={"several": {"pair": [4]}})
+    for wrong, right in (
+        ({"pair": (0.5, 0.5)}, "a list, value 1 of type int"),
+        ({"pair": (3, 0.5, 1)}, "a list of 2 values"),
+        ({"window": (1.0, 2.0, 3.0)}, "two numbers"),
+        ({"rate": "high"}, "of type float"),
+    ):
+        settings = type(made.options["several"])(**wrong)
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} = .*: must be {right}$"):
+            made.replace(options={"several": settings}).check()
+
+
+def test_a_dataclass_may_have_a_constructor_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NEURONS, "_kinds", dict(NEURONS._kinds))
+
+    @kinds.neurons("constructed")
+    @dataclass(frozen=True)
+    class Constructed(binep.Real):
+        rate: float = 0.5
+
+        def __init__(self, speed: float = 0.25) -> None:
+            super().__init__()
+
+    config = Config(dynamics=Dynamics(activation="constructed"))
+    assert vars(config.options["constructed"]) == {"speed": 0.25}
 
 
 def test_a_data_set_s_refusal_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import torch
 import binep
 from binep.core.neurons import Real
 from binep.core.solvers import Plain
-from binep.experiment.config import Config, Layer
+from binep.experiment.config import Config, Layer, Learning
 from binep.experiment.experiment import Experiment
 from binep.runs import folder as runs
 from binep.runs.files import RunError
@@ -60,6 +60,10 @@ def change_threshold(exp: Any) -> None:
     exp.flip.param_groups[1]["threshold"] = 1.0
 
 
+def change_gamma(exp: Any) -> None:
+    exp.flip.param_groups[0]["gamma"] = 0.9
+
+
 def change_rate(exp: Any) -> None:
     exp.descent.param_groups[0]["lr"] = 0.5
 
@@ -81,6 +85,7 @@ CHANGES = {
     change_beta: "estimator has beta = 0.7, that of its config 0.3",
     replace_optimizer: "optimizer 2 is a SGD",
     change_threshold: "optimizer 1 has threshold of group 2 = 1.0, that of its config 5e-07",
+    change_gamma: "optimizer 1 has gamma of group 1 = 0.9, that of its config 0.0001",
     change_rate: "optimizer 2 has lr of group 1 = 0.5, that of its config 0.0",
     replace_solver: "solver is a Plain",
     change_layers: "config was changed",
@@ -97,6 +102,19 @@ def test_parts_that_a_configuration_does_not_describe_are_refused(
         runs.train(exp, tmp_path)
     assert CHANGES[change] in str(error.value)
     assert not list(tmp_path.glob("*"))
+
+
+def test_a_scheduler_that_changes_nothing_is_no_change() -> None:
+    exp = Experiment(config())
+    torch.optim.lr_scheduler.StepLR(exp.descent, 1)
+    assert exp.changed() == ""
+
+
+def test_rates_that_decay_as_they_are_to_are_no_change(tmp_path: Path) -> None:
+    learning = Learning(gamma_decay=2.0, scale_lr_decay=2.0)
+    exp = Experiment(config().replace(learning=learning))
+    runs.train(exp, tmp_path)
+    assert exp.flip.param_groups[0]["gamma"] < Layer.gamma
 
 
 def test_a_change_while_it_trains_is_not_saved(tmp_path: Path) -> None:

@@ -346,7 +346,7 @@ def _origins(report: Report) -> tuple[Facts, list[_Origin]]:
     shared = [f for f in facts[0] if len(facts) > 1 and all(f in others for others in facts)]
     origins = []
     for run, own in zip(report.runs, facts, strict=True):
-        folder = shlex.quote(str(run.folder)) + plugins.flags()
+        folder = shlex.quote(str(run.folder)) + plugins.flags(run.config.plugins)
         train = f"binep train --config {folder}" if run.metrics else ""
         tested = not run.metrics or (run.folder / "model.safetensors").exists()
         own = [fact for fact in own if fact not in shared]

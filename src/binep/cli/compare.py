@@ -117,7 +117,7 @@ def show_sweep(sweep: Sweep) -> None:
     table.title = f"{len(found)} of {sweep.trials} trials have begun; the best:"
     for name in ("trial", "epochs", "valid error (%)"):
         table.add_column(name, justify="right")
-    seeds = any(len(group.trials) > 1 for group in groups)
+    seeds = any(len({trial.config.seed for trial in group.trials}) > 1 for group in groups)
     shown = [s for s in sweep.settings if not (seeds and s.name == "seed")]
     add_settings(table, [s.name for s in shown])
     for group in groups[:BEST]:
@@ -133,7 +133,7 @@ def show_sweep(sweep: Sweep) -> None:
         words = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         print(f"importance of settings (PED-ANOVA): {words}")
     best = shlex.quote(str(sweeps.write_best(sweep, groups)))
-    print(f"binep train --config {best}{plugins.flags()}")
+    print(f"binep train --config {best}{plugins.flags(sweep.base.plugins)}")
     drawn = importance.parallel(groups, sweep.settings, sweep.base.epochs)
     files.write(sweep.folder / "parallel.png", curves.rendered(drawn))
     print(sweep.folder / "parallel.png")

@@ -194,7 +194,7 @@ def _run(sweep: Sweep, options: Options) -> None:
     )
     again = f"{PROG} --resume {shlex.quote(str(sweep.folder))}"
     again += f" --address {options.address}" if options.address else ""
-    again += plugins.flags()
+    again += plugins.flags(sweep.base.plugins)
     with files.locked(sweep.folder):
         try:
             with Display(sweep) as display:

@@ -158,7 +158,7 @@ def _train(
         except runs.Stopped:
             stopped = f"stopped in epoch {experiment.epoch + 1} after batch {experiment.batch}"
     if stopped:
-        again = f"{shlex.quote(str(folder))}{plugins.flags()}"
+        again = f"{shlex.quote(str(folder))}{plugins.flags(experiment.config.plugins)}"
         print(f"{stopped}; go on with: binep train --resume {again}")
         raise SystemExit(128 + asked[0])
     end = f"test error {rows[-1]['test_error']:.2f} % after epoch {len(rows)}"

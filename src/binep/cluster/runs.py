@@ -27,11 +27,11 @@ def placed(config: Config, cpus: int) -> Config:
         cpus: that a run takes; as many threads, on which bits depend.
 
     Raises:
-        ConfigError: a GPU by its number.
+        ConfigError: another GPU than the first.
     """
-    if config.device.startswith("cuda:"):
+    if config.device.startswith("cuda:") and config.device != "cuda:0":
         raise ConfigError(
-            f"device = {config.device}: must be cuda: on a cluster a run sees its own GPU alone"
+            f"device = {config.device}: must be cuda: through Ray a run sees its own GPU alone"
         )
     place = config.data_dir or os.environ.get("BINEP_DATA")
     if place is not None:

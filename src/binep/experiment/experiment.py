@@ -423,6 +423,8 @@ def _kept(name: str, value: Any) -> tuple[str, Tensor]:
     Raises:
         ConfigError: neither a tensor nor a number.
     """
+    if name.startswith(NUMBER):
+        raise ConfigError(f"the flip rule keeps {name}: must not begin with {NUMBER}")
     if isinstance(value, Tensor):
         return name, value
     if not isinstance(value, int | float):
@@ -434,11 +436,16 @@ def _kept(name: str, value: Any) -> tuple[str, Tensor]:
     return f"{NUMBER}{name}", torch.tensor(value, dtype=dtype)
 
 
-def _as_kept(name: str, tensor: Tensor, device: torch.device) -> tuple[str, Any]:
-    """What `_kept` was given."""
+def _as_kept(name: str, tensor: Tensor, now: Mapping[str, Any]) -> tuple[str, Any]:
+    """What `_kept` was given, for a rule that keeps something now.
+
+    Before there was `NUMBER`, what is a number now told that it had been one.
+    """
     if name.startswith(NUMBER):
         return name.removeprefix(NUMBER), tensor.item()
-    return name, tensor.to(device)
+    if isinstance(now.get(name, tensor), Tensor):
+        return name, tensor
+    return name, tensor.item()
 
 
 def _flip_state(rule: Any) -> dict[str, Tensor]:
@@ -470,7 +477,7 @@ def _restore_flip(rule: Any, state: Mapping[str, Tensor]) -> None:
         of, now = f"rule.{i}.", rule.state[signs]
         kept = {k.removeprefix(of): v for k, v in state.items() if k.startswith(of)}
         rule.state[signs] = {key: now[key] for key in _OF_BINARY_FLIP if key in now} | dict(
-            _as_kept(key, value, signs.device) for key, value in kept.items()
+            _as_kept(key, value.to(signs.device), now) for key, value in kept.items()
         )
     if hasattr(rule, "decays"):
         rule.decays = state["decays"].tolist()

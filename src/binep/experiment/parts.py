@@ -27,7 +27,8 @@ def parts_of(experiment: Experiment) -> dict[str, Any]:
         parts[f"neurons of layer {i}"] = _described(neurons)
     parts["estimator"] = _described(experiment.estimator)
     for i, optimizer in enumerate(experiment.optimizers, start=1):
-        parts[f"optimizer {i}"] = type(optimizer), _rates(optimizer)
+        steady = experiment.config.learning.gamma_decay == 1
+        parts[f"optimizer {i}"] = type(optimizer), _rates(optimizer, steady)
     parts["solver"] = network.solver or type(None), {}
     return parts
 
@@ -50,16 +51,21 @@ def differing(now: Mapping[str, Any], built: Mapping[str, Any]) -> str:
     return ""
 
 
-def _rates(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What stays as it is in each group of one of binep's; what decays has a start that does."""
+def _rates(optimizer: torch.optim.Optimizer, steady: bool) -> dict[str, Any]:
+    """What stays as it is in each group of one of binep's; what decays has a start that does.
+
+    Args:
+        optimizer: the flip rule or the descent.
+        steady: whether γ does not decay.
+    """
     if not type(optimizer).__module__.startswith("binep."):
         return {}
-    fixed = ("initial_gamma", "threshold", "noise", "floor", "relative")
+    fixed = ("initial_gamma", "threshold", "noise", "floor", "relative", *["gamma"] * steady)
     return {
         f"{name} of group {number}": value
         for number, group in enumerate(optimizer.param_groups, start=1)
         for name, value in group.items()
-        if name in (*fixed, "initial_lr" if "initial_lr" in group else "lr")
+        if name in (*fixed, "initial_lr" if group.get("relative") else "lr")
     }
 
 

@@ -11,7 +11,7 @@ import importlib.util
 import shlex
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from binep.data.regular import open_regular
@@ -26,9 +26,9 @@ def loaded() -> dict[str, str]:
     return dict(_LOADED)
 
 
-def flags() -> str:
-    """What the next command line needs to have the same modules, beginning with a space."""
-    paths = (str(sys.modules[Path(name).stem].__file__) for name in _LOADED)
+def flags(names: Iterable[str]) -> str:
+    """What a command line needs for some of the modules that were loaded, after a space."""
+    paths = (str(sys.modules[Path(name).stem].__file__) for name in names)
     return "".join(f" --plugin {shlex.quote(path)}" for path in paths)
 
 

@@ -177,15 +177,34 @@ def wrong_type(hint: Any, value: Any) -> str:
     if typing.get_origin(kind) in (tuple, list):
         if not isinstance(value, tuple | list):
             return "a list"
-        return _of_each(wrong_type, kind, value)
+        return _inside(wrong_type, kind, value)
     return ""
 
 
-def _of_each(wrong: Callable[[Any, Any], str], kind: Any, values: Any) -> str:
-    """What each value of a list must be, if one is not."""
-    inner = typing.get_args(kind)[0]
-    right = next((right for value in values if (right := wrong(inner, value))), "")
-    return f"a list, each {right}" if right else ""
+def each_of(kind: Any, values: Any) -> list[tuple[Any, Any]]:
+    """The annotated type and the value of each value of a list.
+
+    Raises:
+        ValueError: its type says how many there are, and there are more or fewer.
+    """
+    hints = typing.get_args(kind)
+    if typing.get_origin(kind) is list or hints[-1] is Ellipsis:
+        return [(hints[0], value) for value in values]
+    if len(hints) != len(values):
+        raise ValueError(f"a list of {len(hints)} values")
+    return list(zip(hints, values, strict=True))
+
+
+def _inside(wrong: Callable[[Any, Any], str], kind: Any, values: Any) -> str:
+    """What a list must be, if it holds what it may not."""
+    try:
+        pairs = each_of(kind, values)
+    except ValueError as error:
+        return str(error)
+    for number, (hint, value) in enumerate(pairs, start=1):
+        if right := wrong(hint, value):
+            return f"a list, value {number} {right}"
+    return ""
 
 
 def out_of_range(hint: Any, value: Any) -> str:
@@ -202,7 +221,7 @@ def out_of_range(hint: Any, value: Any) -> str:
     if kind in (str, Path) and not str(value).isascii() and _holds_surrogates(str(value)):
         return "text that UTF-8 can hold"
     if typing.get_origin(kind) in (tuple, list):
-        return _of_each(out_of_range, kind, value)
+        return wrong or _inside(out_of_range, kind, value)
     return wrong
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from binep.experiment.settings import ConfigError, hints_of, parts, shown, wrong_type
+from binep.experiment.settings import ConfigError, each_of, hints_of, parts, shown, wrong_type
 from binep.registry import did_you_mean
 
 DEPTH = 16
@@ -84,10 +84,14 @@ def read(hint: Any, value: Any, key: str) -> Any:
         inner = typing.get_args(kind)[1]
         return {k: read(inner, v, _below(key, k)) for k, v in _table(value, key).items()}
     if origin in (tuple, list):
-        inner = typing.get_args(kind)[0]
         if not isinstance(value, list):
             raise ConfigError(f"{key} = {_shown(value)}: must be a list")
-        return origin(read(inner, v, key) for v in value)
+        try:
+            return origin(read(inner, v, key) for inner, v in each_of(kind, value))
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"{key} = {_shown(value)}: must be {error}") from None
     if kind is Any:
         return value
     right = wrong_type(hint, value)
