@@ -26,8 +26,8 @@ def parts_of(experiment: Experiment) -> dict[str, Any]:
     for i, neurons in enumerate(network.neurons, start=1):
         parts[f"neurons of layer {i}"] = _described(neurons)
     parts["estimator"] = _described(experiment.estimator)
+    steady = experiment.config.learning.gamma_decay == 1
     for i, optimizer in enumerate(experiment.optimizers, start=1):
-        steady = experiment.config.learning.gamma_decay == 1
         parts[f"optimizer {i}"] = type(optimizer), _rates(optimizer, steady)
     parts["solver"] = network.solver or type(None), {}
     return parts

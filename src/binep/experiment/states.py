@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 SCALE_CEILING = 1e30
 """The most that a scaling factor may be: above it, sums of a few weights overflow float32."""
 
-
 NUMBER = "number."
 """Before the name of a number, not a tensor, that a flip rule of one's own keeps."""
 
