@@ -1,4 +1,4 @@
-"""Settings of every test."""
+"""Settings of every test, and what all of them do without."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ import torch
 from hypothesis import Phase, register_random, settings
 
 import binep.solvers  # noqa: F401 – as with the public names of `binep`, all solvers are there
+from binep.runs import folder
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,11 +46,21 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a test draw no curves, which takes a second each, unless it is marked `curves`.
+
+    Runs of a fixture that several tests share come before this, and are drawn.
+    """
+    if request.node.get_closest_marker("curves") is None:
+        monkeypatch.setattr(folder, "_curves", lambda rows: b"")
+
+
 # Tests run beside each other's threads; one each is faster, and repeats to the bit.
 torch.set_num_threads(1)
 # CI tries the same cases each time, so that a change is judged by itself; elsewhere new ones.
 settings.register_profile(
-    "binep", deadline=None, max_examples=50, print_blob=True, derandomize="CI" in os.environ
+    "binep", deadline=None, max_examples=25, print_blob=True, derandomize="CI" in os.environ
 )
 # For whoever runs them many times, as `mutants.py` does.
 settings.register_profile(

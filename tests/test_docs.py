@@ -204,8 +204,6 @@ def test_what_a_page_says_to_run_runs(
         raise ConnectionError("refused")
 
     monkeypatch.setattr(pooch, "retrieve", refuse)
-    # A second for each run, of which no page reads it; tests/runs draws it.
-    monkeypatch.setattr(runs, "_curves", lambda rows: b"")
     data = samples.write_mnist(tmp_path / "data")
     samples.write_mnist(data, name="FashionMNIST")
     monkeypatch.setenv("BINEP_DATA", str(data))

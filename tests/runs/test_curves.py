@@ -70,6 +70,7 @@ def test_what_cannot_be_drawn_is_one_line() -> None:
         curves.rendered(figure)
 
 
+@pytest.mark.curves
 def test_a_figure_that_cannot_be_drawn_stops_no_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +106,7 @@ def test_figures_are_drawn_as_often_as_there_is_time_and_at_the_end(
     assert len(drawn) == len(set(drawn))
 
 
+@pytest.mark.curves
 def test_a_figure_is_gone_once_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds megabytes, in a cycle of references: one each epoch is much."""
     made: list[weakref.ref[Figure]] = []
