@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -41,9 +42,16 @@ register_random(torch_random)
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
-    """A test draws the same numbers whatever ran before it."""
+def _alike() -> Iterator[None]:
+    """A test draws the same numbers whatever ran before it, and leaves PyTorch one thread.
+
+    Two, beside the tests of another process, take three times as long.
+    """
     torch.manual_seed(0)
+    yield
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert threads == 1
 
 
 @pytest.fixture(autouse=True)

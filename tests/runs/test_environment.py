@@ -8,6 +8,7 @@ from typing import Any
 
 import numba
 import pytest
+import torch
 
 from binep.analysis.measurements import Measured
 from binep.cli import main as cli
@@ -69,12 +70,13 @@ def test_each_resume_leaves_a_line(run: Path, capsys: pytest.CaptureFixture[str]
     assert len(record(run)["resumed"]) == 3
 
 
-def test_other_threads_are_warned_of(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_threads_are_warned_of(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = record(run)["threads"]
-    monkeypatch.setattr("torch.get_num_threads", lambda: before + 1)
-    assert cli.main(["train", "--resume", str(run)]) == 0
+    torch.set_num_threads(before + 1)
+    try:
+        assert cli.main(["train", "--resume", str(run)]) == 0
+    finally:
+        torch.set_num_threads(before)
     warning = f"threads {before + 1}, before {before}: the bits may be others"
     assert warning in capsys.readouterr().err
     assert warning in (run / "log.txt").read_text()
