@@ -22,7 +22,6 @@ LINE = "train quickstart --layers.1.size 8 --max-batches 4 --threads 1 --epochs 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("binep.runs.curves.rendered", lambda figure, kind="png": b"")  # slow
 
 
 def asked_after_a_batch(patch: pytest.MonkeyPatch, *numbers: int) -> None:

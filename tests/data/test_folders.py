@@ -126,7 +126,6 @@ def test_from_pictures_to_predictions(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder.parent)
-    monkeypatch.setattr("binep.runs.curves.rendered", lambda figure, kind="png": b"")  # slow
     words = ["train", "quickstart", "--dataset", folder.name, "--epochs", "1", "--run-dir", "run"]
     assert main([*words, "--layers.1.size", "8", "--threads", "1"]) == 0
     capsys.readouterr()

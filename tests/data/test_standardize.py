@@ -87,9 +87,8 @@ def light() -> tuple[Any, ...]:
 
 
 def test_light_images_are_warned_of_once_before_training(
-    light: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    light: tuple[Any, ...], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("binep.runs.curves.rendered", lambda figure, kind="png": b"")  # slow
     said: list[str] = []
     (tmp_path / "run").mkdir()
     experiment = Experiment(CONFIG.replace(epochs=2), light)
@@ -114,7 +113,6 @@ def test_what_was_standardised_is_predicted_so_without_the_data(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("binep.runs.curves.rendered", lambda figure, kind="png": b"")  # slow
     names = ("x_train", "y_train", "x_test", "y_test")
     np.savez("light.npz", **dict(zip(names, light, strict=True)))
     words = ["train", "quickstart", "--dataset", "light.npz", "--epochs", "1", "--run-dir", "run"]

@@ -162,7 +162,6 @@ def test_features_from_training_to_predictions(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("binep.runs.curves.rendered", lambda figure, kind="png": b"")  # slow
     words = ["train", "quickstart", "--dataset", ".", "--epochs", "1", "--run-dir", "run"]
     assert main([*words, "--standardize", "--layers.1.size", "8", "--threads", "1"]) == 0
     np.save("new.npy", np.array([[1.0, 2.0], [3.0, 4.0]]))

@@ -73,7 +73,6 @@ def test_a_class_of_one_sample_cannot_be_shared() -> None:
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("binep.runs.curves.rendered", lambda figure, kind="png": b"")  # slow
     layers = {"1": Layer(8, bias_lr=0.05), "2": Layer(10, bias_lr=0.05)}
     return Config(layers=layers, validation=0.02, epochs=2, max_batches=2, threads=1)
 

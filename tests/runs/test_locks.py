@@ -26,11 +26,6 @@ from binep.runs.files import RunError
 CONFIG = Config(layers={"1": Layer(8), "2": Layer(10)}, max_batches=1, epochs=2, threads=1)
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("binep.runs.curves.rendered", lambda figure, kind="png": b"")  # slow
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run of one epoch of two."""
