@@ -18,11 +18,6 @@ from binep.runs import folder as runs
 SMALL = KINDS["real weights"].replace(max_batches=2, epochs=2, test_batch_size=1000)
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("binep.runs.curves.rendered", lambda figure, kind="png": b"")  # slow
-
-
 def test_runs_that_differ_in_a_bit_are_told_apart(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "same", "other")]
     for folder, seed in zip(folders, (0, 0, 1), strict=True):

@@ -109,7 +109,6 @@ def alone_of(count: int) -> Iterator[Workers]:
 
 def test_gradients_of_unequal_shares_are_weighted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers.distributed, "all_reduce", lambda tensor: None)
-    torch.manual_seed(0)
     network = Network([Dense(6, 9), Dense(9, 4)], Real(), SquaredError(4))
     estimate = EquilibriumPropagation(
         network, beta=0.5, free_steps=60, nudged_steps=20, nudging="one-sided"

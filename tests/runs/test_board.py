@@ -23,7 +23,6 @@ SMALL = Config(layers=LAYERS, max_batches=2, epochs=3, threads=1)
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("binep.runs.curves.rendered", lambda figure, kind="png": b"")  # slow
     (tmp_path / "small.toml").write_text(SMALL.to_toml())
 
 

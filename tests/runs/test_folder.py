@@ -20,7 +20,6 @@ from torch import Tensor
 
 from binep.experiment.config import Config, ConvLayer, Dynamics, Layer, Learning
 from binep.experiment.experiment import EpochResult, Experiment
-from binep.runs import curves as plots
 from binep.runs import folder as runs
 from binep.runs.files import RunError
 from binep.runs.metrics import Row, read_metrics
@@ -82,12 +81,6 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     results: list[EpochResult] = []
     rows = runs.train(Experiment(config), folder, after_epoch=results.append)
     return Run(folder, config, further, rows, results)
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing curves takes the most of a small run."""
-    monkeypatch.setattr(plots, "rendered", lambda figure: b"")
 
 
 # ---- what a run leaves
@@ -158,7 +151,6 @@ def test_weights_flipped_and_scales_learnt_as_told(run: Run) -> None:
         assert torch.equal(now.float(), start[name]) != learns, name
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_configuration_replays_the_run(run: Run, tmp_path: Path) -> None:
     again = runs.train(Experiment(Config.load(run.folder / "config.toml")), tmp_path)
     for first, second in zip(run.rows, again, strict=True):
@@ -189,7 +181,6 @@ def test_the_environment_is_told(run: Run) -> None:
     assert (told["device"], told["device_name"], told["threads"]) == ("cpu", None, 1)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_cut_short_keeps_its_finished_epochs(tmp_path: Path) -> None:
     def stop(result: EpochResult) -> None:
         raise KeyboardInterrupt
@@ -233,7 +224,6 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         assert str(error.value) == f"{missing}: not a run folder: there is none of this name{hint}"
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_settings_can_be_replaced_on_loading(tmp_path: Path) -> None:
     data_dir = samples.write_mnist(tmp_path / "data")
     folder = tmp_path / "run"

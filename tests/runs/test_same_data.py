@@ -25,7 +25,6 @@ FILES = (CHECKPOINT, "model.safetensors")
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run on a data set of its own, of one epoch of two and a batch."""
-    monkeypatch.setattr("binep.runs.curves.rendered", lambda figure, kind="png": b"")  # slow
     monkeypatch.chdir(tmp_path)
     data = samples.write_mnist(tmp_path / "data", 8, 4)
     samples.write_mnist(tmp_path / "other", 9, 4)
