@@ -49,6 +49,7 @@ REFERENCE = {
     "plain": _only(),
     "leaving": _only("leaving"),
     "bfloat16": _only("bfloat16"),
+    "int8": _only("int8"),
     "all": Speed(),
 }
 REFERENCE_CONV = {

@@ -29,12 +29,14 @@ from binep.solvers.bfloat16 import Bfloat16Solver
 from binep.solvers.changes.solver import ChangeSolver
 from binep.solvers.digits import engine
 from binep.solvers.digits.solver import DigitSolver
+from binep.solvers.int8 import Int8Solver
 from binep.solvers.leaving import LeavingSolver
 
 TOLERANCE = 1e-6
 SOLVERS = {
     "leaving": LeavingSolver,
     "bfloat16": Bfloat16Solver,
+    "int8": Int8Solver,
     "digits": DigitSolver,
     "changes": ChangeSolver,
 }
@@ -42,6 +44,7 @@ FITS = {
     "changes": lambda: True,
     "leaving": lambda: True,
     "bfloat16": machine.has_bfloat16_products,
+    "int8": machine.has_int8_products,
     "digits": machine.has_packed_int8,
 }
 GOAL = torch.tensor([1.0, 0.0, 1.0])
@@ -77,7 +80,7 @@ def batch(network: Network, size: int, learn: Sequence[int]) -> tuple[Tensor, Te
 
 
 def cases() -> Any:
-    neither = ("bfloat16", "conv"), ("changes", "dense")
+    neither = ("bfloat16", "conv"), ("int8", "conv"), ("changes", "dense")
     names = [(s, k) for s in SOLVERS for k in ("dense", "conv") if (s, k) not in neither]
     return pytest.mark.parametrize(
         ("solver", "kind"),
@@ -435,7 +438,7 @@ def test_scores_are_those_of_settled_samples() -> None:
     labels = torch.arange(64) % 3
     found = []
     for off in ((), ("certain-outputs",)):
-        net.speed = without(Speed(off=("in-cache", "bfloat16")), *off)
+        net.speed = without(Speed(off=("in-cache", "bfloat16", "int8")), *off)
         found.append(evaluate(net, [(x, labels)], free_steps=300))
     assert found[0].error == found[1].error
     assert abs(found[0].loss - found[1].loss) <= 1e-6

@@ -18,7 +18,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from networks import array, twin_of
 from torch import Tensor
@@ -31,7 +31,7 @@ from binep.core.phases import Equilibrium, Phase
 from binep.core.solvers import Plain, Solver, choose, registered
 from binep.core.speed import Speed
 from binep.core.synapses import Conv, Dense, Synapse, _round
-from binep.solvers import bfloat16, machine
+from binep.solvers import following, machine
 
 STEPS = 60
 """With the weak synapses of real networks here, twice what they need to settle to 1e-6."""
@@ -52,6 +52,7 @@ class Kind:
         hidden: the fewest dense hidden layers, without convolutions.
         fewest: the fewest convolutions.
         pools: whether all of them pool.
+        narrowest: the fewest neurons that a dense layer above the first connects, on either side.
     """
 
     solver: type[Solver]
@@ -64,6 +65,7 @@ class Kind:
     hidden: int = 0
     fewest: int = 0
     pools: bool = False
+    narrowest: int = 1
 
     @property
     def id(self) -> str:
@@ -79,6 +81,7 @@ KINDS = [
     Kind(BY_NAME["captured"], "real", 2, "any", STEPS, 2e-5),
     Kind(BY_NAME["captured"], "binary", 2, "any", 20, 1e-5),
     Kind(BY_NAME["bfloat16"], "real", 2, "any", STEPS, 2e-5, hidden=1),
+    Kind(BY_NAME["int8"], "real", 2, "any", STEPS, 2e-5, hidden=1, narrowest=2),
     Kind(BY_NAME["leaving"], "real", 2, "any", STEPS, 2e-5),
     Kind(Plain, "real", 2, "any", STEPS, 2e-5),
     Kind(Plain, "binary", 2, "any", 20, 1e-5),
@@ -106,9 +109,10 @@ def _where_it_fits(
 ) -> Iterator[None]:
     """On any machine, in narrow layers; on the CPU what would be captured is called again."""
     kind = request.node.callspec.params["kind"]
-    monkeypatch.setattr(bfloat16, "LEAST", 1)
-    monkeypatch.setattr(bfloat16, "SAMPLES", 1)
-    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(following, "LEAST", 1)
+    monkeypatch.setattr(following, "SAMPLES", 1)
+    for number in "bfloat16", "int8":
+        monkeypatch.setattr(machine, f"has_{number}_products", lambda: True)
     with graphs.called() if kind.device == "cpu" else graphs.exact():
         yield
 
@@ -170,6 +174,8 @@ def shapes(draw: st.DrawFn, kind: Kind) -> list[Synapse]:
 @st.composite
 def cases(draw: st.DrawFn, kind: Kind) -> Case:
     synapses = draw(shapes(kind))
+    dense = [synapse for synapse in synapses[1:] if isinstance(synapse, Dense)]
+    assume(all(min(synapse.values.shape) >= kind.narrowest for synapse in dense))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     neurons: Neurons
     if kind.activation == "binary":
@@ -296,7 +302,10 @@ def test_moved_is_the_last_step_that_moved_a_layer(kind: Kind, data: st.DataObje
     else:
         assert (end.residual <= 1e-6).all()
         assert (case.free(end.steps + 1).residual <= 1e-6).all()
-        if kind.solver.name == "bfloat16":  # its path depends on how many steps there may be
+        if kind.solver.name in (
+            "bfloat16",
+            "int8",
+        ):  # the path depends on how many steps there may be
             return
         for k, last_step in enumerate(end.moved.tolist()):
             assert last_step == 0 or case.free(last_step).residual[k] > 1e-6

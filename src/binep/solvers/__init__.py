@@ -19,6 +19,7 @@ from binep.solvers.changes.solver import ChangeSolver
 from binep.solvers.digits.solver import DigitSolver
 from binep.solvers.events.solver import EventSolver
 from binep.solvers.in_cache.solver import InCacheSolver
+from binep.solvers.int8 import Int8Solver
 from binep.solvers.leaving import LeavingSolver
 
 for _kind in (
@@ -29,6 +30,7 @@ for _kind in (
     BitsOnGpuSolver,
     CapturedSolver,
     Bfloat16Solver,
+    Int8Solver,
     LeavingSolver,
 ):
     register(_kind)

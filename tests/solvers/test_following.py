@@ -1,4 +1,4 @@
-"""Dense products that follow states in bfloat16 end where those of float32 do."""
+"""Dense products that follow states, in bfloat16 or int8, end where those of float32 do."""
 
 from __future__ import annotations
 
@@ -17,22 +17,32 @@ from torch import Tensor
 from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.phases import Equilibrium, Phase
-from binep.core.solvers import choose
+from binep.core.solvers import Solver, choose
 from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Conv, Dense
-from binep.solvers import bfloat16, machine
-from binep.solvers.bfloat16 import Bfloat16Solver, _Product
+from binep.solvers import following, machine
+from binep.solvers.bfloat16 import Bfloat16Solver
+from binep.solvers.following import _Product
+from binep.solvers.int8 import Int8Solver
 from binep.solvers.leaving import LeavingSolver
 
-OTHERS = set(SHORTCUTS) - {"bfloat16", "leaving", "odd-even"}
-IN_FLOAT32 = OTHERS | {"bfloat16"}
+ROUGH = {"bfloat16", "int8"}
+OTHERS = set(SHORTCUTS) - ROUGH - {"leaving", "odd-even"}
+IN_FLOAT32 = OTHERS | ROUGH
 
 
-@pytest.fixture(autouse=True)
-def _on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bfloat16, "LEAST", 2**14)
-    monkeypatch.setattr(bfloat16, "SAMPLES", 6)
-    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: True)
+@pytest.fixture(autouse=True, params=["bfloat16", "int8"])
+def _on_any_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one with instructions for bfloat16, and on one that has them for int8 alone."""
+    monkeypatch.setattr(following, "LEAST", 2**14)
+    monkeypatch.setattr(following, "SAMPLES", 6)
+    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: request.param == "bfloat16")
+    monkeypatch.setattr(machine, "has_int8_products", lambda: request.param == "int8")
+
+
+def rough() -> type[Solver]:
+    """The solver that is to be used on this machine."""
+    return Bfloat16Solver if machine.has_bfloat16_products() else Int8Solver
 
 
 def network(gain: float = 1.0, sizes: tuple[int, ...] = (30, 200, 150, 10)) -> Network:
@@ -60,26 +70,26 @@ def test_states_settle_where_they_do_in_float64(
         none = torch.zeros(3)
         start = Equilibrium(net.clamp(x), states, none.long(), none)
     ours = settled(net, x, OTHERS | ({"odd-even"} if all_at_once else set()), start=start)
-    assert ours.by is Bfloat16Solver
+    assert ours.by is rough()
     assert ours.residual.max() <= 1e-6
     assert_still_in_float64(net, x, ours, 4e-6)
 
 
-def test_most_products_are_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    types: Counter[torch.dtype] = Counter()
+def test_most_products_are_of_few_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: Counter[bool] = Counter()
     multiply = _Product.__call__
 
     def counted(product: _Product, states: Tensor) -> Tensor:
-        types[torch.float32 if product.exact else torch.bfloat16] += len(states)
+        taken[product.exact] += len(states)
         return multiply(product, states)
 
     monkeypatch.setattr(_Product, "__call__", counted)
     torch.manual_seed(0)
-    net, x = network(), torch.rand(40, 30)
+    net, x = network(1.3), torch.rand(40, 30)
     ours = settled(net, x, OTHERS)
-    assert ours.steps > 12
-    assert types[torch.bfloat16] > 3 * types[torch.float32] > 0
-    assert sum(types.values()) < 2 * 40 * ours.steps  # those that have settled left
+    assert ours.steps > 40
+    assert taken[False] > 4 * taken[True] > 0
+    assert sum(taken.values()) < 1.6 * 40 * ours.steps  # those that have settled left
 
 
 @pytest.mark.parametrize("sooner", [9, 39])
@@ -125,7 +135,7 @@ def test_a_phase_that_ends_early_is_not_further_off_than_it_still_moves(
     more = {"odd-even"} if all_at_once else set()
     right = settled(net, x, IN_FLOAT32 | more, steps)
     ours = settled(net, x, OTHERS | more, steps)
-    assert ours.by is Bfloat16Solver
+    assert ours.by is rough()
     assert furthest(ours, right) <= max(1e-5, float(right.residual.max()))
 
 
@@ -137,7 +147,7 @@ def test_gradients_are_those_of_float32(current: bool) -> None:
     nudged: dict[str, Any] = {"target": target, "beta": 0.3}
     nudged["start"] = free if current else copy.deepcopy(free)
     ends = [settled(net, x, off, 10, **nudged) for off in (OTHERS, IN_FLOAT32)]
-    assert ends[0].by is Bfloat16Solver
+    assert ends[0].by is rough()
     ours, right = (net.made(LeavingSolver).compare(free, end, 1.0, False) for end in ends)
     for mine, known in zip(ours, right, strict=True):
         assert (mine.weight - known.weight).norm() <= 1e-3 * known.weight.norm()
@@ -164,7 +174,7 @@ class OwnStep(Network):
 
 def test_a_step_of_ones_own_is_taken() -> None:
     net, x = network(), torch.rand(6, 30)
-    own = OwnStep([*net.synapses], net.neurons, solver=Bfloat16Solver)
+    own = OwnStep([*net.synapses], net.neurons, solver=rough())
     assert not any(state.any() for state in own.relax(x, 9).states)
 
 
@@ -182,7 +192,7 @@ def test_float32_where_it_is_asked_for(settings: dict[str, Any], tolerance: floa
     assert choose(net, Phase.of(net, x, 9, tolerance=tolerance)) is LeavingSolver
 
 
-def test_float32_where_bfloat16_is_no_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_where_that_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     conv = Conv((1, 20, 20), 16, weights="real"), Conv((16, 10, 10), 64, weights="real")
     for net in (
         Network([*conv, Dense((64, 5, 5), 3, weights="real")], Real()),
@@ -194,8 +204,9 @@ def test_float32_where_bfloat16_is_no_quicker(monkeypatch: pytest.MonkeyPatch) -
         assert choose(net, Phase.of(net, x, 9)) is LeavingSolver
     net = network()
     assert choose(net, Phase.of(net, torch.rand(5, 30), 9)) is LeavingSolver
-    assert choose(net, Phase.of(net, torch.rand(6, 30), 9)) is Bfloat16Solver
-    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: False)
+    assert choose(net, Phase.of(net, torch.rand(6, 30), 9)) is rough()
+    for kind in "bfloat16", "int8":
+        monkeypatch.setattr(machine, f"has_{kind}_products", lambda: False)
     assert choose(net, Phase.of(net, torch.rand(6, 30), 9)) is LeavingSolver
 
 

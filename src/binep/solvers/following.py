@@ -1,0 +1,208 @@
+"""Dense products of few bits, for a CPU that multiplies those several times faster than float32.
+
+W·s is kept up with s as it moves: each step adds round(W)·round(Δs), a product of rounded numbers,
+in float32; what rounding leaves out of Δs is part of the next one (error feedback). So it is wrong
+by a small share ε of how far s is from s₀, of which it was last taken in float32. That shrinks as
+states settle; once a sample moves by less than it, it is taken in float32 again (iterative
+refinement).
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from binep.core.network import Network
+from binep.core.phases import Clamped, Phase
+from binep.core.solvers import Loop
+from binep.core.synapses import Dense, Route, Synapse
+from binep.core.versions import Version
+from binep.solvers.leaving import LeavingSolver
+
+LEAST = 2**18
+"""The fewest weights of a layer for which rounded numbers are quicker, …"""
+SAMPLES = 32
+"""… and the smallest batch."""
+
+LAST = 3
+"""So many steps at the end of a phase are in float32: a nudged phase ends before it settles."""
+
+
+class Rounded(Protocol):
+    """Weights W of few bits.
+
+    Attributes:
+        error: ε, the share of how far states have moved by which their drive is then wrong.
+    """
+
+    error: float
+
+    def __init__(self, weights: Tensor) -> None:
+        """Round W, (above, below)."""
+
+    def up(self, change: Tensor) -> tuple[Tensor, Tensor]:
+        """W·Δs of rounded Δs, (batch, below), and that, both in float32."""
+
+    def down(self, change: Tensor) -> tuple[Tensor, Tensor]:
+        """Wᵀ·Δs of rounded Δs, (batch, above), and that, both in float32."""
+
+
+class FollowingSolver(LeavingSolver):
+    """Real activations on a CPU: steps as of `LeavingSolver`, most dense products of few bits.
+
+    Attributes:
+        rounded: the kind of numbers.
+    """
+
+    rounded: ClassVar[type[Rounded]]
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
+        self._rounded: dict[Synapse, tuple[Version, Rounded]] = {}
+        self._lock = threading.Lock()
+
+    @staticmethod
+    @abstractmethod
+    def is_quick() -> bool:
+        """Whether this CPU multiplies such numbers several times faster than float32."""
+
+    @classmethod
+    def fits(cls, network: Network, phase: Phase) -> bool:
+        """Whether precision may be less than exact, and where products of few bits are quicker."""
+        if not (
+            super().fits(network, phase)
+            and network.speed.precision != "exact"
+            and phase.x.dtype == torch.float32
+            and phase.tolerance > 0
+            and len(phase.x) >= SAMPLES
+            and not network.has_own_steps
+            and any(map(is_wide, network.synapses[1:]))
+        ):
+            return False
+        return cls.is_quick()
+
+    def loop(self, phase: Phase, clamped: Clamped) -> Loop:
+        """With products that follow states, where that fits: nobody asked if it was named."""
+        loop = super().loop(phase, clamped)
+        if not self.fits(self.network, phase):
+            return loop
+        first, *others = self.network.synapses
+        synapses = [self._following(s) if is_wide(s) else s for s in others]
+        following = [s for s in synapses if isinstance(s, _Following)]
+        products = [p for s in following for p in s.products]
+        error = max(s.rounded.error for s in following)
+        step = Network([first, *synapses], self.network.neurons).step
+        own = {"products": products, "last": phase.steps, "far": loop.change[0], "error": error}
+        return _Loop(**{**vars(loop), "step": step, **own})
+
+    def _following(self, layer: Synapse) -> _Following:
+        """A layer whose products follow states, for one phase."""
+        with self._lock:
+            kept = self._rounded.get(layer)
+            if kept is None or not kept[0].holds(layer.values):
+                version = Version(layer.values)
+                kept = self._rounded[layer] = version, self.rounded(layer.values.detach())
+        return _Following(layer, kept[1])
+
+
+class _Product:
+    """W·s, kept up with s.
+
+    Args:
+        exactly: the product with states in float32.
+        roughly: that with changes of states, and what they were rounded to.
+    """
+
+    def __init__(
+        self,
+        exactly: Callable[[Tensor], Tensor],
+        roughly: Callable[[Tensor], tuple[Tensor, Tensor]],
+    ) -> None:
+        self._exactly, self._roughly = exactly, roughly
+        self._of = self._sums = torch.zeros(())
+        self.exact = True
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """W·s; in float32 if it is to be exact."""
+        if self.exact:
+            self._of, self._sums = states, self._exactly(states)
+        else:
+            product, change = self._roughly(states - self._of)
+            self._of, self._sums = self._of + change, self._sums + product
+        return self._sums
+
+    def keep(self, stays: Tensor) -> None:
+        """Go on with some samples alone."""
+        self._of, self._sums = self._of[stays], self._sums[stays]
+
+
+class _Following(Dense):
+    """A dense layer whose products follow states; it shares the parameters of the one given."""
+
+    def __init__(self, layer: Synapse, rounded: Rounded) -> None:
+        vars(self).update(vars(layer))
+        weights, self.rounded = layer.values.detach(), rounded
+        self.products = (
+            _Product(lambda s: F.linear(s, weights), rounded.up),
+            _Product(lambda s: s @ weights, rounded.down),
+        )
+
+    def up(self, below: Tensor) -> tuple[Tensor, Route]:
+        """W·s."""
+        return self._scaled(self.products[0](below.flatten(1))), None
+
+    def down(self, above: Tensor, route: Route) -> Tensor:
+        """Wᵀ·s."""
+        return self._scaled(self.products[1](above)).view(-1, *self.input_shape)
+
+
+@dataclass
+class _Loop(Loop):
+    """Steps with products that follow, in float32 whenever a sample needs that.
+
+    Attributes:
+        products: of all layers.
+        last: the number of the phase's last step.
+        far: how far from s₀ each sample's states were before the last step, (batch,).
+        error: ε, the largest of all layers.
+    """
+
+    products: list[_Product]
+    last: int
+    far: Tensor
+    error: float
+
+    def advance(self) -> None:
+        """Take a step; the first in float32, as no change is known yet: it is infinite."""
+        change = self.change.amax(dim=0)
+        far = self.far + change
+        needed = ~self.finished & ~(change > self.error * far)
+        exact = bool(needed.any()) or self.last - int(self.taken) <= LAST
+        for product in self.products:
+            product.exact = exact
+        self.far = torch.zeros_like(far) if exact else far
+        super().advance()
+
+    def keep(self, stays: Tensor) -> None:
+        """Go on with some samples alone."""
+        super().keep(stays)
+        for product in self.products:
+            product.keep(stays)
+        self.far = self.far[stays]
+
+    @property
+    def settled(self) -> Tensor:
+        """Which samples have settled, and are not wrong by more than that."""
+        return super().settled & (self.error * self.far <= self.allowed.amin())
+
+
+def is_wide(synapse: Synapse) -> bool:
+    """Whether products of few bits are quicker for it."""
+    return type(synapse) is Dense and synapse.values.numel() >= LEAST
