@@ -127,7 +127,7 @@ def test_samples_that_have_settled_are_right_beside_others_that_never_do() -> No
     st.sampled_from([1, 2, 5, 10, 17, 30]),
     st.booleans(),
 )
-def test_a_phase_that_ends_early_is_not_further_off_than_it_still_moves(
+def test_a_phase_that_ends_early_is_not_further_off_than_two_more_steps_move_it(
     seed: int, gain: float, steps: int, all_at_once: bool
 ) -> None:
     torch.manual_seed(seed)
@@ -136,7 +136,7 @@ def test_a_phase_that_ends_early_is_not_further_off_than_it_still_moves(
     right = settled(net, x, IN_FLOAT32 | more, steps)
     ours = settled(net, x, OTHERS | more, steps)
     assert ours.by is rough()
-    assert furthest(ours, right) <= max(1e-5, float(right.residual.max()))
+    assert furthest(ours, right) <= max(1e-5, 2 * float(right.residual.max()))
 
 
 @pytest.mark.parametrize("current", [True, False])

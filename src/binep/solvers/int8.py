@@ -32,9 +32,9 @@ class Int8:
             part = slice(some, some + _ROWS)
             self._integers[part] = (weights[part] / self._units[part]).round_()
         # Rounded to units of u, a weight is wrong by u/√12 (the standard deviation). Of n such
-        # errors, with states that have all moved as far, sums are wrong by u·√(n/12), of thousands
-        # of sums the worst by four times as much.
-        self.error = 4 * float(self._units.max()) * math.sqrt(max(weights.shape) / 12)
+        # errors, with states that have all moved as far, sums are wrong by u·√(n/12), of a million
+        # the worst by five times as much.
+        self.error = 5 * float(self._units.max()) * math.sqrt(max(weights.shape) / 12)
 
     def up(self, change: Tensor) -> tuple[Tensor, Tensor]:
         """W·Δs and Δs."""
