@@ -8,6 +8,9 @@
 PYTHON ?= python3
 MAKEFLAGS += --jobs=2  # the checks beside the tests
 BIN := .venv/bin
+INSTALL = $(BIN)/pip install -q --no-compile -c constraints.txt
+# What pip does on one core; a few packages have files that are not to be compiled.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 
 .PHONY: train test lint types tests docs page fuzz bench clean
 
@@ -44,11 +47,13 @@ bench: .venv/installed-dev
 	    echo "No virtual environment: on Debian, apt-get install python3-venv"; exit 1; }
 
 .venv/installed: .venv/bin/pip pyproject.toml constraints.txt
-	$(BIN)/pip install -q -c constraints.txt -e .
+	$(INSTALL) -e .
+	$(COMPILE)
 	touch $@
 
 .venv/installed-dev: .venv/bin/pip pyproject.toml constraints.txt
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(INSTALL) -e '.[dev]'
+	$(COMPILE)
 	touch $@ .venv/installed
 
 clean:
