@@ -213,7 +213,8 @@ def test_float32_where_that_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore:TF32")
 def test_onednn_may_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(machine, "_has_bfloat16", lambda: True)
-    assert machine.has_bfloat16_products()
-    with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
-        assert not machine.has_bfloat16_products()
+    monkeypatch.setattr(machine, "_has", lambda *instructions: True)
+    for has in machine.has_bfloat16_products, machine.has_int8_products:
+        assert has()
+        with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
+            assert not has()

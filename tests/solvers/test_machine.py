@@ -45,6 +45,7 @@ def test_products_are_the_same_in_integers_and_in_floats(
     int8 = synapse.values.detach().to(torch.int8).t().contiguous()
     signs = Signs(int8, np.packbits(int8.numpy() > 0, axis=1, bitorder="little"))
     net, found = Network([synapse], Real()), []
+    machine.use_threads()
     for kind in (True, False):
         on(monkeypatch, kind)
         with torch.no_grad():

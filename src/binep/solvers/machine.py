@@ -10,25 +10,25 @@ import torch
 from llvmlite import binding
 
 
-@cache
 def has_int8_products() -> bool:
-    """Whether the CPU has instructions for products of 8-bit integers (VNNI, Arm's i8mm).
+    """Whether the CPU has instructions for products of 8-bit integers, and oneDNN uses them.
 
-    Many CPUs with them multiply int8 several times faster than float32. On others PyTorch's
-    ``_int_mm`` is a plain loop, a hundred times slower.
+    They are VNNI and Arm's i8mm. Many CPUs with them multiply int8 several times faster than
+    float32. Elsewhere PyTorch's ``_int_mm`` is a plain loop, a hundred times slower.
     """
-    features = binding.get_host_cpu_features()
-    return any(features.get(name, False) for name in ("avx512vnni", "avxvnni", "i8mm"))
+    return _uses_onednn() and _has("avx512vnni", "avxvnni", "i8mm")
 
 
-@cache
 def has_uint8_products() -> bool:
     """Whether PyTorch multiplies uint8 with int8 quickly: `has_int8_products`, and new enough.
 
     PyTorch 2.11 refuses uint8 here, 2.13 takes it.
     """
-    if not has_int8_products():
-        return False
+    return has_int8_products() and _takes_uint8()
+
+
+@cache
+def _takes_uint8() -> bool:
     try:
         ones = torch.ones(32, 32, dtype=torch.uint8, device="cpu")
         return bool((torch._int_mm(255 * ones, ones.to(torch.int8)) == 255 * 32).all())
@@ -54,14 +54,18 @@ def has_packed_int8() -> bool:
 
 def has_bfloat16_products() -> bool:
     """Whether the CPU has instructions for products of bfloat16, and oneDNN uses them."""
+    return _uses_onednn() and _has("avx512bf16", "amx-bf16", "bf16")
+
+
+def _uses_onednn() -> bool:
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return available and bool(torch.backends.mkldnn.enabled) and _has_bfloat16()
+    return available and bool(torch.backends.mkldnn.enabled)
 
 
 @cache
-def _has_bfloat16() -> bool:
+def _has(*instructions: str) -> bool:
     features = binding.get_host_cpu_features()
-    return any(features.get(name, False) for name in ("avx512bf16", "amx-bf16", "bf16"))
+    return any(features.get(name, False) for name in instructions)
 
 
 _FORKED = "this process was forked from one that had used binep's compiled loops, whose threads it \
