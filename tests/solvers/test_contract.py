@@ -80,7 +80,7 @@ KINDS = [
     Kind(BY_NAME["changes"], "real", 3, "real", STEPS, 2e-5, fewest=2, pools=True),
     Kind(BY_NAME["captured"], "real", 2, "any", STEPS, 2e-5),
     Kind(BY_NAME["captured"], "binary", 2, "any", 20, 1e-5),
-    Kind(BY_NAME["bfloat16"], "real", 2, "any", STEPS, 2e-5, hidden=1),
+    Kind(BY_NAME["bfloat16"], "real", 2, "any", STEPS, 2e-5, hidden=1, narrowest=2),
     Kind(BY_NAME["int8"], "real", 2, "any", STEPS, 2e-5, hidden=1, narrowest=2),
     Kind(BY_NAME["leaving"], "real", 2, "any", STEPS, 2e-5),
     Kind(Plain, "real", 2, "any", STEPS, 2e-5),
@@ -94,10 +94,14 @@ ON_GPU = [
         if kind.solver in (Plain, BY_NAME["captured"])
     ),
 ]
+exact = pytest.mark.skipif(not machine.has_exact_int8(), reason="no exact products of int8")
 every_kind = pytest.mark.parametrize(
     "kind",
     [
-        *(pytest.param(kind, id=kind.id) for kind in KINDS),
+        *(
+            pytest.param(kind, id=kind.id, marks=exact if kind.solver.name == "int8" else ())
+            for kind in KINDS
+        ),
         *(pytest.param(kind, id=kind.id, marks=graphs.on_gpu) for kind in ON_GPU),
     ],
 )
@@ -109,7 +113,9 @@ def _where_it_fits(
 ) -> Iterator[None]:
     """On any machine, in narrow layers; on the CPU what would be captured is called again."""
     kind = request.node.callspec.params["kind"]
-    monkeypatch.setattr(following, "LEAST", 1)
+    for name in "bfloat16", "int8":
+        monkeypatch.setattr(BY_NAME[name], "least", 1)
+    monkeypatch.setattr(following, "NARROWEST", 2)
     monkeypatch.setattr(following, "SAMPLES", 1)
     for number in "bfloat16", "int8":
         monkeypatch.setattr(machine, f"has_{number}_products", lambda: True)

@@ -31,10 +31,15 @@ OTHERS = set(SHORTCUTS) - ROUGH - {"leaving", "odd-even"}
 IN_FLOAT32 = OTHERS | ROUGH
 
 
-@pytest.fixture(autouse=True, params=["bfloat16", "int8"])
+exact = pytest.mark.skipif(not machine.has_exact_int8(), reason="no exact products of int8")
+
+
+@pytest.fixture(autouse=True, params=["bfloat16", pytest.param("int8", marks=exact)])
 def _on_any_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """On one with instructions for bfloat16, and on one that has them for int8 alone."""
-    monkeypatch.setattr(following, "LEAST", 2**14)
+    for solver in Bfloat16Solver, Int8Solver:
+        monkeypatch.setattr(solver, "least", 2**14)
+    monkeypatch.setattr(following, "NARROWEST", 2)
     monkeypatch.setattr(following, "SAMPLES", 6)
     monkeypatch.setattr(machine, "has_bfloat16_products", lambda: request.param == "bfloat16")
     monkeypatch.setattr(machine, "has_int8_products", lambda: request.param == "int8")
@@ -205,6 +210,9 @@ def test_float32_where_that_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     assert choose(net, Phase.of(net, torch.rand(5, 30), 9)) is LeavingSolver
     assert choose(net, Phase.of(net, torch.rand(6, 30), 9)) is rough()
+    with monkeypatch.context() as patch:
+        patch.setattr(following, "NARROWEST", 151)
+        assert choose(net, Phase.of(net, torch.rand(6, 30), 9)) is LeavingSolver
     for kind in "bfloat16", "int8":
         monkeypatch.setattr(machine, f"has_{kind}_products", lambda: False)
     assert choose(net, Phase.of(net, torch.rand(6, 30), 9)) is LeavingSolver

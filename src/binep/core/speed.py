@@ -39,7 +39,8 @@ class Speed:
       launched at once, as a CUDA graph.
     - bfloat16: real activations on a CPU that multiplies bfloat16 quickly: as leaving, with most
       products of wide dense layers, as with real weights, in bfloat16.
-    - int8: where the CPU multiplies 8-bit integers quickly, but not bfloat16: the same in these.
+    - int8: where bfloat16 does not fit or is off, and the CPU multiplies 8-bit integers quickly:
+      the same in these.
     - leaving: real activations on a CPU, free phase: where none of these fits, samples that have
       settled leave the batch.
     - odd-even: real activations, free phase: layers 1, 3, … then 2, 4, … move, each half from

@@ -26,8 +26,9 @@ from binep.core.synapses import Dense, Route, Synapse
 from binep.core.versions import Version
 from binep.solvers.leaving import LeavingSolver
 
-LEAST = 2**18
-"""The fewest weights of a layer for which rounded numbers are quicker, …"""
+NARROWEST = 2**8
+"""The fewest neurons on either side of a layer whose states are rounded in less time than that
+saves, …"""
 SAMPLES = 32
 """… and the smallest batch."""
 
@@ -59,9 +60,11 @@ class FollowingSolver(LeavingSolver):
 
     Attributes:
         rounded: the kind of numbers.
+        least: the fewest weights of a layer for which they are quicker.
     """
 
     rounded: ClassVar[type[Rounded]]
+    least: ClassVar[int] = 2**18
 
     def __init__(self, network: Network) -> None:
         super().__init__(network)
@@ -83,10 +86,17 @@ class FollowingSolver(LeavingSolver):
             and phase.tolerance > 0
             and len(phase.x) >= SAMPLES
             and not network.has_own_steps
-            and any(map(is_wide, network.synapses[1:]))
+            and any(map(cls.follows, network.synapses[1:]))
         ):
             return False
         return cls.is_quick()
+
+    @classmethod
+    def follows(cls, synapse: Synapse) -> bool:
+        """Whether products of few bits are quicker for a layer."""
+        if type(synapse) is not Dense:
+            return False
+        return synapse.values.numel() >= cls.least and min(synapse.values.shape) >= NARROWEST
 
     def loop(self, phase: Phase, clamped: Clamped) -> Loop:
         """With products that follow states, where that fits: nobody asked if it was named."""
@@ -94,10 +104,12 @@ class FollowingSolver(LeavingSolver):
         if not self.fits(self.network, phase):
             return loop
         first, *others = self.network.synapses
-        synapses = [self._following(s) if is_wide(s) else s for s in others]
+        synapses = [self._following(s) if self.follows(s) else s for s in others]
         following = [s for s in synapses if isinstance(s, _Following)]
-        products = [p for s in following for p in s.products]
         error = max(s.rounded.error for s in following)
+        if not all(s.rounded.error < 1 for s in following):  # it may be a NaN
+            return loop
+        products = [p for s in following for p in s.products]
         step = Network([first, *synapses], self.network.neurons).step
         own = {"products": products, "last": phase.steps, "far": loop.change[0], "error": error}
         return _Loop(**{**vars(loop), "step": step, **own})
@@ -126,7 +138,7 @@ class _Product:
         roughly: Callable[[Tensor], tuple[Tensor, Tensor]],
     ) -> None:
         self._exactly, self._roughly = exactly, roughly
-        self._of = self._sums = torch.zeros(())
+        self._of = self._sums = torch.zeros((), device="cpu")
         self.exact = True
 
     def __call__(self, states: Tensor) -> Tensor:
@@ -201,8 +213,3 @@ class _Loop(Loop):
     def settled(self) -> Tensor:
         """Which samples have settled, and are not wrong by more than that."""
         return super().settled & (self.error * self.far <= self.allowed.amin())
-
-
-def is_wide(synapse: Synapse) -> bool:
-    """Whether products of few bits are quicker for it."""
-    return type(synapse) is Dense and synapse.values.numel() >= LEAST

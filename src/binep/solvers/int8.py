@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from binep.core.network import Network
-from binep.core.phases import Phase
-from binep.solvers.following import FollowingSolver, is_wide
+from binep.core.synapses import Synapse
+from binep.solvers.following import FollowingSolver
 
 _LARGEST = 127
 """An integer stands for at most so many units, upward and downward."""
-FEWEST = 2
-"""The fewest neurons of a layer: torch._int_mm is wrong for sums of one term (torch 2.13)."""
 MOST = 2**31 // _LARGEST**2
-"""The most, whose products add up to less than 2³¹."""
-_ROWS = 64
+"""The most neurons of a layer whose products add up to less than 2³¹."""
+_ROWS = 32
 """So many rows of weights are rounded at a time, in cache."""
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -28,13 +23,17 @@ class Int8:
     def __init__(self, weights: Tensor) -> None:
         self._integers = torch.empty_like(weights, dtype=torch.int8)
         self._units = _unit(weights)
+        sums, squares = weights.new_zeros(2, weights.shape[1])
+        worst = weights.new_zeros(())
         for some in range(0, len(weights), _ROWS):
             part = slice(some, some + _ROWS)
-            self._integers[part] = (weights[part] / self._units[part]).round_()
-        # Rounded to units of u, a weight is wrong by u/√12 (the standard deviation). Of n such
-        # errors, with states that have all moved as far, sums are wrong by u·√(n/12), of a million
-        # the worst by five times as much.
-        self.error = 5 * float(self._units.max()) * math.sqrt(max(weights.shape) / 12)
+            integers = (weights[part] / self._units[part]).round_()
+            self._integers[part] = integers
+            wrong = weights[part] - integers * self._units[part]
+            sums += wrong.sum(0)
+            squares += wrong.square().sum(0)
+            worst = worst.maximum(_worst(wrong.sum(1), wrong.square().sum(1)))
+        self.error = float(worst.maximum(_worst(sums, squares)))
 
     def up(self, change: Tensor) -> tuple[Tensor, Tensor]:
         """W·Δs and Δs."""
@@ -46,6 +45,16 @@ class Int8:
         """Wᵀ·Δs and Δs."""
         integers, units = _rounded(change * self._units.t())
         return torch._int_mm(integers, self._integers) * units, integers * units / self._units.t()
+
+
+def _worst(sums: Tensor, squares: Tensor) -> Tensor:
+    """By how much drives are wrong where all states have moved by 1.
+
+    If they moved alike, by the sum of the weights' errors; if each moved up or down at random, by
+    the root of the sum of their squares (the standard deviation), and of a million drives the worst
+    by five times that.
+    """
+    return torch.maximum(sums.abs(), 5 * squares.sqrt()).max()
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -64,20 +73,16 @@ class Int8Solver(FollowingSolver):
 
     name = "int8"
     rounded = Int8
+    least = 2**20
 
     @classmethod
-    def fits(cls, network: Network, phase: Phase) -> bool:
-        """As for `FollowingSolver`, of layers whose sums of products `torch._int_mm` gets right."""
-        return super().fits(network, phase) and all(
-            FEWEST <= size <= MOST
-            for synapse in network.synapses[1:]
-            if is_wide(synapse)
-            for size in synapse.values.shape
-        )
+    def follows(cls, synapse: Synapse) -> bool:
+        """As for `FollowingSolver`, where sums of products fit in 32 bits."""
+        return super().follows(synapse) and max(synapse.values.shape) <= MOST
 
     @staticmethod
     def is_quick() -> bool:
-        """Whether the CPU has instructions for products of 8-bit integers."""
+        """Whether the CPU has instructions for products of 8-bit integers, and they are right."""
         from binep.solvers import machine  # loads numba: only where all else fits
 
-        return machine.has_int8_products()
+        return machine.has_int8_products() and machine.has_exact_int8()

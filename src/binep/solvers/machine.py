@@ -14,9 +14,17 @@ def has_int8_products() -> bool:
     """Whether the CPU has instructions for products of 8-bit integers, and oneDNN uses them.
 
     They are VNNI and Arm's i8mm. Many CPUs with them multiply int8 several times faster than
-    float32. Elsewhere PyTorch's ``_int_mm`` is a plain loop, a hundred times slower.
+    float32. Elsewhere PyTorch's ``_int_mm`` is a plain loop, a hundred times slower, or adds pairs
+    of products in 16 bits: enough for signs, with bits or uint8.
     """
     return _uses_onednn() and _has("avx512vnni", "avxvnni", "i8mm")
+
+
+@cache
+def has_exact_int8() -> bool:
+    """Whether PyTorch's products of the largest int8 are right."""
+    largest = torch.full((32, 32), 127, dtype=torch.int8, device="cpu")
+    return bool((torch._int_mm(largest, largest) == 32 * 127**2).all())
 
 
 def has_uint8_products() -> bool:
