@@ -115,8 +115,8 @@ def _where_it_fits(
     kind = request.node.callspec.params["kind"]
     for name in "bfloat16", "int8":
         monkeypatch.setattr(BY_NAME[name], "least", 1)
+        monkeypatch.setattr(BY_NAME[name], "samples", 1)
     monkeypatch.setattr(following, "NARROWEST", 2)
-    monkeypatch.setattr(following, "SAMPLES", 1)
     for number in "bfloat16", "int8":
         monkeypatch.setattr(machine, f"has_{number}_products", lambda: True)
     with graphs.called() if kind.device == "cpu" else graphs.exact():

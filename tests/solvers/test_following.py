@@ -39,8 +39,8 @@ def _on_any_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """On one with instructions for bfloat16, and on one that has them for int8 alone."""
     for solver in Bfloat16Solver, Int8Solver:
         monkeypatch.setattr(solver, "least", 2**14)
+        monkeypatch.setattr(solver, "samples", 6)
     monkeypatch.setattr(following, "NARROWEST", 2)
-    monkeypatch.setattr(following, "SAMPLES", 6)
     monkeypatch.setattr(machine, "has_bfloat16_products", lambda: request.param == "bfloat16")
     monkeypatch.setattr(machine, "has_int8_products", lambda: request.param == "int8")
 

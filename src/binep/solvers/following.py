@@ -28,9 +28,7 @@ from binep.solvers.leaving import LeavingSolver
 
 NARROWEST = 2**8
 """The fewest neurons on either side of a layer whose states are rounded in less time than that
-saves, …"""
-SAMPLES = 32
-"""… and the smallest batch."""
+saves."""
 
 LAST = 3
 """So many steps at the end of a phase are in float32: a nudged phase ends before it settles."""
@@ -60,11 +58,13 @@ class FollowingSolver(LeavingSolver):
 
     Attributes:
         rounded: the kind of numbers.
-        least: the fewest weights of a layer for which they are quicker.
+        least: the fewest weights of a layer for which they are quicker, …
+        samples: … and the smallest batch.
     """
 
     rounded: ClassVar[type[Rounded]]
     least: ClassVar[int] = 2**18
+    samples: ClassVar[int] = 32
 
     def __init__(self, network: Network) -> None:
         super().__init__(network)
@@ -84,7 +84,7 @@ class FollowingSolver(LeavingSolver):
             and network.speed.precision != "exact"
             and phase.x.dtype == torch.float32
             and phase.tolerance > 0
-            and len(phase.x) >= SAMPLES
+            and len(phase.x) >= cls.samples
             and not network.has_own_steps
             and any(map(cls.follows, network.synapses[1:]))
         ):

@@ -74,6 +74,7 @@ class Int8Solver(FollowingSolver):
     name = "int8"
     rounded = Int8
     least = 2**20
+    samples = 8
 
     @classmethod
     def follows(cls, synapse: Synapse) -> bool:
