@@ -66,7 +66,7 @@ def test_products_are_wrong_by_no_more_than_is_said(
 
 
 def test_signs_are_right() -> None:
-    assert Int8(torch.tensor([[1.0, -1.0], [1.0, 0.0]])).error == 0
+    assert Int8(torch.tensor([[1.0, -1.0], [1.0, 0.0]])).error < 1e-7
 
 
 @exact

@@ -22,14 +22,15 @@ class Int8:
 
     def __init__(self, weights: Tensor) -> None:
         self._integers = torch.empty_like(weights, dtype=torch.int8)
-        self._units = _unit(weights)
+        self._units = weights.new_empty(len(weights), 1)
         sums, squares = weights.new_zeros(2, weights.shape[1])
         worst = weights.new_zeros(())
         for some in range(0, len(weights), _ROWS):
             part = slice(some, some + _ROWS)
-            integers = (weights[part] / self._units[part]).round_()
-            self._integers[part] = integers
-            wrong = weights[part] - integers * self._units[part]
+            rows, units = weights[part], _unit(weights[part])
+            integers = (rows / units).round_()
+            self._integers[part], self._units[part] = integers, units
+            wrong = rows.addcmul(integers, units, value=-1)
             sums += wrong.sum(0)
             squares += wrong.square().sum(0)
             worst = worst.maximum(_worst(wrong.sum(1), wrong.square().sum(1)))
