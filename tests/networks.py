@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import oracle
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,6 +18,11 @@ from binep.core.neurons import Binary, Neurons, Real
 from binep.core.phases import Equilibrium
 from binep.core.speed import Speed
 from binep.core.synapses import Conv, Dense, Synapse
+from binep.solvers import machine
+
+exact_int8 = pytest.mark.skipif(
+    not machine.has_exact_int8(), reason="PyTorch's products of int8 are not exact on this CPU"
+)
 
 
 def settled(net: Network, x: Tensor, off: set[str], steps: int = 1500, **more: Any) -> Equilibrium:

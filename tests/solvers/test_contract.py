@@ -20,7 +20,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from networks import array, twin_of
+from networks import array, exact_int8, twin_of
 from torch import Tensor
 
 import binep.solvers  # noqa: F401
@@ -94,12 +94,11 @@ ON_GPU = [
         if kind.solver in (Plain, BY_NAME["captured"])
     ),
 ]
-exact = pytest.mark.skipif(not machine.has_exact_int8(), reason="no exact products of int8")
 every_kind = pytest.mark.parametrize(
     "kind",
     [
         *(
-            pytest.param(kind, id=kind.id, marks=exact if kind.solver.name == "int8" else ())
+            pytest.param(kind, id=kind.id, marks=exact_int8 if kind.solver.name == "int8" else ())
             for kind in KINDS
         ),
         *(pytest.param(kind, id=kind.id, marks=graphs.on_gpu) for kind in ON_GPU),

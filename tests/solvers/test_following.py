@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import assert_still_in_float64, settled
+from networks import assert_still_in_float64, exact_int8, settled
 from torch import Tensor
 
 from binep.core.network import Network
@@ -31,10 +31,7 @@ OTHERS = set(SHORTCUTS) - ROUGH - {"leaving", "odd-even"}
 IN_FLOAT32 = OTHERS | ROUGH
 
 
-exact = pytest.mark.skipif(not machine.has_exact_int8(), reason="no exact products of int8")
-
-
-@pytest.fixture(autouse=True, params=["bfloat16", pytest.param("int8", marks=exact)])
+@pytest.fixture(autouse=True, params=["bfloat16", pytest.param("int8", marks=exact_int8)])
 def _on_any_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """On one with instructions for bfloat16, and on one that has them for int8 alone."""
     for solver in Bfloat16Solver, Int8Solver:
@@ -132,7 +129,7 @@ def test_samples_that_have_settled_are_right_beside_others_that_never_do() -> No
     st.sampled_from([1, 2, 5, 10, 17, 30]),
     st.booleans(),
 )
-def test_a_phase_that_ends_early_is_not_further_off_than_two_more_steps_move_it(
+def test_a_phase_that_ends_early_is_not_further_off_than_it_still_moves(
     seed: int, gain: float, steps: int, all_at_once: bool
 ) -> None:
     torch.manual_seed(seed)
@@ -141,7 +138,8 @@ def test_a_phase_that_ends_early_is_not_further_off_than_two_more_steps_move_it(
     right = settled(net, x, IN_FLOAT32 | more, steps)
     ours = settled(net, x, OTHERS | more, steps)
     assert ours.by is rough()
-    assert furthest(ours, right) <= max(1e-5, 2 * float(right.residual.max()))
+    steps_off = 1 if rough() is Bfloat16Solver else 2
+    assert furthest(ours, right) <= max(1e-5, steps_off * float(right.residual.max()))
 
 
 @pytest.mark.parametrize("current", [True, False])
@@ -216,13 +214,3 @@ def test_float32_where_that_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in "bfloat16", "int8":
         monkeypatch.setattr(machine, f"has_{kind}_products", lambda: False)
     assert choose(net, Phase.of(net, torch.rand(6, 30), 9)) is LeavingSolver
-
-
-@pytest.mark.filterwarnings("ignore:TF32")
-def test_onednn_may_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    monkeypatch.setattr(machine, "_has", lambda *instructions: True)
-    for has in machine.has_bfloat16_products, machine.has_int8_products:
-        assert has()
-        with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
-            assert not has()

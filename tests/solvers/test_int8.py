@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from networks import exact_int8
 from torch import Tensor
 
 from binep.core.network import Network
@@ -16,15 +17,13 @@ from binep.core.phases import Phase
 from binep.core.solvers import choose
 from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Dense
-from binep.solvers import int8, machine
+from binep.solvers import int8
 from binep.solvers.following import _Product
 from binep.solvers.int8 import Int8, Int8Solver
 from binep.solvers.leaving import LeavingSolver
 
-exact = pytest.mark.skipif(not machine.has_exact_int8(), reason="no exact products of int8")
 
-
-@exact
+@exact_int8
 @given(
     st.integers(0, 2**31),
     st.integers(2, 200),
@@ -69,7 +68,7 @@ def test_signs_are_right() -> None:
     assert Int8(torch.tensor([[1.0, -1.0], [1.0, 0.0]])).error < 1e-7
 
 
-@exact
+@exact_int8
 @given(st.integers(0, 2**31))
 def test_each_row_has_units_of_its_own(seed: int) -> None:
     torch.manual_seed(seed)
@@ -81,7 +80,7 @@ def test_each_row_has_units_of_its_own(seed: int) -> None:
     assert ((product - right).abs() <= 1.01 * largest).all()
 
 
-@exact
+@exact_int8
 def test_what_rounding_leaves_out_of_a_change_is_part_of_the_next_one() -> None:
     torch.manual_seed(0)
     weights, states = torch.randn(20, 9), torch.zeros(1, 9)
@@ -135,7 +134,7 @@ def test_weights_that_cannot_be_rounded_well_are_multiplied_as_they_are(
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
-@exact
+@exact_int8
 def test_sums_of_the_largest_layer_fit_in_32_bits() -> None:
     most = torch.full((32, int8.MOST), 127, dtype=torch.int8)
     assert (torch._int_mm(most, most[:2].t()) == int8.MOST * 127**2).all()

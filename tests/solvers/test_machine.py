@@ -116,3 +116,12 @@ def test_a_convolution_of_grey_levels_is_the_plain_one(
     alpha = first.scale.detach().double().view(-1, 1, 1)
     expected = sums / 255 * alpha + first.bias.detach().double().view(-1, 1, 1)
     torch.testing.assert_close(plain.drive.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:TF32")
+def test_onednn_may_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_has", lambda *instructions: True)
+    for has in machine.has_bfloat16_products, machine.has_int8_products:
+        assert has()
+        with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
+            assert not has()

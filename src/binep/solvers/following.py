@@ -3,8 +3,8 @@
 W·s is kept up with s as it moves: each step adds round(W)·round(Δs), a product of rounded numbers,
 in float32; what rounding leaves out of Δs is part of the next one (error feedback). So it is wrong
 by a small share ε of how far s is from s₀, of which it was last taken in float32. That shrinks as
-states settle; once a sample moves by less than it, it is taken in float32 again (iterative
-refinement).
+states settle; once a sample moves by less than it, its batch takes a step in float32 again
+(iterative refinement).
 """
 
 from __future__ import annotations
