@@ -128,7 +128,7 @@ def measured_rates(repeats: int = 5) -> dict[str, float]:
 def _digits(synapse: Synapse, rows: int) -> Callable[[], object]:
     """Multiply so many rows of digits by a synapse's signs."""
     below = torch.zeros(1, rows, math.prod(synapse.input_shape), dtype=torch.uint8)
-    products = Products(synapse, torch.arange(synapse.values[0].numel()))
+    products = Products.of(synapse, torch.arange(synapse.values[0].numel()))
     return lambda: products.up(below)
 
 

@@ -23,7 +23,7 @@ from binep.core.synapses import Conv, Dense
 from binep.solvers import machine
 from binep.solvers.digits import engine
 from binep.solvers.digits.engine import DigitEngine
-from binep.solvers.digits.products import Products
+from binep.solvers.digits.products import BitProducts, OnednnProducts, Products
 from binep.solvers.digits.solver import DigitSolver
 from binep.solvers.digits.steps import Steps
 
@@ -83,6 +83,7 @@ def test_a_step_in_three_digits_is_a_step(make: Make, seed: int) -> None:
     x, target = batch(network, seed)
     states = [torch.rand(7, *s.output_shape, generator=generator(seed)) for s in network.synapses]
     nudge = 0.4 * (target - states[-1])
+    machine.use_threads()
     with torch.no_grad():
         clamped = network.clamp(x)
         steps = DigitEngine(network)._steps()
@@ -290,22 +291,46 @@ def test_what_digits_cannot_stand_for_is_left_to_other_solvers(
     assert not fits(dense(0))
 
 
+KINDS = pytest.mark.parametrize(
+    "byte_dot_products",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.skipif(
+                not machine.has_byte_dot_products(), reason="this CPU has no AVX-512 VNNI"
+            ),
+        ),
+    ],
+)
+
+
+@KINDS
 @given(
-    sizes=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    sizes=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     rounds=st.lists(st.integers(0, 12), min_size=1, max_size=5),
     digits=st.integers(1, 3),
+    batch=st.integers(1, 9),
     seed=st.integers(0, 2**32),
 )
-def test_products_follow_flips(
-    sizes: tuple[int, int], rounds: list[int], digits: int, seed: int
+def test_products_are_exact_and_follow_flips(
+    byte_dot_products: bool,
+    sizes: tuple[int, int],
+    rounds: list[int],
+    digits: int,
+    batch: int,
+    seed: int,
 ) -> None:
     g = generator(seed)
     synapse, order = Dense(*sizes, generator=g), torch.randperm(sizes[0], generator=g)
     below, above = (
-        torch.randint(1, 256, (digits, 4, size), generator=g, dtype=torch.uint8) for size in sizes
+        torch.randint(0, 256, (digits, batch, size), generator=g, dtype=torch.uint8)
+        for size in sizes
     )
     values = synapse.values.detach()
-    kept = [Products(synapse, order)]
+    machine.use_threads()
+    make = BitProducts if byte_dot_products else OnednnProducts
+    kept: list[Products] = [make(synapse, order)]
     ends = []
     for count in rounds:
         ends.append((kept[-1].up(below), kept[-1].down(above)))
@@ -315,9 +340,10 @@ def test_products_follow_flips(
         followed = kept[-1].flipped(synapse.values, rows)
         assert followed is not None
         kept.append(followed)
-    anew = Products(synapse, order)
-    assert torch.equal(kept[-1].up(below), anew.up(below))
-    assert torch.equal(kept[-1].down(above), anew.down(above))
+    assert torch.equal(kept[-1].up(below), (below[..., order].float() - 128) @ values.t())
+    down = torch.empty_like(below, dtype=torch.float32)
+    down[..., order] = (above.float() - 128) @ values
+    assert torch.equal(kept[-1].down(above), down)
     for products, (up, down) in zip(kept, ends, strict=False):  # a phase may still use them
         assert torch.equal(products.up(below), up)
         assert torch.equal(products.down(above), down)
@@ -325,7 +351,7 @@ def test_products_follow_flips(
 
 def test_signs_are_packed_anew_where_many_have_flipped() -> None:
     synapse = Dense(30, 20, generator=generator(0))
-    products = Products(synapse, torch.arange(30))
+    products = OnednnProducts(synapse, torch.arange(30))
     values = synapse.values.detach().view(-1)
     values[:64] *= -1
     assert products.flipped(synapse.values, torch.arange(20)) is not None
@@ -335,15 +361,20 @@ def test_signs_are_packed_anew_where_many_have_flipped() -> None:
     assert products.flipped(synapse.values, torch.arange(20)) is not None
     conv = Conv((2, 6, 6), 3, kernel=3, padding=1, pool=1)
     order = torch.arange(conv.values[0].numel())
-    assert Products(conv, order).flipped(conv.values, torch.arange(3)) is None
+    assert OnednnProducts(conv, order).flipped(conv.values, torch.arange(3)) is None
 
 
+@KINDS
 @pytest.mark.parametrize("make", [dense, conv])
-def test_training_follows_flips_bit_for_bit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_follows_flips_bit_for_bit(
+    make: Make, byte_dot_products: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "has_byte_dot_products", lambda: byte_dot_products)
+    kind = BitProducts if byte_dot_products else OnednnProducts
     followed: list[bool] = []
-    flipped = Products.flipped
+    flipped = kind.flipped
 
-    def noted(self: Products, values: Tensor, rows: Tensor) -> Products | None:
+    def noted(self: Any, values: Tensor, rows: Tensor) -> Products | None:
         products = flipped(self, values, rows)
         followed.append(products is not None)
         return products
@@ -360,10 +391,10 @@ def test_training_follows_flips_bit_for_bit(make: Make, monkeypatch: pytest.Monk
             optimizer.step()
         return [s.values.detach() for s in network.synapses]
 
-    monkeypatch.setattr(Products, "flipped", noted)
+    monkeypatch.setattr(kind, "flipped", noted)
     ends = trained()
     assert any(followed)
-    monkeypatch.setattr(Products, "flipped", lambda *_: None)
+    monkeypatch.setattr(kind, "flipped", lambda *_: None)
     assert all(map(torch.equal, ends, trained()))
 
 

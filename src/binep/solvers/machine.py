@@ -8,6 +8,7 @@ from functools import cache
 import numba
 import torch
 from llvmlite import binding
+from numba.core.registry import cpu_target
 
 
 def has_int8_products() -> bool:
@@ -58,6 +59,13 @@ def has_packed_int8() -> bool:
         and hasattr(ops, "qlinear_prepack")
         and hasattr(ops, "qconv_prepack")
     )
+
+
+@cache
+def has_byte_dot_products() -> bool:
+    """Whether numba compiles for a CPU with AVX-512's dot products of bytes (VNNI)."""
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return {"+avx512bw", "+avx512vnni"} <= set(features)
 
 
 def has_bfloat16_products() -> bool:

@@ -160,7 +160,7 @@ class DigitEngine(Engine[Products]):
     """Of a network of which `DigitSolver.fits` holds: in quantised updates."""
 
     def _pack(self, synapse: Synapse, order: Tensor) -> Products:
-        return Products(synapse, order)
+        return Products.of(synapse, order)
 
     def _repack(self, packed: Products, signs: Tensor, rows: Tensor) -> Products | None:
         return packed.flipped(signs, rows)

@@ -1,15 +1,20 @@
-"""Signs ⋆ digits in 8-bit integers, by oneDNN."""
+"""Signs ⋆ digits, exact: by words of bits, or by 8-bit integers through oneDNN."""
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from binep.core.synapses import Conv, Synapse
+from binep.solvers import machine, sign_products
 from binep.solvers.digits import kernels
+from binep.solvers.primitives import Array
 
 _DIGITS = 1.0, 128
 """Scale and offset of what is multiplied: 128 stands for 0."""
@@ -71,12 +76,89 @@ class _Packed(NamedTuple):
         return product.movedim(1, 3).reshape(*digits.shape[:2], -1)
 
 
-class Products:
-    """A synapse's signs, packed for exact products upward and downward. Never changed.
+class Products(ABC):
+    """A synapse's signs, packed for exact products upward and downward. Never changed."""
+
+    @staticmethod
+    def of(synapse: Synapse, order: Tensor) -> Products:
+        """As they are quickest on this machine.
+
+        Args:
+            synapse: with binary weights.
+            order: see `layouts.column_order`.
+        """
+        if isinstance(synapse, Conv) or not machine.has_byte_dot_products():
+            return OnednnProducts(synapse, order)
+        return BitProducts(synapse, order)
+
+    @abstractmethod
+    def up(self, digits: Tensor) -> Tensor:
+        """Signs ⋆ digits, from (digits, batch, neurons below) to the map above before pooling."""
+
+    @abstractmethod
+    def down(self, digits: Tensor) -> Tensor:
+        """Signsᵀ ⋆ digits, from the map above before pooling to (digits, batch, neurons below)."""
+
+    @abstractmethod
+    def flipped(self, values: Tensor, rows: Tensor) -> Products | None:
+        """The products of signs of which some have flipped since: packing takes longer.
+
+        Args:
+            values: the signs as they are now.
+            rows: those in which they may have flipped since these products were made.
+
+        Returns:
+            None where packing takes less time.
+        """
+
+
+class BitProducts(Products):
+    """Of a dense synapse, in words of bits; see `sign_products`.
 
     Args:
-        synapse: with binary weights.
-        order: see `layouts.column_order`.
+        synapse, order: as of `Products.of`.
+    """
+
+    def __init__(self, synapse: Synapse, order: Tensor) -> None:
+        above, below = self._shape = synapse.values.shape
+        self._up, self._down = sign_products.words(above, below), sign_products.words(below, above)
+        self._order = order.numpy()
+        self._load(synapse.values, torch.arange(above, device="cpu"))
+
+    def _load(self, values: Tensor, rows: Tensor) -> None:
+        signs = values.detach().numpy()
+        sign_products.load(rows.numpy(), signs, self._order, self._up, self._down)
+
+    def up(self, digits: Tensor) -> Tensor:
+        """See `Products.up`."""
+        return self._multiply(self._up, digits, self._shape[0])
+
+    def down(self, digits: Tensor) -> Tensor:
+        """See `Products.down`."""
+        return self._multiply(self._down, digits, self._shape[1])
+
+    @staticmethod
+    def _multiply(bits: Array, digits: Tensor, neurons: int) -> Tensor:
+        if digits.shape[-1] % 4:
+            digits = F.pad(digits, (0, -digits.shape[-1] % 4), value=128)
+        product = digits.new_empty(*digits.shape[:2], neurons, dtype=torch.float32)
+        fours = digits.flatten(0, 1).numpy().view(np.uint32)
+        sign_products.multiply(bits, fours, product.flatten(0, 1).numpy())
+        return product
+
+    def flipped(self, values: Tensor, rows: Tensor) -> BitProducts:
+        """See `Products.flipped`; packing all never takes less time."""
+        products = copy.copy(self)
+        products._up, products._down = self._up.copy(), self._down.copy()
+        products._load(values, rows)
+        return products
+
+
+class OnednnProducts(Products):
+    """In 8-bit integers, by oneDNN.
+
+    Args:
+        synapse, order: as of `Products.of`.
     """
 
     def __init__(self, synapse: Synapse, order: Tensor) -> None:
@@ -93,16 +175,8 @@ class Products:
             rows[:, order] = signs
             self._up, self._down = _pack_dense(rows), _pack_dense(rows.t().contiguous())
 
-    def flipped(self, values: Tensor, rows: Tensor) -> Products | None:
-        """The products of signs of which some have flipped since: packing takes longer.
-
-        Args:
-            values: the signs as they are now.
-            rows: those in which they may have flipped since these products were made.
-
-        Returns:
-            None for a convolution, and where so many have flipped that packing takes less time.
-        """
+    def flipped(self, values: Tensor, rows: Tensor) -> OnednnProducts | None:
+        """See `Products.flipped`; None for a convolution, and where many have flipped."""
         if values.dim() > 2:
             return None
         now = values.detach()[rows]
@@ -119,12 +193,12 @@ class Products:
         return products
 
     def up(self, digits: Tensor) -> Tensor:
-        """Signs ⋆ digits, from (digits, batch, neurons below) to the map above before pooling."""
+        """See `Products.up`."""
         above, below, change = self._flips
         return _corrected(self._up.multiply(digits), digits, above, below, change)
 
     def down(self, digits: Tensor) -> Tensor:
-        """Signsᵀ ⋆ digits, from the map above before pooling to (digits, batch, neurons below)."""
+        """See `Products.down`."""
         above, below, change = self._flips
         return _corrected(self._down.multiply(digits), digits, below, above, change)
 
