@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from binep.core.buffers import Buffers
 from binep.core.network import Network
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Gradient
@@ -69,7 +70,7 @@ class Engine:
         self.copies = SignCopies(network)
         self.shape, self.sizes = self.copies.shape, self.copies.sizes
         self._input = InputDrive(network)
-        self._buffers = gradients.Buffers()
+        self._buffers = Buffers()
         self._orders = [
             o[:0] if np.array_equal(o, np.arange(len(o))) else o for o in self.copies.orders
         ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,41 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from binep.core.buffers import Buffers
 from binep.core.grey_levels import GREY_LEVEL, grey_levels
 from binep.core.phases import Clamped
 from binep.core.synapses import Conv, Synapse
 from binep.solvers.events import gradient_kernels as kernels
 from binep.solvers.primitives import Array
-
-
-class Buffers:
-    """Where gradients are written: again where the last ones were, once nobody has them any more.
-
-    For memory that is new to a process the system takes longer than a gradient does.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._arrays: dict[Synapse, Array] = {}
-
-    def rows(self, synapse: Synapse, count: int) -> Array:
-        """Memory for so many rows of a dense layer's weights, float32."""
-        with self._lock:
-            array = self._arrays.pop(synapse, None)
-            if array is None or sys.getrefcount(array) > _ALONE:
-                # NumPy asks the system for huge pages; what is not written to takes no memory.
-                array = np.empty(synapse.values.shape, np.float32)
-            self._arrays[synapse] = array
-            return array[:count]
-
-
-def _references() -> int:
-    array = np.empty(0)
-    return sys.getrefcount(array)
-
-
-_ALONE = _references()
-"""References to an array that one name has and nobody else."""
 
 
 def of_bias(
