@@ -20,8 +20,8 @@ from binep.core.speed import Speed
 from binep.core.synapses import Conv, Dense, Synapse
 from binep.solvers import machine
 
-exact_int8 = pytest.mark.skipif(
-    not machine.has_exact_int8(), reason="PyTorch's products of int8 are not exact on this CPU"
+byte_dot_products = pytest.mark.skipif(
+    not machine.has_byte_dot_products(), reason="this CPU has no AVX-512 VNNI"
 )
 
 

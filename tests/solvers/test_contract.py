@@ -20,7 +20,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from networks import array, exact_int8, twin_of
+from networks import array, byte_dot_products, twin_of
 from torch import Tensor
 
 import binep.solvers  # noqa: F401
@@ -98,7 +98,9 @@ every_kind = pytest.mark.parametrize(
     "kind",
     [
         *(
-            pytest.param(kind, id=kind.id, marks=exact_int8 if kind.solver.name == "int8" else ())
+            pytest.param(
+                kind, id=kind.id, marks=byte_dot_products if kind.solver.name == "int8" else ()
+            )
             for kind in KINDS
         ),
         *(pytest.param(kind, id=kind.id, marks=graphs.on_gpu) for kind in ON_GPU),

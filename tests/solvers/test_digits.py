@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import byte_dot_products
 from torch import Tensor
 
 import binep.solvers  # noqa: F401
@@ -291,18 +292,7 @@ def test_what_digits_cannot_stand_for_is_left_to_other_solvers(
     assert not fits(dense(0))
 
 
-KINDS = pytest.mark.parametrize(
-    "byte_dot_products",
-    [
-        False,
-        pytest.param(
-            True,
-            marks=pytest.mark.skipif(
-                not machine.has_byte_dot_products(), reason="this CPU has no AVX-512 VNNI"
-            ),
-        ),
-    ],
-)
+KINDS = pytest.mark.parametrize("in_bits", [False, pytest.param(True, marks=byte_dot_products)])
 
 
 @KINDS
@@ -314,7 +304,7 @@ KINDS = pytest.mark.parametrize(
     seed=st.integers(0, 2**32),
 )
 def test_products_are_exact_and_follow_flips(
-    byte_dot_products: bool,
+    in_bits: bool,
     sizes: tuple[int, int],
     rounds: list[int],
     digits: int,
@@ -329,7 +319,7 @@ def test_products_are_exact_and_follow_flips(
     )
     values = synapse.values.detach()
     machine.use_threads()
-    make = BitProducts if byte_dot_products else OnednnProducts
+    make = BitProducts if in_bits else OnednnProducts
     kept: list[Products] = [make(synapse, order)]
     ends = []
     for count in rounds:
@@ -367,10 +357,10 @@ def test_signs_are_packed_anew_where_many_have_flipped() -> None:
 @KINDS
 @pytest.mark.parametrize("make", [dense, conv])
 def test_training_follows_flips_bit_for_bit(
-    make: Make, byte_dot_products: bool, monkeypatch: pytest.MonkeyPatch
+    make: Make, in_bits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "has_byte_dot_products", lambda: byte_dot_products)
-    kind = BitProducts if byte_dot_products else OnednnProducts
+    monkeypatch.setattr(machine, "has_byte_dot_products", lambda: in_bits)
+    kind = BitProducts if in_bits else OnednnProducts
     followed: list[bool] = []
     flipped = kind.flipped
 

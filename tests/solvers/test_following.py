@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import assert_still_in_float64, exact_int8, settled
+from networks import assert_still_in_float64, byte_dot_products, settled
 from torch import Tensor
 
 from binep.core.network import Network
@@ -31,7 +31,7 @@ OTHERS = set(SHORTCUTS) - ROUGH - {"leaving", "odd-even"}
 IN_FLOAT32 = OTHERS | ROUGH
 
 
-@pytest.fixture(autouse=True, params=["bfloat16", pytest.param("int8", marks=exact_int8)])
+@pytest.fixture(autouse=True, params=["bfloat16", pytest.param("int8", marks=byte_dot_products)])
 def _on_any_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """On one with instructions for bfloat16, and on one that has them for int8 alone."""
     for solver in Bfloat16Solver, Int8Solver:
@@ -39,7 +39,7 @@ def _on_any_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(solver, "samples", 6)
     monkeypatch.setattr(following, "NARROWEST", 2)
     monkeypatch.setattr(machine, "has_bfloat16_products", lambda: request.param == "bfloat16")
-    monkeypatch.setattr(machine, "has_int8_products", lambda: request.param == "int8")
+    monkeypatch.setattr(machine, "has_byte_dot_products", lambda: request.param == "int8")
 
 
 def rough() -> type[Solver]:
@@ -110,7 +110,8 @@ def test_what_no_longer_moves_has_not_settled_before_float32_says_so() -> None:
     net, x = network(), 300 * torch.rand(40, 30)  # which saturates the first layer
     net.synapses[2].values.data.zero_()  # and nothing comes back to the second
     ours, right = (settled(net, x, off | {"odd-even"}) for off in (OTHERS, IN_FLOAT32))
-    assert furthest(ours, right) <= 2e-6
+    last_digit = 2e-6  # of drives from 16 to 32, in float32
+    assert furthest(ours, right) <= 2e-6 + last_digit
 
 
 def test_samples_that_have_settled_are_right_beside_others_that_never_do() -> None:
@@ -211,6 +212,6 @@ def test_float32_where_that_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(following, "NARROWEST", 151)
         assert choose(net, Phase.of(net, torch.rand(6, 30), 9)) is LeavingSolver
-    for kind in "bfloat16", "int8":
-        monkeypatch.setattr(machine, f"has_{kind}_products", lambda: False)
+    for name in "has_bfloat16_products", "has_byte_dot_products":
+        monkeypatch.setattr(machine, name, lambda: False)
     assert choose(net, Phase.of(net, torch.rand(6, 30), 9)) is LeavingSolver

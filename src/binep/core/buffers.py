@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 
 from binep.core.synapses import Synapse
 
+Array = np.ndarray[Any, Any]
+
 
 class Buffers:
-    """Where gradients are written: again where the last ones were, once nobody has them any more.
+    """Where large arrays are written: again where the last were, once nobody has them any more.
 
     For memory that is new to a process the system takes longer than a gradient does.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._arrays: dict[Synapse, np.ndarray[Any, Any]] = {}
+        self._arrays: dict[Hashable, Array] = {}
 
-    def rows(self, synapse: Synapse, count: int) -> np.ndarray[Any, Any]:
-        """Memory for so many rows of a dense layer's weights, float32."""
+    def array(self, of: Hashable, shape: tuple[int, ...], kind: type[np.number[Any]]) -> Array:
+        """An array of which nobody has another of the same ``of``; its values are any."""
         with self._lock:
-            array = self._arrays.pop(synapse, None)
-            if array is None or sys.getrefcount(array) > _ALONE:
+            array = self._arrays.pop(of, None)
+            if array is None or array.shape != shape or sys.getrefcount(array) > _ALONE:
                 # NumPy asks the system for huge pages; what is not written to takes no memory.
-                array = np.empty(synapse.values.shape, np.float32)
-            self._arrays[synapse] = array
-            return array[:count]
+                array = np.empty(shape, kind)
+            self._arrays[of] = array
+            return array
+
+    def rows(self, synapse: Synapse, count: int) -> Array:
+        """Memory for so many rows of a dense layer's weights, float32."""
+        return self.array(synapse, tuple(synapse.values.shape), np.float32)[:count]
 
 
 def _references() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from binep.core.synapses import Synapse
 from binep.solvers.following import FollowingSolver
 
 
@@ -12,6 +13,7 @@ class Bfloat16:
     """Weights in bfloat16: see `binep.solvers.following.Rounded`."""
 
     error = 2**-8
+    rest = None
 
     def __init__(self, weights: Tensor) -> None:
         self._weights = weights.bfloat16()
@@ -31,7 +33,6 @@ class Bfloat16Solver(FollowingSolver):
     """Real activations on a CPU: steps as of `LeavingSolver`, most dense products in bfloat16."""
 
     name = "bfloat16"
-    rounded = Bfloat16
 
     @staticmethod
     def is_quick() -> bool:
@@ -39,3 +40,7 @@ class Bfloat16Solver(FollowingSolver):
         from binep.solvers import machine  # loads numba: only where all else fits
 
         return machine.has_bfloat16_products()
+
+    def round(self, layer: Synapse) -> Bfloat16:
+        """Weights in bfloat16."""
+        return Bfloat16(layer.values.detach())

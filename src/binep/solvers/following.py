@@ -3,8 +3,10 @@
 W·s is kept up with s as it moves: each step adds round(W)·round(Δs), a product of rounded numbers,
 in float32; what rounding leaves out of Δs is part of the next one (error feedback). So it is wrong
 by a small share ε of how far s is from s₀, of which it was last taken in float32. That shrinks as
-states settle; once a sample moves by less than it, its batch takes a step in float32 again
-(iterative refinement).
+states settle; once a sample moves by less than it, its batch takes a finer step (iterative
+refinement): to the product what rounding has left out of W is added, rounded as well, times all
+that s has moved since that was last done. Where that is not fine enough either, or what was left
+out of W is not at hand, a step is in float32.
 """
 
 from __future__ import annotations
@@ -31,20 +33,21 @@ NARROWEST = 2**8
 saves."""
 
 LAST = 3
-"""So many steps at the end of a phase are in float32: a nudged phase ends before it settles."""
+"""So many steps at the end of a phase are finer ones: a nudged phase ends before it settles."""
+FINER = 254
+"""A change of states is rounded to less than such a part of it."""
 
 
 class Rounded(Protocol):
-    """Weights W of few bits.
+    """Weights W of few bits."""
 
-    Attributes:
-        error: ε, the share of how far states have moved by which their drive is then wrong.
-    """
+    @property
+    def error(self) -> float:
+        """ε, the share of how far states have moved by which their drive is then wrong."""
 
-    error: float
-
-    def __init__(self, weights: Tensor) -> None:
-        """Round W, (above, below)."""
+    @property
+    def rest(self) -> Rounded | None:
+        """What rounding left out of W, rounded; None where that is not at hand."""
 
     def up(self, change: Tensor) -> tuple[Tensor, Tensor]:
         """W·Δs of rounded Δs, (batch, below), and that, both in float32."""
@@ -57,12 +60,10 @@ class FollowingSolver(LeavingSolver):
     """Real activations on a CPU: steps as of `LeavingSolver`, most dense products of few bits.
 
     Attributes:
-        rounded: the kind of numbers.
         least: the fewest weights of a layer for which they are quicker, …
         samples: … and the smallest batch.
     """
 
-    rounded: ClassVar[type[Rounded]]
     least: ClassVar[int] = 2**18
     samples: ClassVar[int] = 32
 
@@ -75,6 +76,10 @@ class FollowingSolver(LeavingSolver):
     @abstractmethod
     def is_quick() -> bool:
         """Whether this CPU multiplies such numbers several times faster than float32."""
+
+    @abstractmethod
+    def round(self, layer: Synapse) -> Rounded:
+        """A layer's weights, (above, below), in such numbers."""
 
     @classmethod
     def fits(cls, network: Network, phase: Phase) -> bool:
@@ -106,21 +111,28 @@ class FollowingSolver(LeavingSolver):
         first, *others = self.network.synapses
         synapses = [self._following(s) if self.follows(s) else s for s in others]
         following = [s for s in synapses if isinstance(s, _Following)]
-        error = max(s.rounded.error for s in following)
         if not all(s.rounded.error < 1 for s in following):  # it may be a NaN
             return loop
-        products = [p for s in following for p in s.products]
-        step = Network([first, *synapses], self.network.neurons).step
-        own = {"products": products, "last": phase.steps, "far": loop.change[0], "error": error}
-        return _Loop(**{**vars(loop), "step": step, **own})
+        rests = [s.rounded.rest for s in following if s.rounded.rest is not None]
+        own = {
+            "step": Network([first, *synapses], self.network.neurons).step,
+            "products": [p for s in following for p in s.products],
+            "last": phase.steps,
+            "far": loop.change[0],
+            "ahead": loop.change[0],
+            "error": max(s.rounded.error for s in following),
+            "finer": max(rest.error for rest in rests) if rests else None,
+        }
+        return _Loop(**{**vars(loop), **own})
 
     def _following(self, layer: Synapse) -> _Following:
         """A layer whose products follow states, for one phase."""
         with self._lock:
             kept = self._rounded.get(layer)
             if kept is None or not kept[0].holds(layer.values):
-                version = Version(layer.values)
-                kept = self._rounded[layer] = version, self.rounded(layer.values.detach())
+                kept = None
+                self._rounded.pop(layer, None)  # so that its memory is free
+                kept = self._rounded[layer] = Version(layer.values), self.round(layer)
         return _Following(layer, kept[1])
 
 
@@ -130,29 +142,44 @@ class _Product:
     Args:
         exactly: the product with states in float32.
         roughly: that with changes of states, and what they were rounded to.
+        rest: likewise of what rounding left out of W.
+
+    Attributes:
+        exact, finer: whether it is to be taken in float32, or if not, to be finer.
     """
 
     def __init__(
         self,
         exactly: Callable[[Tensor], Tensor],
         roughly: Callable[[Tensor], tuple[Tensor, Tensor]],
+        rest: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
-        self._exactly, self._roughly = exactly, roughly
-        self._of = self._sums = torch.zeros((), device="cpu")
-        self.exact = True
+        self._exactly, self._roughly, self._rest = exactly, roughly, rest
+        self._of = self._rest_of = self._sums = torch.zeros((), device="cpu")
+        self.exact, self.finer = True, False
 
     def __call__(self, states: Tensor) -> Tensor:
-        """W·s; in float32 if it is to be exact."""
+        """W·s."""
         if self.exact:
-            self._of, self._sums = states, self._exactly(states)
-        else:
-            product, change = self._roughly(states - self._of)
-            self._of, self._sums = self._of + change, self._sums + product
+            self._of = self._rest_of = states
+            self._sums = self._exactly(_distinct(states)).expand(len(states), -1)
+            return self._sums
+        product, change = self._roughly(states - self._of)
+        self._of, self._sums = self._of + change, self._sums + product
+        if self.finer and self._rest is not None:
+            product, change = self._rest(self._of - self._rest_of)
+            self._rest_of, self._sums = self._rest_of + change, self._sums + product
         return self._sums
 
     def keep(self, stays: Tensor) -> None:
         """Go on with some samples alone."""
-        self._of, self._sums = self._of[stays], self._sums[stays]
+        self._of, self._rest_of = self._of[stays], self._rest_of[stays]
+        self._sums = self._sums[stays]
+
+
+def _distinct(states: Tensor) -> Tensor:
+    """States (batch, neurons), or those of one sample where all are equal, as at first."""
+    return states[:1] if torch.equal(states[1:], states[:-1]) else states
 
 
 class _Following(Dense):
@@ -160,10 +187,10 @@ class _Following(Dense):
 
     def __init__(self, layer: Synapse, rounded: Rounded) -> None:
         vars(self).update(vars(layer))
-        weights, self.rounded = layer.values.detach(), rounded
+        weights, self.rounded, rest = layer.values.detach(), rounded, rounded.rest
         self.products = (
-            _Product(lambda s: F.linear(s, weights), rounded.up),
-            _Product(lambda s: s @ weights, rounded.down),
+            _Product(lambda s: F.linear(s, weights), rounded.up, None if rest is None else rest.up),
+            _Product(lambda s: s @ weights, rounded.down, None if rest is None else rest.down),
         )
 
     def up(self, below: Tensor) -> tuple[Tensor, Route]:
@@ -177,39 +204,55 @@ class _Following(Dense):
 
 @dataclass
 class _Loop(Loop):
-    """Steps with products that follow, in float32 whenever a sample needs that.
+    """Steps with products that follow, finer or in float32 whenever a sample needs that.
 
     Attributes:
         products: of all layers.
         last: the number of the phase's last step.
-        far: how far from s₀ each sample's states were before the last step, (batch,).
-        error: ε, the largest of all layers.
+        far: how far from s₀ each sample's states were before the last step, (batch,), …
+        ahead: … and from those that what was left out of W was last multiplied with.
+        error: ε, the largest of all layers, …
+        finer: … and that of finer steps; None where there are none.
     """
 
     products: list[_Product]
     last: int
     far: Tensor
+    ahead: Tensor
     error: float
+    finer: float | None
 
     def advance(self) -> None:
         """Take a step; the first in float32, as no change is known yet: it is infinite."""
-        change = self.change.amax(dim=0)
-        far = self.far + change
-        needed = ~self.finished & ~(change > self.error * far)
-        exact = bool(needed.any()) or self.last - int(self.taken) <= LAST
+        change, going = self.change.amax(dim=0), ~self.finished
+        self.far, self.ahead = self.far + change, self.ahead + change
+        finer = bool((going & ~(change > self._wrong)).any()) or self.last - int(self.taken) <= LAST
+        exact = finer and (
+            self.finer is None or bool((going & ~(change > self.finer * self.far)).any())
+        )
+        if finer:
+            self.ahead = self.ahead / FINER
+        if exact:
+            self.far, self.ahead = torch.zeros_like(self.far), torch.zeros_like(self.far)
         for product in self.products:
-            product.exact = exact
-        self.far = torch.zeros_like(far) if exact else far
+            product.exact, product.finer = exact, finer
         super().advance()
+
+    @property
+    def _wrong(self) -> Tensor:
+        """By how much drives are, at most, of each sample, (batch,)."""
+        if self.finer is None:
+            return self.error * self.far
+        return self.finer * self.far + self.error * self.ahead
 
     def keep(self, stays: Tensor) -> None:
         """Go on with some samples alone."""
         super().keep(stays)
         for product in self.products:
             product.keep(stays)
-        self.far = self.far[stays]
+        self.far, self.ahead = self.far[stays], self.ahead[stays]
 
     @property
     def settled(self) -> Tensor:
         """Which samples have settled, and are not wrong by more than that."""
-        return super().settled & (self.error * self.far <= self.allowed.amin())
+        return super().settled & (self._wrong <= self.allowed.amin())

@@ -1,79 +1,110 @@
-"""Products that follow states in 8-bit integers, for a CPU without instructions for bfloat16."""
+"""Products that follow states in 8-bit integers, by AVX-512's dot products of bytes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from binep.core.buffers import Buffers
 from binep.core.synapses import Synapse
 from binep.solvers.following import FollowingSolver
+
+if TYPE_CHECKING:
+    from binep.solvers.primitives import Array
 
 _LARGEST = 127
 """An integer stands for at most so many units, upward and downward."""
 MOST = 2**31 // _LARGEST**2
 """The most neurons of a layer whose products add up to less than 2³¹."""
-_ROWS = 32
-"""So many rows of weights are rounded at a time, in cache."""
-_TINY = torch.finfo(torch.float32).tiny
 
 
+@dataclass(frozen=True)
 class Int8:
-    """Weights in 8-bit integers, each row in units of its own: see `following.Rounded`."""
+    """Weights in 8-bit integers, each row in units of its own: see `following.Rounded`.
 
-    def __init__(self, weights: Tensor) -> None:
-        self._integers = torch.empty_like(weights, dtype=torch.int8)
-        self._units = weights.new_empty(len(weights), 1)
-        sums, squares = weights.new_zeros(2, weights.shape[1])
-        worst = weights.new_zeros(())
-        for some in range(0, len(weights), _ROWS):
-            part = slice(some, some + _ROWS)
-            rows, units = weights[part], _unit(weights[part])
-            integers = (rows / units).round_()
-            self._integers[part], self._units[part] = integers, units
-            wrong = rows.addcmul(integers, units, value=-1)
-            sums += wrong.sum(0)
-            squares += wrong.square().sum(0)
-            worst = worst.maximum(_worst(wrong.sum(1), wrong.square().sum(1)))
-        self.error = float(worst.maximum(_worst(sums, squares)))
+    Attributes:
+        upward, downward: the integers, as `dot_products.multiply` takes them.
+        units: what 1 stands for in each row, (above,).
+        inputs: how many neurons lie below.
+        error: see `Rounded`.
+        rest: what rounding leaves of the weights, rounded; what is left of that is dropped.
+    """
+
+    upward: Array
+    downward: Array
+    units: Tensor
+    inputs: int
+    error: float
+    rest: Int8 | None
+
+    @classmethod
+    def of(cls, layer: Synapse, buffers: Buffers) -> Int8:
+        """A layer's weights, (above, below), in memory of these buffers."""
+        from binep.solvers import dot_products, machine  # only now, as they load numba
+
+        machine.use_threads()
+        weights = layer.values.detach()
+        above, below = weights.shape
+        up, down = (
+            tuple(buffers.array((layer, way, n), shape, np.uint8) for n in range(2))
+            for way, shape in enumerate(
+                (dot_products.numbers(above, below), dot_products.numbers(below, above))
+            )
+        )
+        units, rows = weights.new_empty(above), weights.new_empty(above, 2, 2)
+        columns = weights.new_empty(len(up[0]), 2, 2, below)
+        arrays = (t.numpy() for t in (weights.contiguous(), units, rows, columns))
+        dot_products.round_rows(*arrays, up, down)
+        lefts = zip(rows.unbind(1), columns.sum(0), strict=True)
+        errors = [float(max(map(_worst, (r.t(), c)))) for r, c in lefts]
+        rest = cls(up[1], down[1], units / (2 * _LARGEST), below, errors[1], None)
+        return cls(up[0], down[0], units, below, errors[0], rest)
 
     def up(self, change: Tensor) -> tuple[Tensor, Tensor]:
         """W·Δs and Δs."""
-        integers, units = _rounded(change)
-        product = torch._int_mm(integers, self._integers.t())
-        return product * units * self._units.t(), integers * units
+        product, rounded = _multiply(self.upward, change, len(self.units))
+        return product.mul_(self.units), rounded
 
     def down(self, change: Tensor) -> tuple[Tensor, Tensor]:
         """Wᵀ·Δs and Δs."""
-        integers, units = _rounded(change * self._units.t())
-        return torch._int_mm(integers, self._integers) * units, integers * units / self._units.t()
+        product, rounded = _multiply(self.downward, change * self.units, self.inputs)
+        return product, rounded.div_(self.units)
 
 
-def _worst(sums: Tensor, squares: Tensor) -> Tensor:
+def _multiply(integers: Array, change: Tensor, neurons: int) -> tuple[Tensor, Tensor]:
+    """Integers times Δs, (samples, neurons), each sample rounded in units of its own; and Δs."""
+    from binep.solvers import dot_products
+    from binep.solvers.digits import kernels
+    from binep.solvers.digits.steps import Update
+
+    rounded, update = torch.zeros_like(change), Update.empty(change, 1)
+    kernels.quantise(change.numpy(), rounded.numpy(), update.written())
+    product = dot_products.product(integers, update.digits[0], neurons)
+    return product.mul_(update.units.t()), rounded
+
+
+def _worst(left: Tensor) -> Tensor:
     """By how much drives are wrong where all states have moved by 1.
 
     If they moved alike, by the sum of the weights' errors; if each moved up or down at random, by
     the root of the sum of their squares (the standard deviation), and of a million drives the worst
     by five times that.
+
+    Args:
+        left: sums, and sums of squares, of what is left of the weights, (2, neurons).
     """
+    sums, squares = left
     return torch.maximum(sums.abs(), 5 * squares.sqrt()).max()
-
-
-def _unit(rows: Tensor) -> Tensor:
-    """What an integer stands for in each row, (rows, 1)."""
-    return (rows.abs().amax(1, keepdim=True) / _LARGEST).clamp_min_(_TINY)
-
-
-def _rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers, each row in units of its own, and the units, (rows, 1)."""
-    units = _unit(rows)
-    return (rows / units).round_().to(torch.int8), units
 
 
 class Int8Solver(FollowingSolver):
     """Real activations on a CPU: steps as of `LeavingSolver`, most dense products in int8."""
 
     name = "int8"
-    rounded = Int8
     least = 2**20
     samples = 8
 
@@ -84,7 +115,11 @@ class Int8Solver(FollowingSolver):
 
     @staticmethod
     def is_quick() -> bool:
-        """Whether the CPU has instructions for products of 8-bit integers, and they are right."""
+        """Whether the CPU has AVX-512's dot products of bytes."""
         from binep.solvers import machine  # loads numba: only where all else fits
 
-        return machine.has_int8_products() and machine.has_exact_int8()
+        return machine.has_byte_dot_products()
+
+    def round(self, layer: Synapse) -> Int8:
+        """Weights in integers."""
+        return Int8.of(layer, self._buffers)

@@ -21,13 +21,6 @@ def has_int8_products() -> bool:
     return _uses_onednn() and _has("avx512vnni", "avxvnni", "i8mm")
 
 
-@cache
-def has_exact_int8() -> bool:
-    """Whether PyTorch's products of the largest int8 are right."""
-    largest = torch.full((32, 32), 127, dtype=torch.int8, device="cpu")
-    return bool((torch._int_mm(largest, largest) == 32 * 127**2).all())
-
-
 def has_uint8_products() -> bool:
     """Whether PyTorch multiplies uint8 with int8 quickly: `has_int8_products`, and new enough.
 

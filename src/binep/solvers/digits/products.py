@@ -6,15 +6,12 @@ import copy
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from binep.core.synapses import Conv, Synapse
-from binep.solvers import machine, sign_products
+from binep.solvers import dot_products, machine
 from binep.solvers.digits import kernels
-from binep.solvers.primitives import Array
 
 _DIGITS = 1.0, 128
 """Scale and offset of what is multiplied: 128 stands for 0."""
@@ -113,7 +110,7 @@ class Products(ABC):
 
 
 class BitProducts(Products):
-    """Of a dense synapse, in words of bits; see `sign_products`.
+    """Of a dense synapse, in words of bits; see `dot_products`.
 
     Args:
         synapse, order: as of `Products.of`.
@@ -121,30 +118,21 @@ class BitProducts(Products):
 
     def __init__(self, synapse: Synapse, order: Tensor) -> None:
         above, below = self._shape = synapse.values.shape
-        self._up, self._down = sign_products.words(above, below), sign_products.words(below, above)
+        self._up, self._down = dot_products.words(above, below), dot_products.words(below, above)
         self._order = order.numpy()
         self._load(synapse.values, torch.arange(above, device="cpu"))
 
     def _load(self, values: Tensor, rows: Tensor) -> None:
         signs = values.detach().numpy()
-        sign_products.load(rows.numpy(), signs, self._order, self._up, self._down)
+        dot_products.load(rows.numpy(), signs, self._order, self._up, self._down)
 
     def up(self, digits: Tensor) -> Tensor:
         """See `Products.up`."""
-        return self._multiply(self._up, digits, self._shape[0])
+        return dot_products.product(self._up, digits, self._shape[0])
 
     def down(self, digits: Tensor) -> Tensor:
         """See `Products.down`."""
-        return self._multiply(self._down, digits, self._shape[1])
-
-    @staticmethod
-    def _multiply(bits: Array, digits: Tensor, neurons: int) -> Tensor:
-        if digits.shape[-1] % 4:
-            digits = F.pad(digits, (0, -digits.shape[-1] % 4), value=128)
-        product = digits.new_empty(*digits.shape[:2], neurons, dtype=torch.float32)
-        fours = digits.flatten(0, 1).numpy().view(np.uint32)
-        sign_products.multiply(bits, fours, product.flatten(0, 1).numpy())
-        return product
+        return dot_products.product(self._down, digits, self._shape[1])
 
     def flipped(self, values: Tensor, rows: Tensor) -> BitProducts:
         """See `Products.flipped`; packing all never takes less time."""
