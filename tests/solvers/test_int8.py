@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from networks import byte_dot_products
 from torch import Tensor
 
-from binep.core.buffers import Buffers
 from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.phases import Phase
@@ -19,6 +18,7 @@ from binep.core.solvers import choose
 from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Dense
 from binep.solvers import int8
+from binep.solvers.buffers import Buffers
 from binep.solvers.following import _Product
 from binep.solvers.int8 import Int8, Int8Solver
 from binep.solvers.leaving import LeavingSolver

@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from binep.core.buffers import Buffers
 from binep.core.certain import CertainOutputs
 from binep.core.overrelaxation import OverRelaxation
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.provided import provided
 from binep.core.speed import SHORTCUTS, Speed
-from binep.core.synapses import Dense, Synapse
 
 if TYPE_CHECKING:
     from binep.core.network import Network, Ups
+    from binep.core.synapses import Synapse
 
 S = TypeVar("S", bound="Solver")
 
@@ -69,7 +68,6 @@ class Solver(ABC):
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self._buffers = Buffers()
 
     @classmethod
     @abstractmethod
@@ -121,17 +119,13 @@ class Solver(ABC):
             else:
                 above = torch.cat([after[i], -before[i]]).to(dtype) * factor
                 below = torch.cat([after[i - 1], before[i - 1]])
-            weight = self._correlate(synapse, above, below)
+            weight = self.correlate(synapse, above, below)
             gradients.append(Gradient(weight, synapse.correlate_bias(above)))
         return gradients
 
-    def _correlate(self, synapse: Synapse, above: Tensor, below: Tensor) -> Tensor:
-        """∂/∂W of a layer; of a dense one on a CPU in the memory of the last one."""
-        if type(synapse) is not Dense or above.device.type != "cpu" or above.dtype != torch.float32:
-            return synapse.correlate(above, below)
-        memory = torch.from_numpy(self._buffers.rows(synapse, len(synapse.values)))
-        torch.mm(above.T, below.flatten(1).to(above.dtype), out=memory)
-        return memory
+    def correlate(self, synapse: Synapse, above: Tensor, below: Tensor) -> Tensor:
+        """∂/∂W of a layer: see `Synapse.correlate`."""
+        return synapse.correlate(above, below)
 
     def unroll(self, start: Equilibrium, steps: int, target: Tensor) -> Unrolled | None:
         """The states after free steps and the gradient through them; None to leave it to others.

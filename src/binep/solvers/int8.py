@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binep.core.buffers import Buffers
 from binep.core.synapses import Synapse
+from binep.solvers.buffers import Buffers
 from binep.solvers.following import FollowingSolver
 
 if TYPE_CHECKING:
@@ -122,4 +122,4 @@ class Int8Solver(FollowingSolver):
 
     def round(self, layer: Synapse) -> Int8:
         """Weights in integers."""
-        return Int8.of(layer, self._buffers)
+        return Int8.of(layer, self.buffers)

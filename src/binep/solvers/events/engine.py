@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from binep.core.buffers import Buffers
 from binep.core.network import Network
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Gradient
 from binep.core.synapses import Conv
 from binep.solvers import layouts, machine, primitives
+from binep.solvers.buffers import Buffers
 from binep.solvers.events import gradients, kernels
 from binep.solvers.events.parameters import SignCopies, Signs, widest
 from binep.solvers.inputs import InputDrive

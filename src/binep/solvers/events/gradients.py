@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from binep.core.buffers import Buffers
 from binep.core.grey_levels import GREY_LEVEL, grey_levels
 from binep.core.phases import Clamped
 from binep.core.synapses import Conv, Synapse
+from binep.solvers.buffers import Buffers
 from binep.solvers.events import gradient_kernels as kernels
 from binep.solvers.primitives import Array
 

@@ -8,8 +8,10 @@ from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from binep.core.synapses import Synapse
+from binep.core.synapses import Dense, Synapse
 
 Array = np.ndarray[Any, Any]
 
@@ -37,6 +39,13 @@ class Buffers:
     def rows(self, synapse: Synapse, count: int) -> Array:
         """Memory for so many rows of a dense layer's weights, float32."""
         return self.array(synapse, tuple(synapse.values.shape), np.float32)[:count]
+
+    def correlate(self, synapse: Synapse, above: Tensor, below: Tensor) -> Tensor:
+        """∂/∂W of a layer, see `Synapse.correlate`; of a dense one in such memory."""
+        if type(synapse) is not Dense or above.dtype != torch.float32:
+            return synapse.correlate(above, below)
+        gradient = torch.from_numpy(self.rows(synapse, len(synapse.values)))
+        return torch.mm(above.T, below.flatten(1).to(above.dtype), out=gradient)
 
 
 def _references() -> int:
