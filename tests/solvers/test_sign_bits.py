@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from binep.solvers import sign_bits
+from binep.solvers import machine, sign_bits
 
 
 @numba.njit
@@ -43,6 +43,23 @@ def test_rows_are_added_by_their_factors_and_nothing_beside_them(
 
 
 @given(
+    neurons=st.integers(1, 5),
+    others=st.integers(1, 600),  # words vectorized, words, and bytes
+    samples=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_products_are_sums_of_the_signs_of_what_fires(
+    neurons: int, others: int, samples: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    signs, bits = rng.choice([-1, 1], (neurons, others)), rng.integers(0, 2, (samples, others))
+    product = np.empty((samples, neurons), np.int32)
+    machine.use_threads()
+    sign_bits.multiply(packed(bits), packed(signs), product)
+    assert np.array_equal(product, bits @ signs.T)
+
+
+@given(
     above=st.integers(1, 40),
     low=st.integers(1, 40),
     parts=st.integers(1, 3),
@@ -55,16 +72,14 @@ def test_copies_hold_the_signs_of_the_rows_that_were_loaded(
     rng = np.random.default_rng(seed)
     below = parts * low
     order = rng.permutation(below)
-    up, down = np.zeros((below, above), np.int8), np.zeros((above, below), np.int8)
-    up_bits = np.zeros((below, 1, sign_bits.in_bytes(above)), np.uint8)
-    down_bits = np.zeros((above, parts, sign_bits.in_bytes(low)), np.uint8)
-    expected = np.zeros_like(down)
+    up = np.zeros((below, 1, sign_bits.in_bytes(above)), np.uint8)
+    down = np.zeros((above, parts, sign_bits.in_bytes(low)), np.uint8)
+    expected = np.zeros((above, below), np.int8)
+    machine.use_threads()
     for rows in (range(above), sorted(row for row in some if row < above)):
         chosen = np.array(rows, np.int64)
         values = rng.choice([-1, 1], (above, below)).astype(np.float32)
-        sign_bits.load(chosen, values, order, up, down, up_bits, down_bits)
+        sign_bits.load(chosen, values, order, up, down)
         expected[chosen[:, None], order] = values[chosen]
-        assert np.array_equal(down, expected)
-        assert np.array_equal(up, expected.T)
-        assert np.array_equal(up_bits[:, 0], packed(expected.T))
-        assert np.array_equal(down_bits, packed(expected.reshape(above, parts, low)))
+        assert np.array_equal(up[:, 0], packed(expected.T))
+        assert np.array_equal(down, packed(expected.reshape(above, parts, low)))

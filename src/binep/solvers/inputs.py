@@ -50,7 +50,7 @@ class InputDrive:
         pad, kernel = first.padding, first.values.shape[-1]
         images = F.pad(whole, (pad, pad, pad, pad)).movedim(1, 3).contiguous()
         signs = first.values.detach().movedim(0, 3).movedim(0, 2)  # (row, column, below, channel)
-        bits = sign_bits.packed(signs.reshape(-1, channels).numpy()).flatten()
+        bits = sign_bits.packed(signs.reshape(-1, channels).numpy() > 0).flatten()
         sums = torch.empty(len(x), rows, columns, channels, dtype=torch.int16, device="cpu")
         route = torch.empty_like(sums, dtype=torch.int32)
         machine.use_threads()

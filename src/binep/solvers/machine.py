@@ -11,26 +11,18 @@ from llvmlite import binding
 from numba.core.registry import cpu_target
 
 
-def has_int8_products() -> bool:
-    """Whether the CPU has instructions for products of 8-bit integers, and oneDNN uses them.
-
-    They are VNNI and Arm's i8mm. Many CPUs with them multiply int8 several times faster than
-    float32. Elsewhere PyTorch's ``_int_mm`` is a plain loop, a hundred times slower, or adds pairs
-    of products in 16 bits: enough for signs, with bits or uint8.
-    """
-    return _uses_onednn() and _has("avx512vnni", "avxvnni", "i8mm")
-
-
 def has_uint8_products() -> bool:
-    """Whether PyTorch multiplies uint8 with int8 quickly: `has_int8_products`, and new enough.
+    """Whether PyTorch multiplies uint8 with int8 quickly.
 
-    PyTorch 2.11 refuses uint8 here, 2.13 takes it.
+    That is where the CPU has instructions for it, VNNI or Arm's i8mm, and oneDNN uses them.
+    Elsewhere PyTorch's ``_int_mm`` is a plain loop, a hundred times slower.
     """
-    return has_int8_products() and _takes_uint8()
+    return _uses_onednn() and _has("avx512vnni", "avxvnni", "i8mm") and _takes_uint8()
 
 
 @cache
 def _takes_uint8() -> bool:
+    """Whether this PyTorch does: 2.11 refuses uint8, 2.13 takes it."""
     try:
         ones = torch.ones(32, 32, dtype=torch.uint8, device="cpu")
         return bool((torch._int_mm(255 * ones, ones.to(torch.int8)) == 255 * 32).all())

@@ -2,7 +2,7 @@
 
 A row of signs lies in whole bytes, eight to a byte from the lowest bit on: 1 for +1, 0 for −1. With
 AVX-512 a word of 32 of them is the mask of one addition. They take an eighth of the memory of int8,
-and reading is what bounds such sums.
+and reading is what bounds such sums. A product of bits with signs counts the bits that both have.
 """
 
 from __future__ import annotations
@@ -62,15 +62,38 @@ def _adder(lanes: int) -> Any:
 _add_word, _add_byte = _adder(32), _adder(8)
 
 
+@intrinsic
+def _word(typing: Any, array: Any, at: Any) -> Any:
+    """Eight bytes of an array of bytes."""
+    word = ir.IntType(64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.gep(data, [arguments[1]])
+        return builder.load(builder.bitcast(place, word.as_pointer()), align=1)
+
+    return types.uint64(array, types.int64), generate
+
+
+@intrinsic
+def _ones(typing: Any, word: Any) -> Any:
+    """How many bits of a word are 1."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), generate
+
+
 @register_jitable
 def in_bytes(signs: int) -> int:
     """Bytes of a row of so many signs."""
     return (signs + 7) // 8
 
 
-def packed(signs: Array) -> Array:
-    """Rows of signs, (rows, columns), as bits, (rows, bytes)."""
-    return np.packbits(signs > 0, axis=1, bitorder="little")
+def packed(bits: Array) -> Array:
+    """Rows of bits, (…, columns), in bytes, (…, bytes)."""
+    return np.packbits(bits, axis=-1, bitorder="little")
 
 
 @inline
@@ -120,36 +143,72 @@ def _further(starts, bytes_):
 
 
 @parallel
-def load(rows, values, order, up, down, up_bits, down_bits):
+def multiply(bits, signs, product):
+    """For each sample and neuron, the sum of the signs of what fires.
+
+    Args:
+        bits: what fires, (samples, bytes).
+        signs: a row for each neuron, (neurons, bytes).
+        product: int32, (samples, neurons), written.
+    """
+    samples, neurons = product.shape
+    size, flat_bits, flat_signs = bits.shape[1], bits.reshape(-1), signs.reshape(-1)
+    fired = np.empty(samples, np.int32)
+    for b in range(samples):
+        fired[b] = _common(flat_bits, b * size, b * size, flat_bits, b * size, b * size, size)[0]
+    for n in numba.prange((neurons + 1) // 2):
+        one, other = 2 * n, min(2 * n + 1, neurons - 1)
+        for b in range(0, samples, 2):
+            c = min(b + 1, samples - 1)
+            rows = b * size, c * size, flat_signs, one * size, other * size, size
+            b_one, b_other, c_one, c_other = _common(flat_bits, *rows)
+            product[b, one], product[b, other] = 2 * b_one - fired[b], 2 * b_other - fired[b]
+            product[c, one], product[c, other] = 2 * c_one - fired[c], 2 * c_other - fired[c]
+
+
+@inline
+def _common(bits, b, c, signs, one, other, size):
+    """How many 1 two rows of bits, at bytes b and c, have in common with each of two of signs."""
+    b_one = b_other = c_one = c_other = 0
+    for i in range(size // 8):
+        at_b, at_c = _word(bits, b + 8 * i), _word(bits, c + 8 * i)
+        at_one, at_other = _word(signs, one + 8 * i), _word(signs, other + 8 * i)
+        b_one += _ones(at_b & at_one)
+        b_other += _ones(at_b & at_other)
+        c_one += _ones(at_c & at_one)
+        c_other += _ones(at_c & at_other)
+    for i in range(size // 8 * 8, size):
+        at_b, at_c = np.uint64(bits[b + i]), np.uint64(bits[c + i])
+        at_one, at_other = np.uint64(signs[one + i]), np.uint64(signs[other + i])
+        b_one += _ones(at_b & at_one)
+        b_other += _ones(at_b & at_other)
+        c_one += _ones(at_c & at_one)
+        c_other += _ones(at_c & at_other)
+    return b_one, b_other, c_one, c_other
+
+
+@parallel
+def load(rows, values, order, up, down):
     """Copy the signs that differ from float ``values`` (above, below) into both orders.
 
     Args:
         rows: of ``values`` in which signs may differ.
         values: one row per neuron or channel above.
         order: where each column of ``values`` lies among the inputs of ``up`` and ``down``.
-        up: int8, (below, above).
-        down: int8, (above, below).
-        up_bits: the rows of ``up`` as bits, (below, 1, bytes).
-        down_bits: those of ``down``, each in parts of whole bytes, (above, parts, bytes).
+        up: bits, (below, 1, bytes).
+        down: bits, each row in parts of whole bytes, (above, parts, bytes).
     """
     listed = np.zeros(len(values), np.bool_)
     listed[rows] = True
-    part = values.shape[1] // down_bits.shape[1]
-    for byte in numba.prange(up_bits.shape[2]):  # its neurons above share bytes of up_bits
+    part = values.shape[1] // down.shape[1]
+    for byte in numba.prange(up.shape[2]):  # its neurons above share bytes of ``up``
         for above in range(8 * byte, min(8 * byte + 8, len(values))):
             if not listed[above]:
                 continue
             for column in range(values.shape[1]):
-                value = np.int8(values[above, column])
                 below = order[column]
-                if down[above, below] != value:
-                    down[above, below] = value
-                    up[below, above] = value
-                    _set(up_bits[below, 0], above, value)
-                    _set(down_bits[above, below // part], below % part, value)
-
-
-@inline
-def _set(bits, i, value):
-    one = np.uint8(1 << (i % 8))
-    bits[i // 8] = bits[i // 8] | one if value > 0 else bits[i // 8] & ~one
+                i = below % part
+                row = down[above, below // part]
+                if (row[i // 8] >> (i % 8)) & 1 != (values[above, column] > 0):
+                    row[i // 8] ^= np.uint8(1 << (i % 8))
+                    up[below, 0, above // 8] ^= np.uint8(1 << (above % 8))

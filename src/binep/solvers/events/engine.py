@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from binep.core.network import Network
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Gradient
 from binep.core.synapses import Conv
-from binep.solvers import layouts, machine, primitives
+from binep.solvers import layouts, machine, primitives, sign_bits
 from binep.solvers.buffers import Buffers
 from binep.solvers.events import gradients, kernels
-from binep.solvers.events.parameters import SignCopies, Signs, widest
+from binep.solvers.events.parameters import SignCopies, widest
 from binep.solvers.inputs import InputDrive
+from binep.solvers.primitives import Array
 
 _DENSE_ADVANTAGE = 12
 """How many times cheaper an addition is in a dense product than in an event."""
@@ -82,7 +82,7 @@ class Engine:
         # Of a dense synapse upward and downward, of a convolution upward.
         additions = sum(s.values.numel() * (a or 2) for a, s in zip(areas, high, strict=True))
         # No step costs more additions than all of them.
-        self._budget = additions // (_DENSE_ADVANTAGE if machine.has_int8_products() else 1)
+        self._budget = additions // _DENSE_ADVANTAGE
 
     def settle(self, phase: Phase, memory: object) -> Result:
         """Input, states, moved, residual and memory after a phase's steps; see `Equilibrium`."""
@@ -156,15 +156,15 @@ class Engine:
             below = samples.bits[chosen, low : low + low_size]
             if isinstance(synapse, Conv):
                 at = shape[k, primitives.MAP]
-                product = _product(_patches(synapse, below), up).view(len(some), -1)
+                product = _product(_patches(synapse, below), down).view(len(some), -1)
                 samples.maps[chosen, at : at + product.shape[1]] = product.to(samples.maps.dtype)
             else:
                 above = samples.bits[chosen, here : here + size]
-                for sums, place, sent, signs in (
-                    (samples.up, slice(here, here + size), below, up),
-                    (samples.down, slice(low, low + low_size), above, down),
+                for sums, place, sent, received in (
+                    (samples.up, slice(here, here + size), below, down),
+                    (samples.down, slice(low, low + low_size), above, up),
                 ):
-                    product = _product(_distinct(sent), signs)
+                    product = _product(sign_bits.packed(_distinct(sent).numpy()), received)
                     sums[chosen, place] = product if every else product.to(sums.dtype)
         if self._places:
             kernels.resend(some.numpy(), samples.arrays(), parameters)
@@ -214,23 +214,25 @@ def _distinct(bits: Tensor) -> Tensor:
     return bits[:1] if torch.equal(bits[1:], bits[:-1]) else bits
 
 
-def _product(left: Tensor, signs: Signs) -> Tensor:
-    """Exact product of bits and signs, in int32."""
-    # For one sample a pass over the rows of what fires is less to read. torch._int_mm is wrong for
-    # sums of one term (torch 2.13)
-    if min(left.shape) > 1 and machine.has_int8_products():
-        return torch._int_mm(left.contiguous(), signs.int8)
-    product = left.new_zeros(len(left), signs.int8.shape[1], dtype=torch.int32)
-    kernels.multiply(left.contiguous().numpy(), signs.bits.reshape(-1), product.numpy())
-    return product
+def _product(sent: Array, received: Array) -> Tensor:
+    """For each row of bits and each neuron, the sum of the signs by which it receives them, int32.
+
+    Args:
+        sent: (rows, bytes).
+        received: of each neuron, (neurons, parts, bytes).
+    """
+    product = np.empty((len(sent), len(received)), np.int32)
+    sign_bits.multiply(sent, received.reshape(len(received), -1), product)
+    return torch.from_numpy(product)
 
 
-def _patches(synapse: Conv, below: Tensor) -> Tensor:
-    """What each place of the map sees of bits (batch, row·column·channel): a row per place."""
+def _patches(synapse: Conv, below: Tensor) -> Array:
+    """What each place of the map sees of bits (batch, row·column·channel): bytes, a row a place."""
     channels, rows, columns = synapse.input_shape
     pad, kernel = synapse.padding, synapse.values.shape[-1]
-    images = F.pad(below.reshape(-1, rows, columns, channels), (0, 0, pad, pad, pad, pad))
+    images = sign_bits.packed(below.reshape(-1, rows, columns, channels).numpy())
+    images = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
     places = synapse.map_shape[0] * synapse.map_shape[1]
-    found = images.new_empty(len(below) * places, kernel**2 * channels)
-    kernels.patches(images.numpy(), kernel, found.numpy())
+    found = np.empty((len(below) * places, kernel**2 * images.shape[3]), np.uint8)
+    kernels.patches(images, kernel, found)
     return found

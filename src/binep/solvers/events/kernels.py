@@ -134,16 +134,6 @@ class _Work(NamedTuple):
     stale: Any
 
 
-@parallel
-def multiply(bits, signs, product):
-    """Add bits (batch, low) times signs, a row of bits for each of low, to ``product``."""
-    size = in_bytes(product.shape[1])
-    for b in numba.prange(len(bits)):
-        rows = np.nonzero(bits[b])[0] * size
-        ones = np.ones(len(rows), np.int32)
-        add_rows(product[b], 0, product.shape[1], signs, 0, rows, ones)
-
-
 @inline
 def _starts(rows, first, size, starts):
     """Where rows of signs begin, written to the begin of ``starts``."""

@@ -6,7 +6,6 @@ import itertools
 import math
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,18 +22,6 @@ from binep.solvers.primitives import Array
 _FIXED_BITS = 20
 """Scaling factors of a convolution's channels are added up in units of 2^-20 of the largest, or in
 larger ones where their sum would not fit in 32 bits."""
-
-
-class Signs(NamedTuple):
-    """A matrix of signs in one of its orders.
-
-    Attributes:
-        int8: (from, to), for dense products.
-        bits: a row for each neuron that it comes from, in parts of whole bytes, for events.
-    """
-
-    int8: Tensor
-    bits: Array
 
 
 class SignCopies:
@@ -86,8 +73,12 @@ class SignCopies:
         of_neurons = (fixed, scale, bias, feedback, thresholds)
         return kernels.Parameters(self.shape, *signs, *of_neurons, filter)
 
-    def signs(self, k: int) -> tuple[Signs, Signs]:
-        """The signs of the synapse to layer k, upward and downward."""
+    def signs(self, k: int) -> tuple[Array, Array]:
+        """The signs of the synapse to layer k: bits that each neuron sends up, and down.
+
+        (neurons, parts, bytes): what a convolution's channel sends down in a part for each place of
+        its kernel.
+        """
         return self._signs[k - 1]
 
     def _update_signs(self, k: int, values: Tensor) -> None:
@@ -102,26 +93,22 @@ class SignCopies:
                 rows = torch.arange(len(values), device="cpu")
             flat = values.flatten(1).contiguous().numpy()
             up, down = self.signs(k)
-            copies = up.int8.numpy(), down.int8.numpy(), up.bits, down.bits
-            sign_bits.load(rows.numpy(), flat, self.orders[k - 1], *copies)
+            sign_bits.load(rows.numpy(), flat, self.orders[k - 1], up, down)
             self._versions[k] = Version(values)
 
 
-def _zeros(shapes: Sequence[tuple[int, int, int]]) -> tuple[Array, list[Signs], list[int]]:
-    """Signs of these shapes (from, to, parts of a row), yet to be set.
+def _zeros(shapes: Sequence[tuple[int, int, int]]) -> tuple[Array, list[Array], list[int]]:
+    """Bits of signs of these shapes (from, to, parts of a row), all −1.
 
     Returns:
-        The bits of all in one array, the signs, and where the bits of each begin.
+        All in one array, those of each shape, and where each begin.
     """
     sizes = [(rows, parts, sign_bits.in_bytes(columns // parts)) for rows, columns, parts in shapes]
     *starts, end = itertools.accumulate((math.prod(size) for size in sizes), initial=0)
     whole = np.zeros(end, np.uint8)
     signs = [
-        Signs(
-            torch.zeros(shape[:2], dtype=torch.int8, device="cpu"),
-            whole[start : start + math.prod(size)].reshape(size),
-        )
-        for shape, size, start in zip(shapes, sizes, starts, strict=True)
+        whole[start : start + math.prod(size)].reshape(size)
+        for size, start in zip(sizes, starts, strict=True)
     ]
     return whole, signs, starts
 
