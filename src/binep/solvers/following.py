@@ -164,8 +164,9 @@ class _Product:
             self._of = self._rest_of = states
             self._sums = self._exactly(_distinct(states)).expand(len(states), -1)
             return self._sums
-        product, change = self._roughly(states - self._of)
-        self._of, self._sums = self._of + change, self._sums + product
+        for _ in range(2 if self.finer else 1):  # then what rounding left out of Δs, too
+            product, change = self._roughly(states - self._of)
+            self._of, self._sums = self._of + change, self._sums + product
         if self.finer and self._rest is not None:
             product, change = self._rest(self._of - self._rest_of)
             self._rest_of, self._sums = self._rest_of + change, self._sums + product
