@@ -44,7 +44,7 @@ def test_rows_are_added_by_their_factors_and_nothing_beside_them(
 
 @given(
     neurons=st.integers(1, 5),
-    others=st.integers(1, 600),  # words vectorized, words, and bytes
+    others=st.one_of(st.integers(1, 200), st.integers(1900, 2600)),  # words, and bytes
     samples=st.integers(1, 5),
     seed=st.integers(0, 2**32 - 1),
 )

@@ -142,6 +142,10 @@ def _further(starts, bytes_):
     return a + bytes_, b + bytes_, c + bytes_, d + bytes_
 
 
+_SHORT = 256
+"""Bytes of rows of which words of several neurons are counted at a time, in the place of one's."""
+
+
 @parallel
 def multiply(bits, signs, product):
     """For each sample and neuron, the sum of the signs of what fires.
@@ -156,35 +160,59 @@ def multiply(bits, signs, product):
     fired = np.empty(samples, np.int32)
     for b in range(samples):
         fired[b] = _common(flat_bits, b * size, b * size, flat_bits, b * size, b * size, size)[0]
-    for n in numba.prange((neurons + 1) // 2):
-        one, other = 2 * n, min(2 * n + 1, neurons - 1)
+    if size <= _SHORT:
+        words = np.empty(((size + 7) // 8, neurons), np.uint64)
+        for n in range(neurons):
+            for i in range(len(words)):
+                words[i, n] = _word_of(flat_signs, n * size, size, i)
+        for b in numba.prange(samples):
+            row = product[b]
+            for n in range(neurons):
+                row[n] = -fired[b]
+            for i in range(len(words)):
+                word, column = _word_of(flat_bits, b * size, size, i), words[i]
+                for n in range(neurons):
+                    row[n] += np.int32(2 * _ones(word & column[n]))
+        return
+    for pair in numba.prange((neurons + 1) // 2):
+        n, m = 2 * pair, min(2 * pair + 1, neurons - 1)
         for b in range(0, samples, 2):
             c = min(b + 1, samples - 1)
-            rows = b * size, c * size, flat_signs, one * size, other * size, size
-            b_one, b_other, c_one, c_other = _common(flat_bits, *rows)
-            product[b, one], product[b, other] = 2 * b_one - fired[b], 2 * b_other - fired[b]
-            product[c, one], product[c, other] = 2 * c_one - fired[c], 2 * c_other - fired[c]
+            rows = b * size, c * size, flat_signs, n * size, m * size, size
+            bn, bm, cn, cm = _common(flat_bits, *rows)
+            product[b, n], product[b, m] = 2 * bn - fired[b], 2 * bm - fired[b]
+            product[c, n], product[c, m] = 2 * cn - fired[c], 2 * cm - fired[c]
 
 
 @inline
-def _common(bits, b, c, signs, one, other, size):
+def _common(bits, b, c, signs, n, m, size):
     """How many 1 two rows of bits, at bytes b and c, have in common with each of two of signs."""
-    b_one = b_other = c_one = c_other = 0
+    bn = bm = cn = cm = 0
     for i in range(size // 8):
-        at_b, at_c = _word(bits, b + 8 * i), _word(bits, c + 8 * i)
-        at_one, at_other = _word(signs, one + 8 * i), _word(signs, other + 8 * i)
-        b_one += _ones(at_b & at_one)
-        b_other += _ones(at_b & at_other)
-        c_one += _ones(at_c & at_one)
-        c_other += _ones(at_c & at_other)
-    for i in range(size // 8 * 8, size):
-        at_b, at_c = np.uint64(bits[b + i]), np.uint64(bits[c + i])
-        at_one, at_other = np.uint64(signs[one + i]), np.uint64(signs[other + i])
-        b_one += _ones(at_b & at_one)
-        b_other += _ones(at_b & at_other)
-        c_one += _ones(at_c & at_one)
-        c_other += _ones(at_c & at_other)
-    return b_one, b_other, c_one, c_other
+        x, y = _word(bits, b + 8 * i), _word(bits, c + 8 * i)
+        w, v = _word(signs, n + 8 * i), _word(signs, m + 8 * i)
+        bn, bm = bn + _ones(x & w), bm + _ones(x & v)
+        cn, cm = cn + _ones(y & w), cm + _ones(y & v)
+    if size % 8:
+        last = size // 8
+        x, y = _word_of(bits, b, size, last), _word_of(bits, c, size, last)
+        w, v = _word_of(signs, n, size, last), _word_of(signs, m, size, last)
+        bn, bm = bn + _ones(x & w), bm + _ones(x & v)
+        cn, cm = cn + _ones(y & w), cm + _ones(y & v)
+    return bn, bm, cn, cm
+
+
+@inline
+def _word_of(array, row, size, i):
+    """Word i of a row that begins at byte ``row``; the last one may be of fewer bytes."""
+    if 8 * i + 8 <= size:
+        return _word(array, row + 8 * i)
+    if size > 8:
+        return _word(array, row + size - 8) >> np.uint64(64 - 8 * (size % 8))
+    word = np.uint64(0)
+    for k in range(size):
+        word |= np.uint64(array[row + k]) << np.uint64(8 * k)
+    return word
 
 
 @parallel
@@ -200,15 +228,20 @@ def load(rows, values, order, up, down):
     """
     listed = np.zeros(len(values), np.bool_)
     listed[rows] = True
-    part = values.shape[1] // down.shape[1]
+    columns = values.shape[1]
+    part = columns // down.shape[1]
+    places, bits = np.empty(columns, np.int64), np.empty(columns, np.uint8)  # divided once for all
+    for column in range(columns):
+        i = order[column] % part
+        places[column] = order[column] // part * down.shape[2] + i // 8
+        bits[column] = 1 << (i % 8)
     for byte in numba.prange(up.shape[2]):  # its neurons above share bytes of ``up``
         for above in range(8 * byte, min(8 * byte + 8, len(values))):
             if not listed[above]:
                 continue
-            for column in range(values.shape[1]):
-                below = order[column]
-                i = below % part
-                row = down[above, below // part]
-                if (row[i // 8] >> (i % 8)) & 1 != (values[above, column] > 0):
-                    row[i // 8] ^= np.uint8(1 << (i % 8))
-                    up[below, 0, above // 8] ^= np.uint8(1 << (above % 8))
+            row = down[above].reshape(-1)
+            for column in range(columns):
+                bit = bits[column]
+                if (row[places[column]] & bit != 0) != (values[above, column] > 0):
+                    row[places[column]] ^= bit
+                    up[order[column], 0, above // 8] ^= np.uint8(1 << (above % 8))
