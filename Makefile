@@ -27,7 +27,7 @@ types: .venv/installed-dev
 	$(BIN)/mypy
 
 tests: .venv/installed-dev
-	$(BIN)/pytest -n 2 --dist worksteal --durations 25
+	$(BIN)/pytest -n 3 --dist worksteal --durations 25
 
 docs: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -E -W --keep-going -q docs docs/_build/html
