@@ -26,6 +26,7 @@ from torch.nn.grad import conv2d_weight
 
 from binep.core.checks import whole
 from binep.core.grey_levels import GREY_LEVEL, grey_levels
+from binep.core.products import linear
 from binep.core.shapes import map_shape_of
 from binep.core.versions import Version, only_flipped
 
@@ -288,17 +289,17 @@ class Dense(Synapse):
 
     def up(self, below: Tensor) -> tuple[Tensor, Route]:
         """W·s."""
-        return self._scaled(F.linear(below.flatten(1).to(self.values.dtype), self.values)), None
+        return self._scaled(linear(below.flatten(1).to(self.values.dtype), self.values)), None
 
     def down(self, above: Tensor, route: Route) -> Tensor:
         """Wᵀ·s."""
         # Scaled last: sums of bits and signs are exact.
-        product = self._scaled(above.to(self.values.dtype) @ self.values)
+        product = self._scaled(linear(above.to(self.values.dtype), self.values.T))
         return product.view(-1, *self.input_shape)
 
     def correlate(self, above: Tensor, below: Tensor) -> Tensor:
         """Σ s_above ⊗ s_below."""
-        return above.T @ below.flatten(1).to(above.dtype)
+        return linear(above.T, below.flatten(1).to(above.dtype).T)
 
     def _scaled(self, product: Tensor) -> Tensor:
         return product if self.scale is None else product * self.scale

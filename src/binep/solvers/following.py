@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from binep.core.network import Network
 from binep.core.phases import Clamped, Phase
+from binep.core.products import linear
 from binep.core.solvers import Loop
 from binep.core.synapses import Dense, Route, Synapse
 from binep.core.versions import Version
@@ -190,8 +190,10 @@ class _Following(Dense):
         vars(self).update(vars(layer))
         weights, self.rounded, rest = layer.values.detach(), rounded, rounded.rest
         self.products = (
-            _Product(lambda s: F.linear(s, weights), rounded.up, None if rest is None else rest.up),
-            _Product(lambda s: s @ weights, rounded.down, None if rest is None else rest.down),
+            _Product(lambda s: linear(s, weights), rounded.up, None if rest is None else rest.up),
+            _Product(
+                lambda s: linear(s, weights.T), rounded.down, None if rest is None else rest.down
+            ),
         )
 
     def up(self, below: Tensor) -> tuple[Tensor, Route]:
