@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -191,7 +192,8 @@ class EquilibriumPropagation(GradientEstimator):
         kind = first.by if first.by is not None and first.by is second.by else Plain
         with torch.autocast(x.device.type, enabled=False):
             gradients = self.network.made(kind).compare(first, second, factor, self.row_sparse)
-            _fill(self.network, gradients)
+            for pair in zip(self.network.synapses, gradients, strict=True):
+                _fill(*pair)
 
     def _differentiate_cost(self, output: Tensor, target: Tensor) -> None:
         """A cost with parameters of its own (a readout) learns by its gradient at equilibrium."""
@@ -244,7 +246,8 @@ class BackpropThroughTime(GradientEstimator):
                     solver = network.made(start.by)
                     unrolled = solver.unroll(start, self.nudged_steps, target)
         if start is not None and unrolled is not None:
-            _fill(network, unrolled.gradients)
+            for pair in zip(network.synapses, unrolled.gradients, strict=True):
+                _fill(*pair)
             return Equilibrium(start.clamped, unrolled.states, start.moved, unrolled.residual)
         if start is None or not self._may_linearise():
             return self._through_autograd(x, start, target, len(x))
@@ -288,7 +291,10 @@ class BackpropThroughTime(GradientEstimator):
         """
         network, x, batch = self.network, start.clamped.x, len(start.output)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            ends = network.step(start.clamped, start.states)
+            drives = [p for p in network.drives(start.clamped, start.states) if p is not None]
+            moving = list(zip(network.neurons, start.states, drives, strict=True))
+            ends = [neurons.update(s, p) for neurons, s, p in moving]
+            slopes = [neurons.slope(p) for neurons, _, p in moving if isinstance(neurons, Real)]
         change = largest_change(ends, start.states)
         if start.certain is not None:  # no gradient passes their output
             change = change.masked_fill(start.certain, 0)
@@ -301,8 +307,11 @@ class BackpropThroughTime(GradientEstimator):
         force = torch.zeros_like(ends[-1])
         if output.grad is not None:
             force[still] = output.grad
-        learns = (force != 0).flatten(1).any(dim=1)
-        self._go_back(start, force, _first_in_eighths(learns))
+        samples = _first_in_eighths((force != 0).flatten(1).any(dim=1))
+        if samples is None:
+            self._go_back(start, slopes, force)
+        else:
+            self._go_back(start.part(samples), [s[samples] for s in slopes], force[samples])
         rest = (~still).nonzero().flatten()
         if len(rest):
             part = start.part(rest)
@@ -313,31 +322,90 @@ class BackpropThroughTime(GradientEstimator):
         residual = change.amax(dim=1)
         return Equilibrium(start.clamped, ends, start.moved, residual, certain=start.certain)
 
-    def _go_back(self, start: Equilibrium, force: Tensor, samples: Tensor | None) -> None:
-        """Add to every ``.grad`` by ∂C/∂s_L of some samples at their equilibrium."""
-        if samples is not None:
-            start, force = start.part(samples), force[samples]
-        network, x, steps = self.network, start.clamped.x, self.nudged_steps
+    def _go_back(self, start: Equilibrium, slopes: Sequence[Tensor], force: Tensor) -> None:
+        """Add to every ``.grad`` by ∂C/∂s_L of samples at their equilibrium.
+
+        Args:
+            start: the equilibrium.
+            slopes: ρ'(p) of each layer there.
+            force: ∂C/∂s_L.
+        """
+        network, x = self.network, start.clamped.x
+        if all(type(synapse) is Dense for synapse in network.synapses):
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+                back = partial(_through_dense, network.synapses)
+                total = self._adjoints(start, slopes, force, back)
+                _fill_dense(network.synapses, [x, *start.states], total)
+            return
         with _recording(network, x):
             states = [state.detach().contiguous().requires_grad_() for state in start.states]
             drives = [p for p in network.drives(network.clamp(x), states) if p is not None]
-            pairs = zip(network.neurons, drives, strict=True)
-            slopes = [n.slope(p.detach()) for n, p in pairs if isinstance(n, Real)]
-            solver = network.made(start.by or Plain)
-            adjoints: list[Tensor | None] = [*[None] * (len(states) - 1), slopes[-1] * force]
-            total = adjoints  # Σ_t ∂C/∂p; None of layers that the output does not reach
-            for _ in range(1, steps):
-                with torch.no_grad():
-                    found = solver.go_back(adjoints)
-                if found is None:
-                    found = _through(drives, states, adjoints)
-                back = zip(found, slopes, strict=True)
-                adjoints = [a if a is None else a * slope for a, slope in back]
-                total = [_sum(a, b) for a, b in zip(total, adjoints, strict=True)]
+            total = self._adjoints(start, slopes, force, partial(_through, drives, states))
             learnt = [p for p in network.parameters() if p.requires_grad]
             ends, some = _reached(drives, total)
             if ends and learnt:
                 torch.autograd.backward(ends, some, inputs=learnt)
+
+    def _adjoints(
+        self, start: Equilibrium, slopes: Sequence[Tensor], force: Tensor, back: _Back
+    ) -> Sequence[Tensor | None]:
+        """Σ_t ∂C/∂p of each layer; None of those that the output does not reach.
+
+        Args:
+            start: see `_go_back`.
+            slopes: likewise.
+            force: likewise.
+            back: does what `Solver.go_back` does, where the solver leaves it.
+        """
+        solver = self.network.made(start.by or Plain)
+        adjoints: Sequence[Tensor | None] = [*[None] * (len(slopes) - 1), slopes[-1] * force]
+        total = adjoints
+        for _ in range(1, self.nudged_steps):
+            with torch.no_grad():
+                found = solver.go_back(adjoints)
+            pairs = zip(back(adjoints) if found is None else found, slopes, strict=True)
+            adjoints = [a if a is None else a * slope for a, slope in pairs]
+            total = [_sum(a, b) for a, b in zip(total, adjoints, strict=True)]
+        return total
+
+
+_Back = Callable[[Sequence[Tensor | None]], Sequence[Tensor | None]]
+
+
+def _through_dense(
+    synapses: Sequence[Synapse], adjoints: Sequence[Tensor | None]
+) -> Sequence[Tensor | None]:
+    """As `Solver.go_back`, of dense layers."""
+    found: list[Tensor | None] = [None] * len(adjoints)
+    for i, synapse in enumerate(synapses[1:], start=1):
+        above, below = adjoints[i], adjoints[i - 1]
+        if above is not None:
+            found[i - 1] = _sum(found[i - 1], synapse.down(above, None).flatten(1))
+        if below is not None:
+            found[i] = _sum(found[i], synapse.up(below)[0])
+    return found
+
+
+def _fill_dense(
+    synapses: Sequence[Synapse], states: Sequence[Tensor], adjoints: Sequence[Tensor | None]
+) -> None:
+    """Add to every ``.grad`` by ∂C/∂p, of dense layers: W_l is in p_l and, transposed, in p_{l−1}.
+
+    Args:
+        synapses: W_1 … W_L.
+        states: x, s_1 … s_L.
+        adjoints: ∂C/∂p_1 … ∂C/∂p_L.
+    """
+    ends = zip(synapses, states[1:], states[:-1], adjoints, [None, *adjoints[:-1]], strict=True)
+    for synapse, above, below, by_above, by_below in ends:
+        if by_above is None:  # nor is any below it reached
+            continue
+        weight = (
+            synapse.correlate(by_above, below)
+            if by_below is None
+            else synapse.correlate(torch.cat([by_above, above]), torch.cat([below, by_below]))
+        )
+        _fill(synapse, Gradient(weight, synapse.correlate_bias(by_above)))
 
 
 def _through(
@@ -438,17 +506,16 @@ def _divided_by(synapse: Synapse) -> Callable[[Tensor], Tensor]:
     return lambda gradient: gradient / alpha
 
 
-def _fill(network: Network, gradients: Sequence[Gradient]) -> None:
-    """Add each layer's gradients to ``.grad``, the scaling factors' with them."""
-    for synapse, (by_weight, by_bias) in zip(network.synapses, gradients, strict=True):
-        with torch.enable_grad():  # a parametrization is computed here
-            values, scale, bias = synapse.values, synapse.scale, synapse.bias
-        if scale is not None and scale.requires_grad:
-            _add(scale, synapse.per_scale(by_weight))
-        if values.requires_grad:
-            _add(values, by_weight)
-        if bias.requires_grad:
-            _add(bias, by_bias)
+def _fill(synapse: Synapse, gradient: Gradient) -> None:
+    """Add a layer's gradients to ``.grad``, the scaling factors' with them."""
+    with torch.enable_grad():  # a parametrization is computed here
+        values, scale, bias = synapse.values, synapse.scale, synapse.bias
+    if scale is not None and scale.requires_grad:
+        _add(scale, synapse.per_scale(gradient.weight))
+    if values.requires_grad:
+        _add(values, gradient.weight)
+    if bias.requires_grad:
+        _add(bias, gradient.bias)
 
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:
