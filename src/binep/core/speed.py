@@ -7,7 +7,7 @@ from dataclasses import InitVar, dataclass
 from typing import Literal
 
 SHORTCUTS = (
-    *("events", "digits", "changes", "in-cache", "bits-on-gpu", "captured", "bfloat16", "int8"),
+    *("events", "digits", "changes", "in-cache", "bits-on-gpu", "captured", "int8", "bfloat16"),
     *("leaving", "odd-even", "certain-outputs", "zero-nudge", "linearised", "one-pass-flips"),
 )
 """Names of what comes with binep and can be switched off; a solver of one's own adds its name."""
@@ -37,15 +37,15 @@ class Speed:
       weights are read whose bits change.
     - captured: on a CUDA device, the steps between two looks at whether all has settled are
       launched at once, as a CUDA graph.
-    - bfloat16: real activations on a CPU that multiplies bfloat16 quickly: as leaving, with most
-      products of wide dense layers, as with real weights, in bfloat16.
-    - int8: where bfloat16 does not fit or is off, and the CPU multiplies 8-bit integers quickly:
-      the same in these.
+    - int8: real activations on a CPU that multiplies 8-bit integers quickly: as leaving, with most
+      products of wide dense layers, as with real weights, in these.
+    - bfloat16: where int8 does not fit or is off, and the CPU multiplies bfloat16 quickly: the same
+      in that.
     - leaving: real activations on a CPU, free phase: where none of these fits, samples that have
       settled leave the batch.
     - odd-even: real activations, free phase: layers 1, 3, … then 2, 4, … move, each half from
       what the other has just become (Gauss–Seidel), with adaptive over-relaxation.
-    - certain-outputs: real activations, digits, changes, bfloat16, int8 or leaving: samples
+    - certain-outputs: real activations, digits, changes, int8, bfloat16 or leaving: samples
       whose output is certain leave the free phase before their hidden layers have settled, in
       evaluation, and in training where it is their target.
     - zero-nudge: real activations on a CPU: samples whose output is their target after the free
@@ -60,12 +60,12 @@ class Speed:
 
     off: tuple[str, ...] = ()
     """Solvers and shortcuts not to use: events, digits, changes, in-cache, bits-on-gpu, captured,
-    bfloat16, int8, leaving, odd-even, certain-outputs, zero-nudge, linearised, one-pass-flips."""
+    int8, bfloat16, leaving, odd-even, certain-outputs, zero-nudge, linearised, one-pass-flips."""
     precision: Literal["exact", "split", "fast"] = "split"
     """How real states are multiplied with binary weights. On a CPU exact: in float32; split:
     state changes quantised to 8 bits, with the error carried over, in the free phase, and to 16 in
-    the nudged one; fast: to 8 always; with both, wide layers of real weights mostly in bfloat16
-    or int8, and convolutions of them of what has moved alone. On a GPU exact: in float32; split:
+    the nudged one; fast: to 8 always; with both, wide layers of real weights mostly in int8 or
+    bfloat16, and convolutions of them of what has moved alone. On a GPU exact: in float32; split:
     wide dense layers, of real weights too, in float16 halves, which keep 22 bits; fast: they in one
     half, 11 bits, and all else in TF32."""
     compile: bool = False

@@ -29,8 +29,8 @@ for _kind in (
     ChangeSolver,
     BitsOnGpuSolver,
     CapturedSolver,
-    Bfloat16Solver,
     Int8Solver,
+    Bfloat16Solver,
     LeavingSolver,
 ):
     register(_kind)
