@@ -18,7 +18,6 @@ from binep.core.solvers import choose
 from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Dense
 from binep.solvers import int8
-from binep.solvers.buffers import Buffers
 from binep.solvers.following import _Product
 from binep.solvers.int8 import Int8, Int8Solver
 from binep.solvers.leaving import LeavingSolver
@@ -73,7 +72,7 @@ def test_products_are_wrong_by_no_more_than_is_said(
 def int8_of(weights: Tensor) -> Int8:
     layer = Dense(weights.shape[1], len(weights), weights="real")
     layer.values.data = weights
-    return Int8.of(layer, Buffers())
+    return Int8.of(layer)
 
 
 def rounding(change: Tensor, weights: Tensor, way: str) -> float:
@@ -160,13 +159,3 @@ def test_sums_of_the_largest_layer_fit_in_32_bits(sign: int) -> None:
     product, sent = int8_of(torch.full((2, int8.MOST), 1.0)).up(sign * torch.ones(3, int8.MOST))
     assert (sent == sign).all()
     assert (product == sign * int8.MOST).all()
-
-
-@byte_dot_products
-def test_memory_is_written_to_again_once_nobody_has_it() -> None:
-    layer, buffers = Dense(40, 50, weights="real"), Buffers()
-    first, second = (Int8.of(layer, buffers) for _ in range(2))
-    assert first.upward is not second.upward
-    place = first.upward.ctypes.data, second.upward.ctypes.data
-    del first, second
-    assert Int8.of(layer, buffers).upward.ctypes.data in place

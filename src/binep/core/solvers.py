@@ -24,7 +24,6 @@ from binep.core.speed import SHORTCUTS, Speed
 
 if TYPE_CHECKING:
     from binep.core.network import Network, Ups
-    from binep.core.synapses import Synapse
 
 S = TypeVar("S", bound="Solver")
 
@@ -119,13 +118,9 @@ class Solver(ABC):
             else:
                 above = torch.cat([after[i], -before[i]]).to(dtype) * factor
                 below = torch.cat([after[i - 1], before[i - 1]])
-            weight = self.correlate(synapse, above, below)
+            weight = synapse.correlate(above, below)
             gradients.append(Gradient(weight, synapse.correlate_bias(above)))
         return gradients
-
-    def correlate(self, synapse: Synapse, above: Tensor, below: Tensor) -> Tensor:
-        """∂/∂W of a layer: see `Synapse.correlate`."""
-        return synapse.correlate(above, below)
 
     def unroll(self, start: Equilibrium, steps: int, target: Tensor) -> Unrolled | None:
         """The states after free steps and the gradient through them; None to leave it to others.

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from binep.core.synapses import Synapse
-from binep.solvers.buffers import Buffers
 from binep.solvers.following import FollowingSolver
 
 if TYPE_CHECKING:
@@ -42,18 +41,16 @@ class Int8:
     rest: Int8 | None
 
     @classmethod
-    def of(cls, layer: Synapse, buffers: Buffers) -> Int8:
-        """A layer's weights, (above, below), in memory of these buffers."""
+    def of(cls, layer: Synapse) -> Int8:
+        """A layer's weights, (above, below)."""
         from binep.solvers import dot_products, machine  # only now, as they load numba
 
         machine.use_threads()
         weights = layer.values.detach()
         above, below = weights.shape
         up, down = (
-            tuple(buffers.array((layer, way, n), shape, np.uint8) for n in range(2))
-            for way, shape in enumerate(
-                (dot_products.numbers(above, below), dot_products.numbers(below, above))
-            )
+            tuple(np.empty(dot_products.numbers(*shape), np.uint8) for _ in range(2))
+            for shape in ((above, below), (below, above))
         )
         units, rows = weights.new_empty(above), weights.new_empty(above, 2, 2)
         columns = weights.new_empty(len(up[0]), 2, 2, below)
@@ -122,4 +119,4 @@ class Int8Solver(FollowingSolver):
 
     def round(self, layer: Synapse) -> Int8:
         """Weights in integers."""
-        return Int8.of(layer, self.buffers)
+        return Int8.of(layer)

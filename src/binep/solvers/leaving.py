@@ -9,8 +9,7 @@ from binep.core.certain import CertainOutputs
 from binep.core.network import Network
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Loop, Solver
-from binep.core.synapses import Conv, Dense, Synapse
-from binep.solvers.buffers import Buffers
+from binep.core.synapses import Conv, Dense
 
 PARTS = 8
 """Samples leave an eighth of the batch at a time: kernels are chosen, and some compiled, for each
@@ -26,10 +25,6 @@ class LeavingSolver(Solver):
     """
 
     name = "leaving"
-
-    def __init__(self, network: Network) -> None:
-        super().__init__(network)
-        self.buffers = Buffers()
 
     @classmethod
     def fits(cls, network: Network, phase: Phase) -> bool:
@@ -72,10 +67,6 @@ class LeavingSolver(Solver):
         residual = residual.maximum(loop.residual)
         left = None if loop.outputs is None else certain
         return phase.ended(self, clamped, ends, loop.moved, residual, certain=left)
-
-    def correlate(self, synapse: Synapse, above: Tensor, below: Tensor) -> Tensor:
-        """In memory of the last gradient."""
-        return self.buffers.correlate(synapse, above, below)
 
     def loop(self, phase: Phase, clamped: Clamped) -> Loop:
         """Before the phase's first step."""

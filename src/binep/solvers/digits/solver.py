@@ -11,7 +11,6 @@ from binep.core.phases import Equilibrium, Phase
 from binep.core.solvers import Solver
 from binep.core.synapses import Conv, Synapse
 from binep.solvers import fits
-from binep.solvers.buffers import Buffers
 
 
 class DigitSolver(Solver):
@@ -35,7 +34,6 @@ class DigitSolver(Solver):
         from binep.solvers.inputs import InputDrive
 
         self._inputs, self._engine = InputDrive(network), DigitEngine(network)
-        self._buffers = Buffers()
 
     @classmethod
     def fits(cls, network: Network, phase: Phase) -> bool:
@@ -56,10 +54,6 @@ class DigitSolver(Solver):
         clamped = phase.clamped or self._inputs.clamp(phase.x)
         states, moved, residual, certain = self._engine.settle(phase, clamped.drive)
         return phase.ended(self, clamped, states, moved, residual, certain=certain)
-
-    def correlate(self, synapse: Synapse, above: Tensor, below: Tensor) -> Tensor:
-        """In memory of the last gradient."""
-        return self._buffers.correlate(synapse, above, below)
 
     def go_back(self, adjoints: Sequence[Tensor | None]) -> list[Tensor | None] | None:
         """In two digits, where no convolution leads from layer to layer."""

@@ -15,7 +15,6 @@ from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Gradient
 from binep.core.synapses import Conv
 from binep.solvers import layouts, machine, primitives, sign_bits
-from binep.solvers.buffers import Buffers
 from binep.solvers.events import gradients, kernels
 from binep.solvers.events.parameters import SignCopies, widest
 from binep.solvers.inputs import InputDrive
@@ -70,7 +69,6 @@ class Engine:
         self.copies = SignCopies(network)
         self.shape, self.sizes = self.copies.shape, self.copies.sizes
         self._input = InputDrive(network)
-        self._buffers = Buffers()
         self._orders = [
             o[:0] if np.array_equal(o, np.arange(len(o))) else o for o in self.copies.orders
         ]
@@ -199,8 +197,8 @@ class Engine:
                 sent = [self.part(samples.sent, k).contiguous() for samples in (then, now)]
                 weight = gradients.of_conv(synapse, self.shape[k], sent, below, factor)
             else:
-                order, buffers = self._orders[k - 1], self._buffers
-                weight = gradients.of_dense(synapse, above, below, rows, order, factor, buffers)
+                order = self._orders[k - 1]
+                weight = gradients.of_dense(synapse, above, below, rows, order, factor)
             found.append(Gradient(weight if row_sparse else weight.to_dense(), bias))
             below = above
         return found

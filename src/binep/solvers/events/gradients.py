@@ -12,7 +12,6 @@ from torch import Tensor
 from binep.core.grey_levels import GREY_LEVEL, grey_levels
 from binep.core.phases import Clamped
 from binep.core.synapses import Conv, Synapse
-from binep.solvers.buffers import Buffers
 from binep.solvers.events import gradient_kernels as kernels
 from binep.solvers.primitives import Array
 
@@ -71,10 +70,9 @@ def of_dense(
     rows: Tensor,
     order: Array,
     factor: float,
-    buffers: Buffers,
 ) -> Tensor:
     """∂/∂W between bits, sparse in some rows."""
-    gradient = buffers.rows(synapse, len(rows))
+    gradient = np.empty((len(rows), synapse.values.shape[1]), np.float32)  # in huge pages
     bits = [t.numpy() for t in (rows, *above, *below)]
     kernels.correlate_dense(*bits, order, np.float32(factor), gradient)
     return _rows(rows, torch.from_numpy(gradient), synapse)
