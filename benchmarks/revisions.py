@@ -134,6 +134,7 @@ def _epochs(run: Path) -> int:
 
 def main(options: Options) -> None:
     """Time the shapes, and write the table after each."""
+    options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{options.table}.csv"
     rows = [] if options.table == "revisions" else read(options.output, options.table)
     for shape in options.shapes:
