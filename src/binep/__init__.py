@@ -5,8 +5,6 @@ A name is imported when it is asked for: `import binep` loads neither PyTorch no
 
 from __future__ import annotations
 
-import os
-
 from binep.core.provided import provide
 
 # Nothing of the standard library, not even typing's constant: Ctrl-C is caught that much sooner.
@@ -84,9 +82,6 @@ _MODULES = {
 }
 _HOME = {name: f"binep.{module}" for module, names in _MODULES.items() for name in names}
 """Where each public name is defined."""
-
-# PyTorch takes large memory in pages of 2 MB, where the system has them: see docs/speed.md.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 provide("solvers", "binep.solvers")
 provide("flip in one pass", "binep.solvers:flip")

@@ -34,10 +34,12 @@ def _where_it_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "onednn_is_quicker", lambda: True)
     monkeypatch.setattr(products, "LEAST", 1)
     monkeypatch.setattr(products, "FEWEST", 1)
+    monkeypatch.setattr(products, "LARGE", 2**10)
+    monkeypatch.setattr(products, "AT_ONCE", 2**9)
 
 
 @contextmanager
-def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
+def asked_of_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
     """What it was asked to multiply."""
     asked: list[Tensor] = []
     multiply = torch.ops.mkldnn._linear_pointwise
@@ -52,7 +54,7 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
         yield asked
 
 
-@needs_onednn
+@pytest.mark.parametrize("by_onednn", [pytest.param(True, marks=needs_onednn), False])
 @given(
     st.integers(0, 2**31),
     st.tuples(*[st.integers(1, 70)] * 3),
@@ -60,22 +62,26 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
     st.sampled_from([*LAYOUTS]),
 )
 def test_products_are_right_in_any_layout(
-    seed: int, sizes: tuple[int, int, int], one: str, other: str
+    by_onednn: bool, seed: int, sizes: tuple[int, int, int], one: str, other: str
 ) -> None:
+    """Large ones, too, of which some rows are computed at a time."""
     torch.manual_seed(seed)
     rows, inputs, outputs = sizes
     x, weights = LAYOUTS[one](rows, inputs), LAYOUTS[other](outputs, inputs)
     right = x.double() @ weights.double().T
     largest = x.double().abs() @ weights.double().abs().T
-    product = linear(x, weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "onednn_is_quicker", lambda: by_onednn)
+        product, other_product = linear(x, weights), linear(x, weights)
     assert product.shape == (rows, outputs)
+    assert product.data_ptr() != other_product.data_ptr()
     assert bool(((product - right).abs() <= 1e-6 * largest).all())
 
 
 @needs_onednn
 def test_a_dense_layer_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Network([Dense(7, 6), Dense(6, 3)], Real())
-    with by_onednn(monkeypatch) as asked, torch.no_grad():
+    with asked_of_onednn(monkeypatch) as asked, torch.no_grad():
         net.synapses[1].up(torch.rand(4, 6))
         net.synapses[1].down(torch.rand(4, 3), None)
         net.synapses[1].correlate(torch.rand(4, 3), torch.rand(4, 6))
@@ -87,7 +93,7 @@ def test_a_dense_layer_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pytorch_takes_what_onednn_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weights = torch.rand(9, 5), torch.rand(4, 5)
     right = x @ weights.T
-    with by_onednn(monkeypatch) as asked:
+    with asked_of_onednn(monkeypatch) as asked:
         for way in (torch.float64, torch.bfloat16):
             assert linear(x.to(way), weights.to(way)).dtype == way
         with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
@@ -110,6 +116,6 @@ def test_autograd_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
             (pair[0] @ pair[1].T).sum(), [t for t in pair if t.requires_grad]
         )
         torch.testing.assert_close(found, known)
-    with by_onednn(monkeypatch) as asked, torch.no_grad():
+    with asked_of_onednn(monkeypatch) as asked, torch.no_grad():
         linear(x, weights)
     assert len(asked) == 1

@@ -6,6 +6,8 @@ have AVX-512, oneDNN, which comes with PyTorch too, takes half the time (docs/sp
 
 from __future__ import annotations
 
+import mmap
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +19,10 @@ LEAST = 2**16
 """The fewest weights whose products are left to oneDNN, …"""
 FEWEST = 8
 """… and the fewest rows to be multiplied with them."""
+LARGE = 2**22
+"""The fewest numbers that are written to huge pages, …"""
+AT_ONCE = 2**20
+"""… and how many are computed at a time, to be copied there."""
 
 
 def linear(x: Tensor, weights: Tensor) -> Tensor:
@@ -26,18 +32,27 @@ def linear(x: Tensor, weights: Tensor) -> Tensor:
         x: (rows, inputs).
         weights: W, (outputs, inputs), of the same dtype.
     """
-    if not (
-        onednn_is_quicker()
-        and len(x) >= FEWEST
-        and weights.numel() >= LEAST
-        and x.dtype == weights.dtype == torch.float32
-        and x.device.type == weights.device.type == "cpu"
-        and torch.backends.mkldnn.enabled
-        and not (torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad))
-        and not torch.compiler.is_compiling()
+    if (
+        not x.dtype == weights.dtype == torch.float32
+        or not x.device.type == weights.device.type == "cpu"
+        or (torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad))
+        or torch.compiler.is_compiling()
     ):
         return F.linear(x, weights)
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weights, None, "none", [], "")
+    by_onednn = (
+        len(x) >= FEWEST
+        and weights.numel() >= LEAST
+        and torch.backends.mkldnn.enabled
+        and onednn_is_quicker()
+    )
+    if len(x) * len(weights) < LARGE:
+        return _by_onednn(x, weights) if by_onednn else F.linear(x, weights)
+    product = _in_huge_pages(len(x), len(weights))
+    if not by_onednn:
+        return torch.mm(x, weights.T, out=product)
+    rows = max(1, AT_ONCE // len(weights))
+    for i in range(0, len(x), rows):
+        product[i : i + rows] = _by_onednn(x[i : i + rows], weights)
     return product
 
 
@@ -56,3 +71,21 @@ def onednn_is_quicker() -> bool:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
+
+
+def _by_onednn(x: Tensor, weights: Tensor) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weights, None, "none", [], "")
+    return product
+
+
+def _in_huge_pages(rows: int, columns: int) -> Tensor:
+    """New memory for a matrix, of any values, in pages of 2 MB where the system has them.
+
+    The system takes longer for pages of 4 KB than a gradient does.
+    """
+    if not hasattr(mmap, "MADV_HUGEPAGE"):  # nor does any but Linux have them
+        return torch.empty(rows, columns, dtype=torch.float32, device="cpu")
+    pages = mmap.mmap(-1, 4 * rows * columns, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # of a system that was built without
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=torch.float32).view(rows, columns)
