@@ -8,6 +8,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,12 @@ from shelf import (
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from binep.core.costs import SquaredError
-from binep.core.gradients import BackpropThroughTime
+from binep.core.costs import CrossEntropy, SquaredError
+from binep.core.gradients import (
+    BackpropThroughTime,
+    EquilibriumPropagation,
+    GradientEstimator,
+)
 from binep.core.network import Network
 from binep.core.neurons import Binary, Neurons, Real
 from binep.core.optim import BinaryFlip, GradientDescent
@@ -373,8 +378,25 @@ def test_signs_shared_under_two_scaling_factors_cannot_be_backpropagated() -> No
     twin.values = tied.values
     net = Network([Dense(20, 50), tied, twin, Dense(50, CLASSES)], Real(), speed=PLAIN)
     x, labels = batch(net)
-    estimator = BackpropThroughTime(net, free_steps=9, nudged_steps=5)
-    refused(lambda: estimator(x, net.cost.target(labels)), ValueError, "layers share their signs")
+    for steps in (9, 500):  # at most and at least as many as settle
+        estimator = BackpropThroughTime(net, free_steps=steps, nudged_steps=5)
+        target = net.cost.target(labels)
+        refused(partial(estimator, x, target), ValueError, "layers share their signs")
+
+
+def test_what_autograd_would_have_to_record_is_refused_in_inference_mode() -> None:
+    x = torch.rand(4, 20)
+    readout = CrossEntropy(Dense(50, CLASSES, weights="real"))
+    layers = [Dense(20, 50), Dense(50, 50)]
+    steps = {"free_steps": 9, "nudged_steps": 5}
+    estimators: list[GradientEstimator] = [
+        BackpropThroughTime(Network(layers, Real(), speed=PLAIN), **steps),
+        EquilibriumPropagation(Network(layers, Real(), readout), beta=0.5, **steps),
+    ]
+    for estimator, classes in zip(estimators, (50, CLASSES), strict=True):
+        target = torch.eye(classes)[[0, 1, 2, 0]]
+        with torch.inference_mode():
+            refused(partial(estimator, x, target), RuntimeError, "inference_mode")
 
 
 def test_a_parameter_given_twice_is_updated_once() -> None:

@@ -366,6 +366,26 @@ def test_bptt_linearised_fills_what_autograd_fills(
             torch.testing.assert_close(ours, autograd, atol=1e-6, rtol=1e-4)
 
 
+def test_no_product_is_taken_for_weights_that_do_not_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Dense] = []
+    correlate = Dense.correlate
+
+    def noted(synapse: Dense, *given: torch.Tensor) -> torch.Tensor:
+        asked.append(synapse)
+        return correlate(synapse, *given)
+
+    monkeypatch.setattr(Dense, "correlate", noted)
+    layers = [Dense(5, 6), Dense(6, 7), Dense(7, 3)]
+    layers[0].requires_grad_(False)
+    layers[1].values.requires_grad_(False)
+    network = Network(layers, Real(), speed=Speed(off=("in-cache",)))
+    estimator = BackpropThroughTime(network, free_steps=400, nudged_steps=4)
+    estimator(torch.rand(6, 5), torch.eye(3).repeat(2, 1))
+    assert asked == layers[1:]  # of the second the scaling factor learns
+    assert [layer.bias.grad is None for layer in layers] == [True, False, False]
+    assert [layer.values.grad is None for layer in layers] == [True, True, False]
+
+
 def test_bptt_takes_a_cost_that_is_a_mean_already() -> None:
     class MeanError(SquaredError):
         def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -70,7 +70,7 @@ def test_products_are_right_in_any_layout(
     x, weights = LAYOUTS[one](rows, inputs), LAYOUTS[other](outputs, inputs)
     right = x.double() @ weights.double().T
     largest = x.double().abs() @ weights.double().abs().T
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(products, "onednn_is_quicker", lambda: by_onednn)
         product, other_product = linear(x, weights), linear(x, weights)
     assert product.shape == (rows, outputs)
@@ -93,7 +93,7 @@ def test_a_dense_layer_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pytorch_takes_what_onednn_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weights = torch.rand(9, 5), torch.rand(4, 5)
     right = x @ weights.T
-    with asked_of_onednn(monkeypatch) as asked:
+    with asked_of_onednn(monkeypatch) as asked, torch.no_grad():
         for way in (torch.float64, torch.bfloat16):
             assert linear(x.to(way), weights.to(way)).dtype == way
         with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
@@ -102,20 +102,50 @@ def test_pytorch_takes_what_onednn_does_not(monkeypatch: pytest.MonkeyPatch) -> 
             with monkeypatch.context() as patch:
                 patch.setattr(products, name, least)
                 torch.testing.assert_close(linear(x, weights), right)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert linear(x, weights).dtype == torch.bfloat16
+        assert linear(x[0], weights).shape == (4,)
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            linear(x, weights.T)
         assert not asked
         torch.testing.assert_close(linear(x, weights), right)
         assert len(asked) == 1
 
 
+DERIVATIVES: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
+    "autograd": lambda f, x: torch.autograd.functional.jacobian(f, x),
+    "forward": lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
+    "jacfwd": lambda f, x: torch.func.jacfwd(f)(x),
+    "jacrev": lambda f, x: torch.func.jacrev(f)(x),
+    "vmap": lambda f, x: torch.func.vmap(f)(x[:, None]),
+    "traced": lambda f, x: torch.jit.trace(f, x)(x),
+}
+
+
 @needs_onednn
-def test_autograd_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weights = torch.rand(9, 5, requires_grad=True), torch.rand(4, 5, requires_grad=True)
-    for pair in ((x, weights), (x.detach(), weights), (x, weights.detach())):
-        found = torch.autograd.grad(linear(*pair).sum(), [t for t in pair if t.requires_grad])
-        known = torch.autograd.grad(
-            (pair[0] @ pair[1].T).sum(), [t for t in pair if t.requires_grad]
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize("way", [*DERIVATIVES])
+def test_what_is_differentiated_is_pytorch_s(
+    way: str, large: bool, recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:
+        monkeypatch.setattr(products, "LARGE", 1)
+    x, weights = torch.rand(9, 5), torch.rand(4, 5)
+    with torch.set_grad_enabled(recorded or way in ("autograd", "jacrev")):
+        found, known = (
+            DERIVATIVES[way](f, x) for f in (lambda x: linear(x, weights), lambda x: x @ weights.T)
         )
-        torch.testing.assert_close(found, known)
-    with asked_of_onednn(monkeypatch) as asked, torch.no_grad():
-        linear(x, weights)
-    assert len(asked) == 1
+    torch.testing.assert_close(found, known)
+    assert bool(known.any())
+
+
+def test_without_huge_pages_memory_is_pytorch_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: object, **named: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(products.mmap, "mmap", refused)
+    x, weights = torch.rand(90, 5), torch.rand(40, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, weights), x @ weights.T)

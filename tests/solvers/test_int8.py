@@ -154,8 +154,14 @@ def test_weights_that_cannot_be_rounded_well_are_multiplied_as_they_are(
 
 
 @byte_dot_products
-@pytest.mark.parametrize("sign", [1, -1])
-def test_sums_of_the_largest_layer_fit_in_32_bits(sign: int) -> None:
-    product, sent = int8_of(torch.full((2, int8.MOST), 1.0)).up(sign * torch.ones(3, int8.MOST))
-    assert (sent == sign).all()
-    assert (product == sign * int8.MOST).all()
+@pytest.mark.parametrize("weight", [1, -1])
+@pytest.mark.parametrize("state", [1, -1])
+@pytest.mark.parametrize("neurons", [67_000, 100_000, int8.MOST])
+def test_sums_of_the_largest_layers_fit_in_32_bits(neurons: int, state: int, weight: int) -> None:
+    """Those of bytes, from 0 to 255, do not."""
+    weights = torch.full((2, neurons), float(weight))
+    weights[1, 0] *= -1
+    product, sent = int8_of(weights).up(state * torch.ones(3, neurons))
+    assert (sent == state).all()
+    right = state * weight * torch.tensor([neurons, neurons - 2.0]).expand(3, 2)
+    torch.testing.assert_close(product, right, rtol=1e-6, atol=0)

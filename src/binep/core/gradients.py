@@ -3,7 +3,7 @@
 All fill the same quantities, by PyTorch's convention: ``.grad`` is the direction to go *against*,
 −g in the paper's. ``values.grad`` is by the weight W, ``scale.grad`` by the scaling factor α,
 ``bias.grad`` by the bias. What does not require a gradient gets none. A synapse that joins several
-layers gets the sum.
+layers gets the sum. Hooks of parameters are called where autograd fills their ``.grad`` alone.
 """
 
 from __future__ import annotations
@@ -236,6 +236,8 @@ class BackpropThroughTime(GradientEstimator):
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """The end of the free phase, with every ``.grad`` through its last steps."""
         network, before = self.network, self.free_steps - self.nudged_steps
+        with parametrize.cached():
+            _by_signs(network)
         phase, target = self._begin(x, target, before or 1)
         x = phase.x
         start, unrolled = None, None
@@ -396,16 +398,19 @@ def _fill_dense(
         states: x, s_1 … s_L.
         adjoints: ∂C/∂p_1 … ∂C/∂p_L.
     """
-    ends = zip(synapses, states[1:], states[:-1], adjoints, [None, *adjoints[:-1]], strict=True)
-    for synapse, above, below, by_above, by_below in ends:
+    layers = zip(synapses, states[1:], states[:-1], adjoints, [None, *adjoints[:-1]], strict=True)
+    for synapse, above, below, by_above, by_below in layers:
         if by_above is None:  # nor is any below it reached
             continue
-        weight = (
-            synapse.correlate(by_above, below)
-            if by_below is None
-            else synapse.correlate(torch.cat([by_above, above]), torch.cat([below, by_below]))
-        )
-        _fill(synapse, Gradient(weight, synapse.correlate_bias(by_above)))
+        _fill_bias(synapse, synapse.correlate_bias(by_above))
+        if not any(p is not None and p.requires_grad for p in (synapse.values, synapse.scale)):
+            continue
+        if by_below is None:
+            weight = synapse.correlate(by_above, below)
+        else:
+            ends = torch.cat([by_above, above]), torch.cat([below, by_below])
+            weight = synapse.correlate(*ends)
+        _fill_weight(synapse, weight)
 
 
 def _through(
@@ -437,21 +442,19 @@ def _recording(module: nn.Module, x: Tensor) -> Iterator[None]:
 
     A layer's p = α·(sign ⋆ s), so that its ∂/∂sign is α·∂/∂W.
     """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "torch.inference_mode() is on, in which autograd records nothing: estimate gradients "
+            "outside of it"
+        )
     with (
         torch.enable_grad(),
         torch.autocast(x.device.type, enabled=False),
         parametrize.cached(),
     ):
-        learning: dict[Tensor, Synapse] = {}  # by their signs, which several layers may share
-        for synapse in module.modules():
-            if not isinstance(synapse, Synapse) or synapse.scale is None:
-                continue
-            first = learning.setdefault(synapse.values, synapse)
-            if first.scale is not synapse.scale:
-                raise ValueError("layers share their signs, but not their scaling factor")
         hooks = [
             signs.register_hook(_divided_by(synapse))  # type: ignore[no-untyped-call]
-            for signs, synapse in learning.items()
+            for signs, synapse in _by_signs(module).items()
             if signs.requires_grad
         ]
         try:
@@ -459,6 +462,22 @@ def _recording(module: nn.Module, x: Tensor) -> Iterator[None]:
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _by_signs(module: nn.Module) -> dict[Tensor, Synapse]:
+    """Layers of binary weights by their signs, of which several may have the same.
+
+    Raises:
+        ValueError: with another scaling factor.
+    """
+    found: dict[Tensor, Synapse] = {}
+    for synapse in module.modules():
+        if not isinstance(synapse, Synapse) or synapse.scale is None:
+            continue
+        first = found.setdefault(synapse.values, synapse)
+        if first.scale is not synapse.scale:
+            raise ValueError("layers share their signs, but not their scaling factor")
+    return found
 
 
 def _differentiate(loss: Tensor) -> None:
@@ -507,15 +526,26 @@ def _divided_by(synapse: Synapse) -> Callable[[Tensor], Tensor]:
 
 
 def _fill(synapse: Synapse, gradient: Gradient) -> None:
-    """Add a layer's gradients to ``.grad``, the scaling factors' with them."""
+    """Add a layer's gradients to every ``.grad``."""
+    _fill_weight(synapse, gradient.weight)
+    _fill_bias(synapse, gradient.bias)
+
+
+def _fill_weight(synapse: Synapse, gradient: Tensor) -> None:
+    """Those by the weights, and by their scaling factors."""
     with torch.enable_grad():  # a parametrization is computed here
-        values, scale, bias = synapse.values, synapse.scale, synapse.bias
+        values, scale = synapse.values, synapse.scale
     if scale is not None and scale.requires_grad:
-        _add(scale, synapse.per_scale(gradient.weight))
+        _add(scale, synapse.per_scale(gradient))
     if values.requires_grad:
-        _add(values, gradient.weight)
+        _add(values, gradient)
+
+
+def _fill_bias(synapse: Synapse, gradient: Tensor) -> None:
+    with torch.enable_grad():
+        bias = synapse.bias
     if bias.requires_grad:
-        _add(bias, gradient.bias)
+        _add(bias, gradient)
 
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:

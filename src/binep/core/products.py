@@ -7,20 +7,20 @@ have AVX-512, oneDNN, which comes with PyTorch too, takes half the time (docs/sp
 from __future__ import annotations
 
 import mmap
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 LEAST = 2**16
 """The fewest weights whose products are left to oneDNN, …"""
 FEWEST = 8
 """… and the fewest rows to be multiplied with them."""
-LARGE = 2**22
-"""The fewest numbers that are written to huge pages, …"""
+LARGE = 2**23
+"""The fewest numbers that are written to huge pages, as what is smaller has old memory, …"""
 AT_ONCE = 2**20
 """… and how many are computed at a time, to be copied there."""
 
@@ -32,13 +32,10 @@ def linear(x: Tensor, weights: Tensor) -> Tensor:
         x: (rows, inputs).
         weights: W, (outputs, inputs), of the same dtype.
     """
-    if (
-        not x.dtype == weights.dtype == torch.float32
-        or not x.device.type == weights.device.type == "cpu"
-        or (torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad))
-        or torch.compiler.is_compiling()
-    ):
+    if torch.is_grad_enabled() or _is_traced() or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weights)
+    if not (_is_float32(x) and _is_float32(weights) and x.shape[1] == weights.shape[1]):
+        return F.linear(x, weights)  # which says what is wrong
     by_onednn = (
         len(x) >= FEWEST
         and weights.numel() >= LEAST
@@ -54,6 +51,26 @@ def linear(x: Tensor, weights: Tensor) -> Tensor:
     for i in range(0, len(x), rows):
         product[i : i + rows] = _by_onednn(x[i : i + rows], weights)
     return product
+
+
+def _is_float32(matrix: Tensor) -> bool:
+    """Whether it is a matrix of float32 on the CPU, and no tensor of another kind."""
+    return (
+        type(matrix) in (Tensor, nn.Parameter)
+        and matrix.dim() == 2
+        and matrix.dtype == torch.float32
+        and matrix.device.type == "cpu"
+    )
+
+
+def _is_traced() -> bool:
+    """Whether anything but autograd differentiates or records what is computed."""
+    return (
+        forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch.compiler.is_compiling()
+    )
 
 
 @cache
@@ -81,11 +98,11 @@ def _by_onednn(x: Tensor, weights: Tensor) -> Tensor:
 def _in_huge_pages(rows: int, columns: int) -> Tensor:
     """New memory for a matrix, of any values, in pages of 2 MB where the system has them.
 
-    The system takes longer for pages of 4 KB than a gradient does.
+    The system takes longer for pages of 4 KB than a product does.
     """
-    if not hasattr(mmap, "MADV_HUGEPAGE"):  # nor does any but Linux have them
-        return torch.empty(rows, columns, dtype=torch.float32, device="cpu")
-    pages = mmap.mmap(-1, 4 * rows * columns, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # of a system that was built without
+    try:
+        pages = mmap.mmap(-1, 4 * rows * columns, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         pages.madvise(mmap.MADV_HUGEPAGE)
+    except (AttributeError, OSError):  # none but Linux has them, if built so; or memory is used up
+        return torch.empty(rows, columns, dtype=torch.float32, device="cpu")
     return torch.frombuffer(pages, dtype=torch.float32).view(rows, columns)

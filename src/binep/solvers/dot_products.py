@@ -190,7 +190,8 @@ def multiply(weights, digits, product):
             total = np.int32(added * totals[part, sample])
             row = product[first + sample, begin : min(begin + _NEURONS, neurons)]
             for i in range(len(row)):
-                row[i] = np.float32(np.int32(factor * sums[sample, i]) - total)
+                # Both may wrap, but not the difference, whose subtraction numba widens.
+                row[i] = np.float32(np.int32(np.int32(factor * sums[sample, i]) - total))
 
 
 @parallel
