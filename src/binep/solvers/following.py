@@ -35,7 +35,8 @@ saves."""
 LAST = 3
 """So many steps at the end of a phase are finer ones: a nudged phase ends before it settles."""
 FINER = 254
-"""A change of states is rounded to less than such a part of it."""
+"""What rounding leaves out of a sample's Δs, in units of the weights that it is multiplied with, is
+less than such a part of the largest."""
 
 
 class Rounded(Protocol):
