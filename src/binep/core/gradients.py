@@ -192,8 +192,7 @@ class EquilibriumPropagation(GradientEstimator):
         kind = first.by if first.by is not None and first.by is second.by else Plain
         with torch.autocast(x.device.type, enabled=False):
             gradients = self.network.made(kind).compare(first, second, factor, self.row_sparse)
-            for pair in zip(self.network.synapses, gradients, strict=True):
-                _fill(*pair)
+            _fill(self.network, gradients)
 
     def _differentiate_cost(self, output: Tensor, target: Tensor) -> None:
         """A cost with parameters of its own (a readout) learns by its gradient at equilibrium."""
@@ -248,8 +247,7 @@ class BackpropThroughTime(GradientEstimator):
                     solver = network.made(start.by)
                     unrolled = solver.unroll(start, self.nudged_steps, target)
         if start is not None and unrolled is not None:
-            for pair in zip(network.synapses, unrolled.gradients, strict=True):
-                _fill(*pair)
+            _fill(network, unrolled.gradients)
             return Equilibrium(start.clamped, unrolled.states, start.moved, unrolled.residual)
         if start is None or not self._may_linearise():
             return self._through_autograd(x, start, target, len(x))
@@ -525,10 +523,11 @@ def _divided_by(synapse: Synapse) -> Callable[[Tensor], Tensor]:
     return lambda gradient: gradient / alpha
 
 
-def _fill(synapse: Synapse, gradient: Gradient) -> None:
-    """Add a layer's gradients to every ``.grad``."""
-    _fill_weight(synapse, gradient.weight)
-    _fill_bias(synapse, gradient.bias)
+def _fill(network: Network, gradients: Sequence[Gradient]) -> None:
+    """Add each layer's gradients to every ``.grad``."""
+    for synapse, gradient in zip(network.synapses, gradients, strict=True):
+        _fill_weight(synapse, gradient.weight)
+        _fill_bias(synapse, gradient.bias)
 
 
 def _fill_weight(synapse: Synapse, gradient: Tensor) -> None:
