@@ -56,6 +56,7 @@ def test_rows_are_run_resumed_and_written(
     assert row[1:3] == [f"{mean(errors):.2f} ± {stdev(errors):.2f}", "2 × 2 of 50"]
     assert row[4] == "`mnist-fc1-100-reference`: not run"
     assert cells(page, "mnist-fc1-ep")[1] == "not run"
+    assert cells(page, "mnist-bits-fc2-ep")[1] == "not run: see `mnist-bits-fc2-ep-final`"
 
     # A finished run is left alone, one cut short after its first epoch goes on.
     before = (output / "mnist-fc1-ep-alpha/seed0/metrics.csv").stat().st_mtime_ns

@@ -40,10 +40,13 @@ def table(root: Path) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     machines: list[str] = []
+    corrected = {row.corrects: row.preset for row in claims.rows().values()}
     for row in rows(root):
         config, found = preset(row.preset), longest(measured(root, row.preset))
         title = f"`{row.preset}`" + (f", which corrects `{row.corrects}`" if row.corrects else "")
         cells = [title, config.summary(), "not run", "", row.claim or "none"]
+        if row.preset in corrected:
+            cells[2] = f"not run: see `{corrected[row.preset]}`"
         if found:
             cells[0] = ", ".join(
                 [title, *(f"[{m.folder.name}]({_link(m.folder, root)})" for m in found)]
