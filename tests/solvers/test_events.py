@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import Twins, twins
 
+from binep.core import memory
 from binep.core.costs import SquaredError
 from binep.core.gradients import EquilibriumPropagation
 from binep.core.network import Network
@@ -170,7 +171,8 @@ def test_what_a_convolution_sends_down_ends_at_the_borders(
         assert torch.equal(expected, states)
 
 
-def test_a_gradient_that_someone_has_stays_as_it_is() -> None:
+def test_a_gradient_that_someone_has_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LARGE", 1)
     network = Network([Dense(20, 64), Dense(64, 30), Dense(30, 10)], Binary(0.1))
     estimator = EquilibriumPropagation(
         network, beta=2.0, free_steps=9, nudged_steps=5, nudging="one-sided", row_sparse=True

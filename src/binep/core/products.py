@@ -6,7 +6,6 @@ have AVX-512, oneDNN, which comes with PyTorch too, takes half the time (docs/sp
 
 from __future__ import annotations
 
-import mmap
 from functools import cache
 from pathlib import Path
 
@@ -15,14 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-LEAST = 2**16
-"""The fewest weights whose products are left to oneDNN, …"""
-FEWEST = 8
-"""… and the fewest rows to be multiplied with them."""
+from binep.core import memory
+
+LEAST = 2**21
+"""The fewest multiplications of products that are left to oneDNN, which takes longer to begin, …"""
+FEWEST = 3
+"""… and the fewest rows to be multiplied."""
 LARGE = 2**23
-"""The fewest numbers that are written to huge pages, as what is smaller has old memory, …"""
+"""The fewest numbers that are written to `memory.empty`, as what is smaller is kept anyway, …"""
 AT_ONCE = 2**20
-"""… and how many are computed at a time, to be copied there."""
+"""… and how many oneDNN computes at a time, to be copied there."""
 
 
 def linear(x: Tensor, weights: Tensor) -> Tensor:
@@ -38,13 +39,13 @@ def linear(x: Tensor, weights: Tensor) -> Tensor:
         return F.linear(x, weights)  # which says what is wrong
     by_onednn = (
         len(x) >= FEWEST
-        and weights.numel() >= LEAST
+        and len(x) * weights.numel() >= LEAST
         and torch.backends.mkldnn.enabled
         and onednn_is_quicker()
     )
     if len(x) * len(weights) < LARGE:
         return _by_onednn(x, weights) if by_onednn else F.linear(x, weights)
-    product = _in_huge_pages(len(x), len(weights))
+    product = memory.empty(len(x), len(weights))
     if not by_onednn:
         return torch.mm(x, weights.T, out=product)
     rows = max(1, AT_ONCE // len(weights))
@@ -93,16 +94,3 @@ def onednn_is_quicker() -> bool:
 def _by_onednn(x: Tensor, weights: Tensor) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weights, None, "none", [], "")
     return product
-
-
-def _in_huge_pages(rows: int, columns: int) -> Tensor:
-    """New memory for a matrix, of any values, in pages of 2 MB where the system has them.
-
-    The system takes longer for pages of 4 KB than a product does.
-    """
-    try:
-        pages = mmap.mmap(-1, 4 * rows * columns, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    except (AttributeError, OSError):  # none but Linux has them, if built so; or memory is used up
-        return torch.empty(rows, columns, dtype=torch.float32, device="cpu")
-    return torch.frombuffer(pages, dtype=torch.float32).view(rows, columns)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from binep.core import memory
 from binep.core.synapses import Synapse
 from binep.solvers.following import FollowingSolver
 
@@ -49,11 +49,11 @@ class Int8:
         weights = layer.values.detach()
         above, below = weights.shape
         up, down = (
-            tuple(np.empty(dot_products.numbers(*shape), np.uint8) for _ in range(2))
-            for shape in ((above, below), (below, above))
+            tuple(memory.empty(*shape, dtype=torch.uint8).numpy() for _ in range(2))
+            for shape in map(dot_products.numbers, (above, below), (below, above))
         )
         units, rows = weights.new_empty(above), weights.new_empty(above, 2, 2)
-        columns = weights.new_empty(len(up[0]), 2, 2, below)
+        columns = memory.empty(len(up[0]), 2, 2, below)
         arrays = (t.numpy() for t in (weights.contiguous(), units, rows, columns))
         dot_products.round_rows(*arrays, up, down)
         lefts = zip(rows.unbind(1), columns.sum(0), strict=True)

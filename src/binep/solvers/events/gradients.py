@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from binep.core import memory
 from binep.core.grey_levels import GREY_LEVEL, grey_levels
 from binep.core.phases import Clamped
 from binep.core.synapses import Conv, Synapse
@@ -72,10 +73,10 @@ def of_dense(
     factor: float,
 ) -> Tensor:
     """∂/∂W between bits, sparse in some rows."""
-    gradient = np.empty((len(rows), synapse.values.shape[1]), np.float32)  # in huge pages
+    gradient = memory.empty(*synapse.values.shape)[: len(rows)]
     bits = [t.numpy() for t in (rows, *above, *below)]
-    kernels.correlate_dense(*bits, order, np.float32(factor), gradient)
-    return _rows(rows, torch.from_numpy(gradient), synapse)
+    kernels.correlate_dense(*bits, order, np.float32(factor), gradient.numpy())
+    return _rows(rows, gradient, synapse)
 
 
 def of_conv(
