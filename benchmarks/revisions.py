@@ -2,8 +2,8 @@
 
 Each revision runs in a process of its own, from its own source tree, on the same batches from the
 same network. The two take a batch each in alternation, so that what else the machine does meets
-both. ``revisions.csv`` in the output folder has a row for each shape; ``--table`` names another,
-whose earlier rows are kept.
+both. A table of the output folder has a row for each shape and number of threads; earlier ones of
+others stay. Where ``tables.toml`` there says what its tables are of, ``README.md`` shows them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import tyro
 
-from benchmarks.report import read, write_table
+from benchmarks.report import read, section, write_table
 from benchmarks.speed import SHAPES
+from binep.runs import files
 from binep.runs.metrics import read_metrics
 
 _WORKER = """
@@ -61,6 +63,16 @@ for line in sys.stdin:
 """
 
 
+_COLUMNS = {
+    "threads": "threads",
+    "batches": "batches",
+    "before_seconds": "before (s)",
+    "after_seconds": "after (s)",
+    "ratio_of_medians": "after / before",
+    "median_ratio": "median ratio",
+}
+
+
 @dataclass(frozen=True)
 class Options:
     """What to time, and how often."""
@@ -74,7 +86,7 @@ class Options:
     """Batches of each revision that are timed, after three that are not."""
     threads: int = 1
     """CPU threads."""
-    output: Path = Path("results/speed")
+    output: Path = Path("results/speed/revisions")
     """Folder of the table."""
     table: str = "revisions"
     """Its name."""
@@ -136,12 +148,36 @@ def main(options: Options) -> None:
     """Time the shapes, and write the table after each."""
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{options.table}.csv"
-    rows = [] if options.table == "revisions" else read(options.output, options.table)
+    rows = {(row["shape"], row["threads"]): row for row in read(options.output, options.table)}
     for shape in options.shapes:
         found = timed(shape, options)
-        rows = [*(row for row in rows if row["shape"] != found["shape"]), found]
-        print(*rows[-1].values(), flush=True)
-        write_table(path, rows)
+        rows[found["shape"], str(found["threads"])] = found
+        print(*found.values(), flush=True)
+        write_table(path, [*rows.values()])
+    if (options.output / "tables.toml").exists():
+        files.write(options.output / "README.md", page(options.output).encode())
+
+
+def page(folder: Path) -> str:
+    """README.md of a folder of tables, by what ``tables.toml`` says of each."""
+    about = tomllib.loads((folder / "tables.toml").read_text(encoding="utf-8"))
+    machines = about.pop("machines")
+    lines = [
+        "# Revisions, side by side",
+        "",
+        "Seconds per training batch of 64 of a revision and of a later one, a batch of each in "
+        "turn: medians, and the median of each pair's ratio. `python -m benchmarks.revisions` "
+        "measures, and writes this page from the tables beside it and `tables.toml`. First batches "
+        "of a preset, or those after so many epochs or batches of a training.",
+    ]
+    for name, what in about.items():
+        rows = [
+            [f"`{row['shape']}`", *(row[column] for column in _COLUMNS)]
+            for row in read(folder, name)
+        ]
+        text = f"{machines[what['machine']]}; [{name}.csv]({name}.csv). {what['text'].strip()}"
+        lines += section(what["title"], text, ["preset", *_COLUMNS.values()], rows)
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,15 @@ def test_a_new_measurement_replaces_that_of_its_shape_and_no_other(tmp_path: Pat
     keep(tmp_path, {"batches": [batch("binep", 3)]})
     rows = [(row["shape"], row["seconds"]) for row in read(tmp_path, "batches")]
     assert rows == [("mnist-fc2-ep", "2"), ("mnist-fc1-ep", "3")]
+
+
+def test_the_committed_pages_follow_from_their_tables(tmp_path: Path) -> None:
+    results = Path(__file__).parents[1] / "results" / "speed"
+    folder = results / "revisions"
+    assert (folder / "README.md").read_text() == revisions.page(folder)
+    shutil.copytree(results, tmp_path / "speed")
+    write_report(tmp_path / "speed")
+    assert (tmp_path / "speed" / "README.md").read_text() == (results / "README.md").read_text()
 
 
 def test_the_page_follows_from_the_tables(tmp_path: Path) -> None:
