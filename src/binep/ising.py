@@ -40,7 +40,7 @@ class Energy:
 
     Attributes:
         variables: the names of the model's variables, layer by layer: (1, 0), (1, 1), …
-        bqm: the model, in bits. `clamp` and `nudge` change its linear terms alone.
+        bqm: the model, in bits. `clamp` changes its linear terms alone.
 
     Raises:
         ValueError: neurons that are not binary, or max-pooling above the first layer.

@@ -16,7 +16,7 @@ from binep.core import memory
 @pytest.fixture(autouse=True)
 def _with_none_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "LARGE", 2**12)
-    memory._KEPT.clear()
+    memory._kept.clear()
 
 
 def test_memory_serves_again_once_nobody_has_it() -> None:
@@ -48,13 +48,15 @@ def test_what_somebody_has_stays_as_it_is(wanted: list[tuple[int, int]]) -> None
         assert all(tensor.eq(known).all() for tensor, known in held)
 
 
-def test_no_more_than_some_is_kept() -> None:
-    most = memory._KEPT.maxlen
-    assert most is not None
-    held = [memory.empty(1024 + n) for n in range(most + 5)]
+def test_no_more_than_some_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MOST", 6 * 4096 + 99)
+    held = [memory.empty(1024 + n) for n in range(9)]
     while held:
         del held[0]  # the first are let go first, and are forgotten
-    assert [len(pages) // 4 for pages in memory._KEPT] == [1024 + n for n in range(5, most + 5)]
+    assert [len(pages) // 4 - 1024 for pages in memory._kept] == [4, 5, 6, 7, 8]
+    larger = memory.empty(7 * 1024)
+    del larger
+    assert not memory._kept
 
 
 def test_threads_do_not_share_it() -> None:
@@ -65,10 +67,20 @@ def test_threads_do_not_share_it() -> None:
         assert all(pool.map(work, range(8)))
 
 
-def test_where_the_system_has_none_it_is_pytorch_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_memory_is_used_up_none_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*given: object, **named: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
+    assert memory.empty(2048).fill_(3).sum() == 3 * 2048
+    assert memory._kept
     monkeypatch.setattr(memory.mmap, "mmap", refused)
     assert memory.empty(3, 4096, dtype=torch.int16).fill_(7).sum() == 3 * 4096 * 7
-    assert not memory._KEPT
+    assert not memory._kept
+
+
+@pytest.mark.parametrize("missing", ["MAP_PRIVATE", "MADV_HUGEPAGE"])
+def test_other_systems_have_memory_too(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no private mappings; none but Linux has huge pages, and serves again as well."""
+    monkeypatch.delattr(memory.mmap, missing)
+    assert memory.empty(3, 4096).fill_(7).sum() == 3 * 4096 * 7
+    assert len(memory._kept) == (missing == "MADV_HUGEPAGE")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -127,6 +129,23 @@ def test_a_full_disk_is_a_warning(folder: Path, monkeypatch: pytest.MonkeyPatch)
             assert hits(made()) == hits(made()) == 0
     assert len(given) == 1
     assert list(folder.iterdir()) == []
+
+
+def test_sources_are_all_that_constants_come_from() -> None:
+    """numba compiles in the value of a constant: what it is now must be part of a file's name."""
+    taken: set[str] = set()
+    for path in compiling.SOLVERS.rglob("*.py"):
+        text = path.read_text()
+        if not re.search(r"^@(parallel|inline|compiled|_sums)", text, re.MULTILINE):
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.ImportFrom) or node.module is None:
+                continue
+            if any(alias.name.isupper() for alias in node.names):
+                taken.add(node.module)
+    others = {module for module in taken if not module.startswith("binep.solvers")}
+    files = {f"{module.removeprefix('binep.').replace('.', '/')}.py" for module in others}
+    assert files == set(compiling.CONSTANTS)
 
 
 def test_another_source_is_another_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,6 +171,28 @@ def test_what_a_convolution_sends_down_ends_at_the_borders(
         assert torch.equal(expected, states)
 
 
+def test_gradients_with_and_without_rows_left_out_add_up() -> None:
+    torch.manual_seed(0)
+    network = Network([Dense(20, 64), Dense(64, 30), Dense(30, 10)], Binary(0.1))
+    x, target = torch.rand(8, 20), network.cost.target(torch.arange(8))
+    values = network.synapses[2].values
+    found: list[torch.Tensor] = []
+    for order in ("events", "plain"), ("plain", "events"):
+        network.zero_grad()
+        for solver in order:
+            network.speed = Speed(off=("events",) if solver == "plain" else ())
+            estimator = EquilibriumPropagation(
+                network, beta=2.0, free_steps=9, nudged_steps=5, row_sparse=True
+            )
+            free = network.relax(x, 9)
+            nudged = network.relax(x, 5, start=free, target=target, beta=2.0)
+            estimator.compare(free, nudged, 2.0)
+        assert values.grad is not None
+        found.append(values.grad.to_dense())
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0].any()
+
+
 def test_a_gradient_that_someone_has_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "LARGE", 1)
     network = Network([Dense(20, 64), Dense(64, 30), Dense(30, 10)], Binary(0.1))

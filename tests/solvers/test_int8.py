@@ -17,7 +17,7 @@ from binep.core.phases import Phase
 from binep.core.solvers import choose
 from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Dense
-from binep.solvers import int8
+from binep.solvers import int8, machine
 from binep.solvers.following import _Product
 from binep.solvers.int8 import Int8, Int8Solver
 from binep.solvers.leaving import LeavingSolver
@@ -165,3 +165,15 @@ def test_sums_of_the_largest_layers_fit_in_32_bits(neurons: int, state: int, wei
     assert (sent == state).all()
     right = state * weight * torch.tensor([neurons, neurons - 2.0]).expand(3, 2)
     torch.testing.assert_close(product, right, rtol=1e-6, atol=0)
+
+
+@byte_dot_products
+def test_each_phase_sets_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads are numba's own in each thread, and none are left in a forked process."""
+    network = Network([Dense(4, 1024), Dense(1024, 1024), Dense(1024, 4)], Real())
+    network.solver = Int8Solver
+    counts: list[int] = []
+    monkeypatch.setattr(machine, "use_threads", lambda: counts.append(1))
+    for phase in range(1, 4):
+        network.relax(torch.rand(8, 4), 3)
+        assert len(counts) == phase

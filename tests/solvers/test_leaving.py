@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from networks import settled
 from torch import Tensor
 
+from binep.core.certain import CertainOutputs
 from binep.core.network import Network, Ups
 from binep.core.neurons import Binary, Real
 from binep.core.phases import Phase
@@ -122,6 +123,15 @@ def test_bits_leave_once_nothing_of_them_moves() -> None:
     ours = net.relax(x, 100, tolerance=0.01)
     assert plain.residual.max() == ours.residual.max() == 0
     assert torch.equal(ours.moved, plain.moved)
+
+
+def test_no_output_of_bits_is_certain() -> None:
+    """A hidden neuron may creep to its threshold while no bit, and so no drive, moves at all."""
+    net, x = network(), torch.rand(10, 1, 12, 12)
+    net.speed, net.neurons = Speed(), [Binary(0.3)] * 3
+    assert CertainOutputs.of(Phase.of(net, x, 100, output_only=True)) is None
+    net.neurons = [Real()] * 3
+    assert CertainOutputs.of(Phase.of(net, x, 100, output_only=True)) is not None
 
 
 def test_a_sample_that_is_no_number_spoils_no_other() -> None:

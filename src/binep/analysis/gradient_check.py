@@ -137,9 +137,7 @@ def check(
     *,
     betas: Sequence[float],
     steps: int,
-    nudges: Sequence[Nudge] = ("inside", "outside"),
     free_steps: int = 5000,
-    tolerance: float = SETTLED,
     trace: int = 3,
     generator: torch.Generator | None = None,
 ) -> Check:
@@ -153,9 +151,8 @@ def check(
         target: from `Cost.target`.
         betas: nudging strengths, above 0; each also with the other sign.
         steps: K, steps of the nudged phase.
-        nudges: where the nudge stands.
-        free_steps: the most steps of the free phase.
-        tolerance: the free phase has settled once no state moves by more than this in a step.
+        free_steps: the most steps of the free phase, which has settled once no state moves by more
+            than `SETTLED` in a step.
         trace: how many weights of a layer to follow, drawn in proportion to their |gradient|.
         generator: of that draw, on the CPU.
 
@@ -168,14 +165,15 @@ def check(
     if not betas or min(betas) <= 0 or steps < 1:
         raise ValueError(f"betas = {betas} and steps = {steps}: must be above 0")
     network, x = _float64_copy(network), x.double()
-    free = network.relax(x, free_steps, tolerance=tolerance)
+    free = network.relax(x, free_steps, tolerance=SETTLED)
     trail = [free]
     for _ in range(steps):
         trail.append(network.relax(x, 1, start=trail[-1], tolerance=0))
     chosen = _draw_weights(network, trail, target, trace, generator)
     agreements: list[Agreement] = []
     traced: list[Traced] = []
-    for nudge in nudges:
+    nudge: Nudge
+    for nudge in ("inside", "outside"):
         nudged = _with_output(network, replace(output, nudge=nudge))
         for beta in betas:
             for rows, weights in _compare(nudged, trail, target, nudge, beta, chosen):

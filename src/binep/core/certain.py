@@ -56,6 +56,7 @@ class CertainOutputs:
             and phase.is_free
             and phase.tolerance > 0
             and network.speed.uses("certain-outputs")
+            and network.is_real
             and not network.has_own_steps
         ):
             return None

@@ -159,7 +159,8 @@ class Phase:
         """A phase, checked; `Network.relax` says what the arguments are.
 
         Raises:
-            TypeError: x or the target is no floating-point tensor.
+            TypeError: x is no floating-point tensor, the target none of real numbers, or the start
+                no `Equilibrium`.
             ValueError: a shape, a device or a value that does not fit, named.
         """
         network.check()

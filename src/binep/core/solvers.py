@@ -398,17 +398,3 @@ class Plain(Solver):
 def largest_change(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
     """max|Δs| of each layer and sample, (L, batch)."""
     return torch.stack([(n - o).abs_().flatten(1).amax(1) for n, o in zip(new, old, strict=True)])
-
-
-__all__ = [
-    "Gradient",
-    "Loop",
-    "Plain",
-    "Solver",
-    "Unrolled",
-    "choose",
-    "odd_even",
-    "register",
-    "registered",
-    "turns",
-]

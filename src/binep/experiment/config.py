@@ -52,7 +52,6 @@ __all__ = [
     "Dynamics",
     "Layer",
     "Learning",
-    "Speed",
     "did_you_mean",
     "differing",
     "preset",

@@ -59,10 +59,9 @@ def require(size: int, what: str, device: str = "cpu") -> None:
 def needed(config: Config, samples: int = 0, tested: int = 0, source: Source | None = None) -> int:
     """Bytes that a network takes at least on its device while it trains.
 
-    A weight has its value and, where samples come, its gradient; a binary one also a momentum, a
-    count of its flips and on the CPU a copy in a byte. A sample has in each layer its drive and its
-    states, while it trains those of both phases, and with backpropagation through time those of
-    each step.
+    A weight has its value and, where samples come, its gradient; a binary one also a momentum and a
+    count of its flips. A sample has in each layer its drive and its states, while it trains those
+    of both phases, and with backpropagation through time those of each step.
     """
     current = (config.source() if source is None else source).shape
     weights = states = 0
@@ -72,8 +71,7 @@ def needed(config: Config, samples: int = 0, tested: int = 0, source: Source | N
     if not samples:
         return _FLOAT * weights
     real, count = config.learning.synapses == "real", 2
-    copied = int(config.device == "cpu")
-    per_weight = 2 * _FLOAT if real else 3 * _FLOAT + count + copied
+    per_weight = 2 * _FLOAT if real else 3 * _FLOAT + count
     kept = 3
     if ESTIMATORS[config.learning.estimator].fact("differentiates"):
         kept += config.dynamics.nudged_steps

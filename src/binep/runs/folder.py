@@ -507,7 +507,6 @@ def load_checkpoint(
     folder: Path,
     *,
     warn: Callable[[str], None] = lambda text: None,
-    data: Sequence[Any] | None = None,
     **overrides: Any,
 ) -> Experiment:
     """The experiment of a run folder at its checkpoint, also of one that still trains.
@@ -515,7 +514,6 @@ def load_checkpoint(
     Args:
         folder: the run folder.
         warn: called where it is too old to say what data it was trained on.
-        data: the arrays, of a run that got them from Python; see `Experiment`.
         overrides: settings of `Config` to replace, such as device.
 
     Raises:
@@ -525,4 +523,4 @@ def load_checkpoint(
     """
     config = read_config(folder)
     checkpoint = read_checkpoint(folder, config)
-    return _restored(folder, config.replace(**overrides), checkpoint, warn, data)
+    return _restored(folder, config.replace(**overrides), checkpoint, warn, None)

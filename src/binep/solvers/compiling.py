@@ -27,6 +27,11 @@ from numba.core import serialize
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 
+SOLVERS = Path(__file__).parent
+"""Where all loops are, …"""
+CONSTANTS = "core/optim.py", "core/overrelaxation.py"
+"""… and what else they take constants from, as numba compiles them in."""
+
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """A decorator: `numba.njit` with these options, kept in the user's folder."""
@@ -85,9 +90,9 @@ class Kept(NullCache):
 
 @functools.cache
 def _sources() -> str:
-    """A digest of the solvers' sources, since loops are compiled into those that call them."""
+    """A digest of the sources that loops, and what is compiled into them, come from."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(SOLVERS.rglob("*.py")) + [SOLVERS.parent / name for name in CONSTANTS]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from binep.core.grey_levels import GREY_LEVEL, grey_levels
 from binep.core.network import Network
 from binep.core.phases import Clamped
+from binep.core.products import linear
 from binep.core.synapses import Conv, Dense
 from binep.core.versions import Version, flipped_rows
 from binep.solvers import input_kernels as kernels
@@ -65,7 +66,7 @@ class InputDrive:
         if machine.has_uint8_products() and whole.shape[1] > 1:
             product = torch._int_mm(whole, self._int8_signs(first.values).t())
         else:
-            product = F.linear(whole.float(), first.values)  # sums below 2^24 are exact
+            product = linear(whole.float(), first.values)  # sums below 2^24 are exact
         assert first.scale is not None
         drive = product.to(x.dtype).mul_(GREY_LEVEL).mul_(first.scale)
         return Clamped(x, first.biased(drive))

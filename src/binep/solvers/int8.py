@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from binep.core import memory
+from binep.core.phases import Clamped, Phase
+from binep.core.solvers import Loop
 from binep.core.synapses import Synapse
 from binep.solvers.following import FollowingSolver
 
@@ -43,9 +45,8 @@ class Int8:
     @classmethod
     def of(cls, layer: Synapse) -> Int8:
         """A layer's weights, (above, below)."""
-        from binep.solvers import dot_products, machine  # only now, as they load numba
+        from binep.solvers import dot_products  # only now, as it loads numba
 
-        machine.use_threads()
         weights = layer.values.detach()
         above, below = weights.shape
         up, down = (
@@ -116,6 +117,13 @@ class Int8Solver(FollowingSolver):
         from binep.solvers import machine  # loads numba: only where all else fits
 
         return machine.has_byte_dot_products()
+
+    def loop(self, phase: Phase, clamped: Clamped) -> Loop:
+        """As `FollowingSolver.loop`."""
+        from binep.solvers import machine
+
+        machine.use_threads()
+        return super().loop(phase, clamped)
 
     def round(self, layer: Synapse) -> Int8:
         """Weights in integers."""

@@ -30,16 +30,14 @@ def _takes_uint8() -> bool:
         return False
 
 
-@cache
 def has_packed_int8() -> bool:
     """Whether oneDNN has packed int8 products that are about as quick as float32, or quicker.
 
     It has them for x86 with AVX2; measured there, with and without VNNI.
     """
     ops = torch.ops.onednn
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return (
-        available
+        _uses_onednn()
         and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
         and hasattr(ops, "qlinear_prepack")
         and hasattr(ops, "qconv_prepack")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from binep.core.neurons import Real
 from binep.core.phases import Phase
+from binep.core.products import linear
 from binep.core.synapses import Conv, Synapse
 from binep.solvers.changes import kernels
 from binep.solvers.digits.kernels import Contribution
@@ -180,5 +180,5 @@ class ChangeSteps(Steps):
 
 def _product(layer: Layer, weights: Tensor) -> Contribution:
     """What has moved in a layer, times dense weights."""
-    product = F.linear(layer.states - layer.sent, weights)
+    product = linear(layer.states - layer.sent, weights)
     return contribution(product[None], product.new_ones(1, len(product)), np.float32(1))
