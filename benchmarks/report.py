@@ -116,6 +116,8 @@ def _heading(folder: Path, batches: Sequence[Row]) -> list[str]:
     def all_of(column: str) -> str:
         return ", ".join(sorted({row[column] for row in batches if row[column]})) or "none"
 
+    more = " What made binep faster is in [revisions](revisions/README.md)."
+    more = more if (folder / "revisions").exists() else ""
     lines = [
         "# Speed, measured",
         "",
@@ -126,7 +128,7 @@ def _heading(folder: Path, batches: Sequence[Row]) -> list[str]:
         "",
         "`make bench` measures; `python -m benchmarks.report FOLDER` writes this page and the "
         "figure from the tables beside it. What each column is, and how it is measured: "
-        "`benchmarks/`. What made binep faster is in [revisions](revisions/README.md).",
+        f"`benchmarks/`.{more}",
         "",
         "![Time per batch, and how it grows](speed.svg)",
     ]
