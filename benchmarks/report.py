@@ -116,8 +116,9 @@ def _heading(folder: Path, batches: Sequence[Row]) -> list[str]:
     def all_of(column: str) -> str:
         return ", ".join(sorted({row[column] for row in batches if row[column]})) or "none"
 
-    more = " What made binep faster is in [revisions](revisions/README.md)."
-    more = more if (folder / "revisions").exists() else ""
+    more = ""
+    if (folder / "revisions").exists():
+        more = " What made binep faster is in [revisions](revisions/README.md)."
     lines = [
         "# Speed, measured",
         "",

@@ -114,7 +114,7 @@ def go_on(folder: Path) -> None:
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:
-    setting = config(epochs=12, max_batches=40)
+    setting = config(epochs=30, max_batches=40)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
@@ -133,11 +133,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> 
         time.sleep(moments.uniform(0, 0.1))
         process.kill()
         process.join()
-        if process.exitcode == 0:  # where a machine is that quick
-            break
         assert process.exitcode == -signal.SIGKILL, f"after {places}"
         places.append(place_of(killed) or (0, 0))
-    assert len(places) > 3
     assert places == sorted(set(places))  # each went on from where the one before was killed
     process = fresh.Process(target=go_on, args=(killed,))
     process.start()

@@ -551,9 +551,9 @@ def _add(parameter: Tensor, gradient: Tensor) -> None:
     """Add to a parameter's ``.grad``, or to those of what a parametrization computes it from."""
     if parameter.is_leaf:
         gradient = gradient.view_as(parameter) if not gradient.is_sparse else gradient
-        both = [gradient] if parameter.grad is None else [parameter.grad, gradient]
-        both.sort(key=lambda part: part.is_sparse)  # PyTorch adds a sparse one to a dense one alone
-        parameter.grad = sum(both[1:], both[0])
+        if (before := parameter.grad) is not None:  # PyTorch adds no dense one to a sparse one
+            gradient = gradient + before if before.is_sparse else before + gradient
+        parameter.grad = gradient
     else:
         with torch.enable_grad():
             parameter.backward(gradient.to_dense())  # type: ignore[no-untyped-call]
