@@ -96,6 +96,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def for_all(processes: list[psutil.Process], what: str) -> None:
+    """What psutil.Process calls it: "suspend", "resume" or "kill"."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            getattr(process, what)()
+
+
 def epochs_of(folder: Path) -> int:
     """Epochs of a run that have ended."""
     path = folder / "metrics.csv"
@@ -158,14 +165,20 @@ def test_a_machine_that_is_killed_loses_no_trial(
     (machine,) = cluster.worker_nodes
     raylet = psutil.Process(machine.all_processes["raylet"][0].process.pid)
 
+    def halted() -> bool:
+        """Whether a trial is past its second epoch and before its last: it stays there, then."""
+        workers = raylet.children()
+        for_all(workers, "suspend")
+        found = any(epochs_of(trial) in (2, 3, 4) for trial in trained_by(raylet))
+        if not found:
+            for_all(workers, "resume")
+        return found
+
     def kill() -> None:
-        # Of the second epoch, so that the first one's checkpoint is there, too.
-        wait_for(lambda: any(epochs_of(trial) in (2, 3) for trial in trained_by(raylet)))
+        wait_for(halted)  # of the second epoch, so that the first one's checkpoint is there, too
         workers = raylet.children()
         cluster.remove_node(machine, allow_graceful=False)
-        for worker in workers:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                worker.kill()
+        for_all(workers, "kill")
         killed.append(not (folder / "best.toml").exists())
 
     thread = threading.Thread(target=kill)
