@@ -23,7 +23,7 @@ from torch import Tensor
 from binep.core.costs import SquaredError
 from binep.core.network import Network
 from binep.core.neurons import Binary
-from binep.core.phases import Equilibrium, Phase
+from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Solver
 from binep.core.synapses import Synapse
 
@@ -195,7 +195,7 @@ class AnnealingSolver(Solver):
     def solve(self, phase: Phase, memory: object) -> Equilibrium:
         """The states of the lowest energy that the sampler finds for each sample."""
         energy = Energy(self.network)
-        clamped = phase.clamped or self.network.clamp(phase.x)
+        clamped = phase.clamped or self._clamped(phase.x)
         ends: list[list[Tensor]] = []
         for i, drive in enumerate(clamped.drive):
             start = [state[i : i + 1] for state in phase.states]
@@ -207,6 +207,16 @@ class AnnealingSolver(Solver):
         moved = torch.stack([(n.fire(a) != n.fire(b)).any() for n, a, b in pairs]).long()
         residual = phase.x.new_zeros(len(states))
         return phase.ended(self, clamped, states, moved, residual)
+
+    def _clamped(self, x: Tensor) -> Clamped:
+        """The input, each sample's drive on its own: a product of many rounds in another way.
+
+        The sampler's seed depends on the last bit of it, and may not on who shares the batch.
+        """
+        parts = [self.network.clamp(sample) for sample in torch.split(x, 1)]
+        routes = [part.route for part in parts if part.route is not None]
+        drive = torch.cat([part.drive for part in parts])
+        return Clamped(x, drive, torch.cat(routes) if routes else None)
 
     def _options(self, phase: Phase, energy: Energy, start: list[Tensor]) -> dict[str, Any]:
         """What the sampler is called with: of what is offered, that which it knows."""

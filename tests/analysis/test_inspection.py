@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -15,11 +15,12 @@ from hypothesis import assume, given
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from networks import Twins, array, twins
+from torch import Tensor
 
-from binep.analysis import inspection
+from binep.analysis import inspection, inspection_figures
 from binep.cli import main as cli
 from binep.core.network import Network, Speed
-from binep.core.neurons import Real
+from binep.core.neurons import Binary, Real
 from binep.core.optim import BinaryFlip
 from binep.core.synapses import Conv, Dense
 from binep.experiment.build import initial_network
@@ -28,7 +29,7 @@ from binep.experiment.experiment import Experiment
 from binep.runs import curves as plots
 from binep.runs import folder as runs
 
-PLAIN = Speed(precision="exact", follow_events=False, fused_steps=False)
+PLAIN = Speed(off=("events", "in-cache"), precision="exact")
 
 
 def random_states(twins: Twins) -> list[torch.Tensor]:
@@ -137,7 +138,7 @@ def test_a_sample_takes_the_steps_of_the_oracle_and_stops_where_relax_does(
         assert moving[:-1].all() or tolerance == 0
         assert len(moving) == most or (tolerance > 0 and not moving[-1])
 
-    network.speed = Speed(alternate=False)
+    network.speed = Speed(off=("odd-even",))
     free = network.relax(one.x, free_steps, tolerance=tolerance)
     nudged = network.relax(
         one.x, nudged_steps, start=free, target=one.target, beta=beta, tolerance=tolerance
@@ -170,12 +171,38 @@ def test_a_sample_takes_the_steps_of_the_oracle_and_stops_where_relax_does(
         assert rows[-1][f"layer{layer + 1}_changed"] == abs(now - before).sum()
 
 
+@dataclass(frozen=True)
+class Spin(Binary):
+    def fire(self, state: Tensor) -> Tensor:
+        """−1 in the place of 0."""
+        return 2 * super().fire(state) - 1
+
+
+def test_spins_fire_where_they_are_up() -> None:
+    torch.manual_seed(0)
+    network = Network([Dense(9, 30), Dense(30, 4)], Spin(0.4))
+    found = inspection.follow(
+        network, torch.rand(9), 1, free_steps=6, nudged_steps=4, beta=1.0, tolerance=0.0
+    )
+    rows = found.rows()
+    for layer, states in enumerate(found.states, start=1):
+        up = states >= np.float32(0.4)
+        assert [row[f"layer{layer}_fired"] for row in rows] == up.sum(axis=1).tolist()
+        changed = (up[1:] != up[:-1]).sum(axis=1).tolist()
+        assert [row[f"layer{layer}_changed"] for row in rows] == [None, *changed]
+    assert sum(changed) > 0
+    fired = inspection_figures.bits(found).axes[0].lines[:2]
+    assert [line.get_ydata()[-1] for line in fired] == [  # type: ignore[index]
+        pytest.approx(100 * (states[-1] >= 0.4).mean()) for states in found.states
+    ]
+
+
 @given(twins(), st.integers(1, 20), st.integers(1, 3))
 def test_activity_counts_the_neurons_that_send_something(
     twins: Twins, free_steps: int, batch_size: int
 ) -> None:
     network = twins.network
-    network.speed = replace(PLAIN, alternate=False)
+    network.speed = replace(PLAIN, off=(*PLAIN.off, "odd-even"))
     options = {"free_steps": free_steps, "tolerance": 0.0}
     often, ever = inspection.activity(network, twins.x, batch_size=batch_size, **options)
     ends = [inspection.follow(network, x, 0, nudged_steps=1, beta=0.0, **options) for x in twins.x]

@@ -19,6 +19,7 @@ from binep.core.network import Network
 from binep.core.neurons import Real
 from binep.core.synapses import Conv, Dense
 from binep.export import packed
+from binep.export.packed import Trained
 
 
 @pytest.fixture
@@ -88,6 +89,31 @@ def test_a_run_reads_its_own_test_images(
             if name == "whole"
             else ""
         )
+
+
+def test_of_bytes_for_a_network_that_has_learnt_floats_it_warns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"sha256": "", "train": 1, "test": 1, "classes": []}
+    network, path = Network([Dense((1, 4, 5), 2)], Real()), tmp_path / "network.safetensors"
+    pixels = np.arange(40, dtype=np.uint8).reshape(2, 4, 5)
+    np.save(tmp_path / "bytes.npy", pixels)
+    np.save(tmp_path / "floats.npy", pixels.astype(np.float32))
+    Image.fromarray(pixels[0]).save(tmp_path / "one.png")
+    for floats in (True, False, None):
+        run = None if floats is None else {"config": "", "data": {**data, "floats": floats}}
+        packed.save(Trained(network, run=run), path)
+        names = [str(tmp_path / name) for name in ("bytes.npy", "floats.npy", "one.png")]
+        assert main(["predict", str(path), *names]) == 0
+        said = [line for line in capsys.readouterr().err.splitlines() if line]
+        reasons = [
+            (names[0], "bytes, taken as x/255; the network has learnt floats as they are"),
+            (names[1], "floats from 0 to 39, taken as they are; the network has learnt bytes"),
+            (names[2], "bytes, taken as x/255; the network has learnt floats as they are"),
+        ]
+        expected = {True: reasons[::2], False: reasons[1:2], None: []}[floats]
+        for line, (name, reason) in zip(said, expected, strict=True):
+            assert line.startswith(f"binep: warning: {name}: {reason}")
 
 
 def test_a_network_of_features_asks_for_an_array(

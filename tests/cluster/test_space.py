@@ -29,6 +29,10 @@ BASE = preset("quickstart").replace(validation=0.1)
         ("--set bta=uniform(.1,1)", "unknown setting bta (did you mean beta?)"),
         ("--set layers.3.size=randint(1,3)", "unknown setting layers.3.size"),
         ("--set epochs=randint(1,3)", "epochs is one for all trials: give --epochs"),
+        ("--set data-dir=choice(a,b)", "data-dir is one for all trials: give --data-dir"),
+        ("--set plugins=choice(a,b)", "plugins is one for all trials: give --plugin"),
+        ("--set speed.off=choice(a,b)", "speed.off is one for all trials: give --off"),
+        ("--set precision=choice(fast)", "precision is one for all trials: give --precision"),
         ("--set beta", "must be NAME=DISTRIBUTION(...)"),
         ("--set beta=normal(0,1)", "unknown distribution normal"),
         ("--set beta=uniform(1,1)", "the range is empty"),
@@ -156,6 +160,15 @@ def test_a_sweep_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert again.points == [{"seed": 0}, {"seed": 1}]
     config = again.config({"beta": 0.5, "layers.1.threshold": 1e-7, "seed": 1})
     assert (config.learning.beta, config.layers["1"].threshold, config.seed) == (0.5, 1e-7, 1)
+
+
+@pytest.mark.parametrize("words", ["", "--each", "--format csv", "--plot beta"])
+def test_a_sweep_that_has_just_begun_has_nothing_to_compare(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Sweep(tmp_path, BASE, ("beta=uniform(.1,1)",), 3, grace=2, cpus=1, gpus=0.0).write()
+    assert cli.main(["compare", str(tmp_path), *words.split()]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: no trial has ended an epoch yet\n"
 
 
 @pytest.mark.parametrize("text", ["", "set = 3", "x = [", "samples = 1\nset = []\nbase = 1"])

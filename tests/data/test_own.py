@@ -183,6 +183,20 @@ def test_names_of_classes_differ(tmp_path: Path) -> None:
         source_of(str(tmp_path / "a.npz"))
 
 
+def test_names_may_be_bytes(tmp_path: Path) -> None:
+    names = ["évident", "nought"]
+    held = arrays(labels=[name.encode() for name in names], y_test=np.array(names))
+    np.savez(tmp_path / "a.npz", **held)
+    own = source_of(str(tmp_path / "a.npz"))
+    assert own.classes == tuple(sorted(names))
+    assert own.splits[1].labels.tolist() == [sorted(names).index(name) for name in names]
+    numbered = arrays(labels=(0, 1), classes=np.array([name.encode() for name in names]))
+    np.savez(tmp_path / "b.npz", **numbered)
+    assert source_of(str(tmp_path / "b.npz")).classes == tuple(names)
+    with pytest.raises(DataError, match="y_train holds bytes that are no text in UTF-8"):
+        read(arrays(y_train=np.array([b"\xff"] * 6)))
+
+
 def test_npz_may_name_its_classes_of_which_some_have_no_sample(tmp_path: Path) -> None:
     names = np.array(["nought", "one", "two", "three"])
     np.savez(tmp_path / "a.npz", classes=names, **arrays(labels=(0, 3)))  # type: ignore[arg-type]

@@ -106,6 +106,7 @@ BAD = [
     (_file("train.csv", HEAD + "1,yes,1\n2,no,\n"), "the column height, row 2 is empty"),
     (_file("train.csv", HEAD + "1,,1\n2,no,1\n"), "label, row 1 is empty: must be a class"),
     (_file("train.csv", HEAD + "1,yes,NA\n2,no,1\n"), "the column height holds 'NA': must"),
+    (_file("train.csv", HEAD + "1,yes,1\n2,no,nan\n"), "the column height holds 'nan': must"),
     (_file("train.csv", f",{HEAD}0,1,yes,1\n1,2,no,1\n"), "train.csv: column 1 has no name"),
     (_file("train.csv", HEAD + "1,yes,1\n2,yes,1\n"), "all labels of y_train are yes"),
     (_file("train.csv", HEAD + "1,yes,inf\n2,no,1\n"), "must hold finite numbers"),

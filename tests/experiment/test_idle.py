@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from binep.cli.base import completed
 from binep.experiment.build import build_estimator, build_network, build_optimizers
 from binep.experiment.config import (
     Config,
@@ -177,6 +178,27 @@ def test_a_preset_without_what_does_nothing_is_a_reference(name: str) -> None:
     assert reference.learning.synapses == "real"
     assert reference.dynamics == config.dynamics
     assert config.effective() == config
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_flag_makes_a_preset_its_reference(name: str) -> None:
+    """Without a word about what the preset brings for binary synapses."""
+    start = preset(name)
+    config = start.replace(learning=dataclasses.replace(start.learning, synapses="real"))
+    found, _ = completed(config, start)
+    found.check()
+    assert found == config.effective()
+
+
+def test_what_did_nothing_before_a_flag_is_refused_with_it() -> None:
+    fits = changed(base("reference"), "layers.3.size", 10)
+    start = changed(fits, "learning.momentum_noise", True)
+    found, _ = completed(changed(start, "learning.beta", 0.25), start)
+    assert found.learning.momentum_noise
+    assert refused(found)
+    given = changed(fits, "learning.scale_lr_decay", 2.0)
+    assert completed(given, fits)[0] == given
+    assert refused(given)
 
 
 def test_rates_of_flips_may_stay_with_real_synapses() -> None:

@@ -71,6 +71,16 @@ def test_any_network_computes_the_same(
     torch.testing.assert_close(scores, network(x), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "neurons", [Real(initial=0), Real(initial=1), Binary(threshold=1, filter=1, initial=1)]
+)
+def test_settings_may_be_whole_numbers(neurons: Real | Binary, tmp_path: Path) -> None:
+    network, x = Network([Dense(6, 4), Dense(4, 2)], neurons, free_steps=5), torch.rand(3, 6)
+    network.speed = Speed(off=SHORTCUTS, precision="exact")
+    scores = scores_of(Trained(network), x, tmp_path)
+    torch.testing.assert_close(scores, network(x), atol=1e-4, rtol=0)
+
+
 def test_inputs_are_normalised_and_batches_of_any_size(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     readout = CrossEntropy(Dense(6, 3, generator=generator))

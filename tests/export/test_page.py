@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import itertools
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,9 @@ def test_it_learns_what_binep_learns(
     network, images, labels = plain(trained), digits[[5, 355, 805]], [3, 8, 0]
     config = trained.config(Path())
     if gamma is not None:
-        every = {name: replace(layer, gamma=gamma) for name, layer in config.layers.items()}
+        every = {
+            name: dataclasses.replace(layer, gamma=gamma) for name, layer in config.layers.items()
+        }
         config = config.replace(layers=every)
     learning = config.learning
     nudging = "centred" if learning.nudging == "centred" else "one-sided"
@@ -161,7 +163,7 @@ def test_it_learns_what_binep_learns(
         network, beta=learning.beta, nudging=nudging, free_steps=network.free_steps,
         nudged_steps=config.dynamics.nudged_steps, tolerance=network.tolerance,
     )  # fmt: skip
-    quiet = config.replace(learning=replace(learning, momentum_noise=False))
+    quiet = config.replace(learning=dataclasses.replace(learning, momentum_noise=False))
     flip, descent = build_optimizers(quiet, network)
     expected = []
     for image, label in zip(torch.split(trained.prepare(images), 1), labels, strict=True):
@@ -392,6 +394,14 @@ def test_what_has_no_page_is_refused_in_one_line(
     refused(Trained(Network([Dense(4, 3)], Real()), run=real.run), "a page needs images")
     assert main(["page", str(saved), "--output", str(tmp_path / "digit.txt")]) == 2
     assert "must end in .html" in capsys.readouterr().err
+
+
+def test_a_run_of_a_gpu_has_a_page_without_one(real: Trained, folder: Path) -> None:
+    run = {**(real.run or {})}
+    run["config"] = run["config"].replace('device = "cpu"', 'device = "cuda"')
+    assert 'device = "cuda"' in run["config"]
+    of_gpu = written(dataclasses.replace(real, run=run), "gpu", folder).read_text(encoding="utf-8")
+    assert of_gpu.count('"label"') >= 10
 
 
 def test_samples_are_read_as_the_page_reads_them(brightened_and_normalised: Trained) -> None:

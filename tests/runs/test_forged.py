@@ -8,12 +8,14 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fuzzing
+import numpy as np
 import pytest
 import samples
 import tomli_w
@@ -339,6 +341,33 @@ def test_a_forged_setting_is_refused_or_one(run: Path, draw: st.DataObject, valu
         assert str(error)
         return
     assert Config.from_toml(config.to_toml(), "run.toml") == config
+
+
+SETTINGS = """dynamics.free_steps=0 dynamics.settle_tol=-1.0 pixel_power=0.0 seed=-1 layers.2=
+    learning.output_copies=0 layers.1.size=0 layers.2.kind="conv" layers.2.threshold=-1.0"""
+
+
+@pytest.mark.parametrize("setting", SETTINGS.split())
+@pytest.mark.parametrize("command", ["evaluate", "predict", "summary", "report", "export", "page"])
+def test_a_run_of_settings_that_cannot_be_is_refused_by_every_command(
+    run: Path, setting: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    shutil.copy(folder / "model.safetensors", tmp_path)
+    table = tomllib.loads((folder / "config.toml").read_text())
+    path, value = setting.split("=")
+    *above, name = path.split(".")
+    place = table
+    for key in above:
+        place = place[key]
+    del place[name]
+    place.update(tomllib.loads(f"{name} = {value}") if value else {})
+    (folder / "config.toml").write_text(tomli_w.dumps(table))
+    words = [command, str(folder)] + (["x.npy"] if command == "predict" else [])
+    np.save(tmp_path / "x.npy", np.zeros((1, 28, 28), np.uint8))
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err.startswith("binep: ")
 
 
 # ---- the command line

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from binep.cli import main as cli
-from binep.experiment.config import Config, Dynamics, Layer, Learning
+from binep.experiment.config import Config, ConfigError, Dynamics, Layer, Learning
 from binep.experiment.experiment import Experiment
 from binep.runs import files
 from binep.runs import folder as runs
@@ -287,6 +287,14 @@ def test_another_configuration_or_network_is_refused(tmp_path: Path) -> None:
         Experiment(config()).restore(
             Experiment(config(layers={"1": Layer(9, scale_lr=0.1), "2": Layer(10)})).state()
         )
+
+
+def test_a_run_of_some_batches_is_tested_on_no_others(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / "config.toml").write_text(config(test_batch_size=3).to_toml())
+    before = config().test_batch_size
+    with pytest.raises(ConfigError, match=f"test_batch_size = 3: must stay {before}: the run "):
+        runs.resume(tmp_path, epochs=3)
 
 
 def test_a_setting_newer_than_the_checkpoint_is_no_other_configuration(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ class Phases:
         beta: of the nudged phase.
         free_steps: steps of the free phase; those after it are nudged.
         states: per layer (steps + 1, neurons).
-        bits: per layer the fired bits, (steps + 1, neurons); empty with real neurons.
+        bits: per layer what is sent by neurons that fire, (steps + 1, neurons), above 0 where one
+            does; empty with real neurons.
         residual: max|Δs| of each layer, (steps + 1, L); NaN at 0.
         settled: (2, L), for both phases the last of its steps that moved a real state by more
             than the tolerance, or changed a bit; 0 if none did.
@@ -93,7 +94,7 @@ class Phases:
             for i in range(len(self.states)):
                 row[f"layer{i + 1}_residual"] = self.residual[t, i] if t else None
                 if self.bits:
-                    row[f"layer{i + 1}_fired"] = int(self.bits[i][t].sum())
+                    row[f"layer{i + 1}_fired"] = int((self.bits[i][t] > 0).sum())
                     changed = int((self.bits[i][t] != self.bits[i][t - 1]).sum()) if t else None
                     row[f"layer{i + 1}_changed"] = changed
             rows.append(row)
@@ -144,12 +145,11 @@ def follow(
     layers = [torch.cat(states) for states in zip(*path, strict=True)]
     states = [s.flatten(1).numpy(force=True) for s in layers]
     fired = zip(neurons, layers, strict=True)
-    sent = [n.fire(s).flatten(1).numpy(force=True) for n, s in fired if n.settle_exactly]
-    bits = [values.astype(bool) for values in sent]
+    bits = [n.fire(s).flatten(1).numpy(force=True) for n, s in fired if n.settle_exactly]
     residual = np.stack([abs(np.diff(s, axis=0)).max(axis=1) for s in states], axis=1)
     moved = ~(residual <= tolerance)
-    if sent:
-        moved = np.stack([(r[1:] != r[:-1]).any(axis=1) for r in sent], axis=1)
+    if bits:
+        moved = np.stack([(r[1:] != r[:-1]).any(axis=1) for r in bits], axis=1)
     return Phases(
         beta=beta,
         free_steps=ends[0],

@@ -174,7 +174,7 @@ def bits(found: Phases) -> Figure:
     fired, changed = figure.subplots(1, 2)
     for i, (name, style) in enumerate(_layers(found)):
         layer = found.bits[i]
-        fired.plot(100 * layer.mean(axis=1), style, color=_colour(i + 1), label=name)
+        fired.plot(100 * (layer > 0).mean(axis=1), style, color=_colour(i + 1), label=name)
         flips = (layer[1:] != layer[:-1]).sum(axis=1)
         changed.plot(range(1, len(layer)), flips, style, color=_colour(i + 1), label=name)
     fired.set_ylabel("neurons that fire (%)")

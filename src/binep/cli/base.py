@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from binep.cli.options import parse
 from binep.data.sources import Source
+from binep.experiment import checks
 from binep.experiment.config import Config, Layer
 from binep.experiment.kinds import WITH_OPTIONS
 from binep.experiment.layers import LAYERS
@@ -82,16 +83,16 @@ def from_file(file: Path) -> tuple[Config, str]:
 def completed(config: Config, start: Config) -> tuple[Config, Source | None]:
     """Settings in which what flags have left unchanged goes with what they have changed.
 
-    Settings of kinds of one's own that are no longer named are left out, and a last layer fits the
-    classes of another data set. What flags have changed, too, is left for the check of all
-    settings.
+    Settings that do nothing any more, and those of kinds of one's own that are no longer named,
+    are left out, and a last layer fits the classes of another data set. What flags have changed,
+    too, is left for the check of all settings.
 
     Returns:
         The settings, and their data set, if it was read for this.
     """
     former = start.kinds().keys() - config.kinds().keys()
     same = (name for name, table in start.options.items() if config.options.get(name) == table)
-    config = config.without_options(former.intersection(same))
+    config = checks.effective(config.without_options(former.intersection(same)), start)
     last = list(config.layers)[-1:]
     resized = any(config.layers[n].size != start.layers[n].size for n in last if n in start.layers)
     if config.dataset == start.dataset or resized or [*start.layers][-1:] != last:

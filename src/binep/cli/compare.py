@@ -23,6 +23,8 @@ COLUMNS = 4
 BEST = 10
 """Settings of a sweep that are shown, the best first."""
 
+NOTHING_YET = "no trial has ended an epoch yet"
+
 
 @dataclass(frozen=True)
 class Options(Pluggable):
@@ -58,6 +60,9 @@ def main(arguments: Sequence[str]) -> None:
         show_sweep(sweeps.read(first))
         return
     chosen = [run for given in options.runs for run in sweeps.runs_of(given)]
+    if not chosen:
+        print(f"{' '.join(map(str, options.runs))}: {NOTHING_YET}")
+        return
     found = comparison.groups(chosen, options.by, options.each)
     columns = comparison.results(found)
     by = options.by or comparison.judged_by(found)
@@ -111,7 +116,7 @@ def show_sweep(sweep: Sweep) -> None:
     found = sweeps.trials(sweep)
     groups = sweeps.ranked(found)
     if not groups:
-        print(f"{sweep.folder}: no trial has ended an epoch yet")
+        print(f"{sweep.folder}: {NOTHING_YET}")
         return
     table = Table(title_justify="left", title_style="")
     table.title = f"{len(found)} of {sweep.trials} trials have begun; the best:"

@@ -79,8 +79,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _warn_of_scale(trained: Trained, path: Path, images: Tensor) -> None:
-    """Say that floats are not from 0 to 1, as x/255 is that the network has learnt."""
-    if trained.learnt_floats is not False or not images.is_floating_point():
+    """Say that images are of another kind than those that the network has learnt."""
+    if trained.learnt_floats is None or trained.learnt_floats == images.is_floating_point():
+        return
+    if trained.learnt_floats:
+        warn(
+            f"{path}: bytes, taken as x/255; the network has learnt floats as they are: right "
+            "where those were from 0 to 1"
+        )
         return
     least, most = (value.item() for value in images.aminmax())
     if least < 0 or most > 1:

@@ -29,6 +29,8 @@ OF_ALL = (
     *("warn_flip_rate", "start", "plugins", *GOES_ON),
 )
 """What all trials of a sweep have in common."""
+FLAGS = {"plugins": "plugin", "start": "from"}
+"""Of these, the flags that are called otherwise; those of the table speed are called as there."""
 MOST = 10_000
 """Trials of a sweep."""
 
@@ -169,9 +171,10 @@ def _read(text: str, config: Config) -> Setting:
     name, kind, inside = match[1].replace("_", "-"), match[2], match[3]
     known = paths(config)
     if name not in known:
-        first = name.split(".")[0].replace("-", "_")
-        if first in OF_ALL:
-            raise ConfigError(f"--set {shown(text)}: {name} is one for all trials: give --{name}")
+        setting = name.replace("-", "_").removeprefix("speed.")
+        if setting in OF_ALL or setting in vars(config.speed):
+            flag = FLAGS.get(setting, setting).replace("_", "-")
+            raise ConfigError(f"--set {shown(text)}: {name} is one for all trials: give --{flag}")
         hint = did_you_mean(name, known)
         raise ConfigError(
             f"--set {shown(text)}: unknown setting {shown(name)}{hint}; "

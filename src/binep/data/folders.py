@@ -97,7 +97,7 @@ def _size(files: Sequence[Path]) -> tuple[tuple[int, int], int]:
 
 
 def _read_idx_files(path: Path, names: Sequence[str]) -> Arrays:
-    """Images of any size with their labels, each file zipped or not."""
+    """Images of any size with their labels, each file zipped or not; EMNIST's turned upright."""
     arrays = []
     for part, word in (("train", "train"), ("test", "t10k|test")):
         for kind in ("images", "labels"):
@@ -109,5 +109,7 @@ def _read_idx_files(path: Path, names: Sequence[str]) -> Arrays:
                     f"{path}: must hold one file of the {part} {kind}, such as "
                     f"{word.split('|')[0]}-{kind}-idx{3 if kind == 'images' else 1}-ubyte: {held}"
                 )
-            arrays.append(read_idx(path / found[0]).numpy())
+            array = read_idx(path / found[0]).numpy()
+            turned = kind == "images" and found[0].startswith("emnist-") and array.ndim == 3
+            arrays.append(array.transpose(0, 2, 1) if turned else array)
     return arrays, []

@@ -97,6 +97,11 @@ def _array(values: Any, name: str) -> Array:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
         raise DataError(f"{name} is no array, or its samples are of several shapes") from error
+    if array.dtype.kind == "S":
+        try:
+            return np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name} holds bytes that are no text in UTF-8") from error
     if array.dtype == object:
         if array.ndim == 1 and all(isinstance(value, str) for value in array):
             return array.astype(str)
@@ -133,7 +138,7 @@ def _numbered(
 ) -> tuple[list[str], tuple[Array, Array]]:
     """Names of the classes, and both arrays of labels as numbers from 0."""
     for part, labels in (("train", y), ("test", y_test)):
-        if labels.dtype.kind not in "iubUST":
+        if labels.dtype.kind not in "iubUT":
             raise DataError(
                 f"{place}: y_{part} is {labels.dtype}: labels must be whole numbers or names"
             )
@@ -182,7 +187,8 @@ def _read_npz(path: Path) -> Arrays:
                 f"{path}: holds no {', '.join(missing)}: must hold the arrays {', '.join(NAMES)}"
             )
         arrays = [held[name] for name in NAMES]
-        names = held["classes"].tolist() if "classes" in held.files else []
+        classes = held["classes"] if "classes" in held.files else []
+        names = _array(classes, f"{path}: classes").tolist()
     if not isinstance(names, list):
         raise DataError(f"{path}: classes must be a list of names")
     return arrays, names

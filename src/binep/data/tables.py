@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,6 @@ def _arrays(table: Any) -> tuple[Any, Any]:
 
 def _is_number(cell: object) -> bool:
     try:
-        float(str(cell))
+        return math.isfinite(float(str(cell)))
     except ValueError:
         return False
-    return True

@@ -166,6 +166,13 @@ class Idle(NamedTuple):
         table = _table(config, self.place)
         return table[self.name] if isinstance(table, Mapping) else getattr(table, self.name)
 
+    def is_of(self, start: Config, config: Config) -> bool:
+        """Whether its value is that which it has in another configuration."""
+        try:
+            return bool(self.value(start) == self.value(config))
+        except (KeyError, AttributeError):  # it has no such layer, or one of another kind
+            return False
+
     def default(self, config: Config) -> Any:
         """Its value if it is left out."""
         table = _table(config, self.place)
@@ -191,9 +198,20 @@ def idle(config: Config) -> list[Idle]:
     return [i for i in found.values() if i.value(config) != i.default(config)]
 
 
-def effective(config: Config) -> Config:
-    """A configuration that fits with every setting that does nothing left out."""
-    while found := idle(config):
+def effective(config: Config, start: Config | None = None) -> Config:
+    """A configuration that fits with every setting that does nothing left out.
+
+    Args:
+        config: the configuration.
+        start: if given, only those are left out that are as they are there and do something there.
+    """
+    known = {(i.place, i.name) for i in idle(start)} if start else set()
+
+    def goes(found: Idle) -> bool:
+        same = start is None or found.is_of(start, config)
+        return same and (found.place, found.name) not in known
+
+    while found := [i for i in idle(config) if goes(i)]:
         place, name, _ = found[0]
         table = _table(config, place)
         if isinstance(table, Mapping):

@@ -174,7 +174,7 @@ def _model(trained: Trained) -> Any:
     states = []
     for synapse, neurons in zip(network.synapses, network.neurons, strict=True):
         shape = graph.add("Concat", batch, list(synapse.output_shape), axis=0)
-        states.append(graph.add("Expand", neurons.initial, shape))
+        states.append(graph.add("Expand", float(neurons.initial), shape))
     body = _step(network, layers, drive)
     ends = graph.add_many("Loop", len(states), network.free_steps, "", *states, body=body)
     _add_scores(graph, network.cost, ends[-1])
@@ -204,7 +204,7 @@ def _step(network: Network, layers: list[_Layer], drive: str) -> Any:
                 "Add", p, layers[k + 1].down(graph, sent[k + 1], route, layers[k].synapse)
             )
         if isinstance(neurons, Binary):
-            kept = graph.add("Mul", 1 - neurons.filter, state)
+            kept = graph.add("Mul", 1 - float(neurons.filter), state)
             p = graph.add("Add", kept, graph.add("Mul", float(neurons.filter), p))
         new.append(graph.add("Clip", p, 0.0, 1.0))
         change = graph.add("Abs", graph.add("Sub", new[-1], state))

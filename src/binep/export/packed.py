@@ -241,6 +241,7 @@ def card(name: str) -> dict[str, Any]:
 def _from_run(folder: Path) -> Trained:
     config, file = read_config(folder), folder / "model.safetensors"
     source = held_source(file) or config.source()
+    config.replace(device="cpu").check(source)
     network = initial_network(config, source=source)
     data = load_network(network, file)
     text = config.replace(data_dir=None).to_toml()  # a folder of this machine

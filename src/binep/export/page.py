@@ -48,7 +48,7 @@ def page(path: Path, *, warn: Callable[[str], None], **overrides: Any) -> str:
             with binep.
         warn: called where the data set is not at hand: the page then has no samples, or for MNIST
             those of the digits that come with binep.
-        overrides: settings of `Config` to replace, such as data_dir.
+        overrides: settings of `Config` to replace, but for device, such as data_dir.
 
     Raises:
         RunError: the run is missing or damaged, or takes no images.
@@ -69,7 +69,7 @@ def page(path: Path, *, warn: Callable[[str], None], **overrides: Any) -> str:
     if trained.learnt_floats:
         warn(f"{path}: was trained on floats; a drawing is bytes, as x/255: right for 0 to 1")
     try:
-        data = packed.experiment(path, warn=warn, **overrides).data
+        data = packed.experiment(path, warn=warn, device="cpu", **overrides).data
         samples, count = _samples(trained, data), len(data.train)
     except DataError as error:
         samples, count = [], 0

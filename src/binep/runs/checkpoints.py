@@ -20,7 +20,7 @@ from binep.experiment.states import check_fit, check_network
 from binep.runs.files import CHECKPOINT as CHECKPOINT
 from binep.runs.files import RunError
 from binep.runs.metrics import Row, checked_rows, ordered
-from binep.runs.settings import past
+from binep.runs.settings import check_test_set, past
 from binep.runs.tensors import load_tensors, save_tensors
 
 
@@ -71,6 +71,7 @@ def read_checkpoint(folder: Path, config: Config) -> Checkpoint:
 
     Raises:
         RunError: the file is missing, damaged, or of another configuration.
+        ConfigError: config.toml has the run test on another part of the test set.
     """
     path = folder / CHECKPOINT
     state, about = load_tensors(path)
@@ -85,6 +86,7 @@ def read_checkpoint(folder: Path, config: Config) -> Checkpoint:
     held = Config.from_toml(about["config"], str(path))
     if past(held) != past(config):
         raise RunError(f"{path}: of another configuration than {folder / 'config.toml'}")
+    check_test_set(config, held)
     return Checkpoint(
         state, [ordered(row) for row in about["rows"]], about["warned"], about.get("data")
     )

@@ -54,12 +54,21 @@ def continued(config: Config, **changes: Any) -> Config:
             f"{', '.join(others)}: cannot change while a run goes on; "
             f"{', '.join(GOES_ON)} can, and --from starts a new run from a trained network"
         )
-    if config.max_batches is not None and new.test_batch_size != config.test_batch_size:
+    check_test_set(new, config)
+    return new
+
+
+def check_test_set(config: Config, before: Config) -> None:
+    """Refuse settings of which a run would test on another part of the test set than before.
+
+    Raises:
+        ConfigError: test_batch_size, of a run that tests on so many batches.
+    """
+    if config.max_batches is not None and config.test_batch_size != before.test_batch_size:
         raise ConfigError(
-            f"test_batch_size = {new.test_batch_size}: must stay {config.test_batch_size}: "
+            f"test_batch_size = {config.test_batch_size}: must stay {before.test_batch_size}: "
             f"the run tests on max_batches = {config.max_batches} of these"
         )
-    return new
 
 
 def comparable(config: Config) -> Config:
