@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -58,10 +59,11 @@ def test_what_was_stopped_goes_on(
     assert "what is missing of 3 seeds: the same command with --run-dir f" in said
     assert not Path("f/seed2").exists()
     held = Config.load(Path("f/seed1/config.toml"))
-    Path("f/seed1/config.toml").write_text(held.replace(test_batch_size=77).to_toml())
+    speed = dataclasses.replace(held.speed, precision="fast")
+    Path("f/seed1/config.toml").write_text(held.replace(speed=speed).to_toml())
     assert binep(f"train {SMALL} --seeds 3 --run-dir f --checkpoint-minutes 3") == 0
     now = Config.load(Path("f/seed1/config.toml"))  # what is given, and else what it had
-    assert now == held.replace(test_batch_size=77, checkpoint_minutes=3.0)
+    assert now == held.replace(speed=speed, checkpoint_minutes=3.0)
     said = capsys.readouterr().out
     assert "f/seed0" not in said
     assert "going on at epoch 1, batch 2" in said

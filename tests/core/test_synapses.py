@@ -77,6 +77,24 @@ def test_correlations_are_the_derivative_of_phi(drawn: tuple[Synapse, torch.Gene
     torch.testing.assert_close(synapse.correlate_bias(above), synapse.bias.grad)
 
 
+@given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 7), st.sampled_from((1, 8, 2**19)))
+def test_a_scaling_factors_gradient_is_summed_over_any_rows_a_few_at_a_time(
+    seed: int, above: int, below: int, at_once: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    synapse = Dense(below, above, generator=generator).double()
+    gradient = torch.randn(above, below, generator=generator, dtype=torch.float64)
+    (rows,) = (torch.rand(above, generator=generator) < 0.6).nonzero(as_tuple=True)
+    some = torch.sparse_coo_tensor(
+        rows[None], gradient[rows], gradient.shape, check_invariants=True
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("binep.core.synapses._IN_CACHE", at_once)
+        for found in (gradient, some.coalesce()):
+            expected = float((synapse.values.detach() * found.to_dense()).sum())
+            assert float(synapse.per_scale(found)) == pytest.approx(expected, abs=1e-12)
+
+
 @given(synapses())
 def test_down_is_the_transpose_of_up(drawn: tuple[Synapse, torch.Generator]) -> None:
     synapse, generator = drawn

@@ -33,6 +33,9 @@ from binep.core.versions import Version, only_flipped
 _AT_ONCE = 2**19
 """Elements of a convolution's maps before pooling."""
 
+_IN_CACHE = 2**19
+"""Weights whose products with their gradients stay in cache until they are added up."""
+
 Weights = Literal["binary", "real"]
 Route = Tensor | None
 """Indices of the maxima that `Conv.up` pooled; None where nothing was max-pooled."""
@@ -231,12 +234,16 @@ class Synapse(nn.Module, ABC):
     def per_scale(self, weight_gradient: Tensor) -> Tensor:
         """∂/∂α from ∂/∂W: Σ sign·∂/∂W over the weights that share α; shape of ``scale``."""
         assert self.scale is not None
-        values = self.values.detach()
+        values, rows = self.values.detach(), None
         if weight_gradient.is_sparse:
             rows, weight_gradient = weight_gradient.indices()[0], weight_gradient.values()
-            values = values[rows]
-        product = values * weight_gradient
-        return product.sum() if self.scale.dim() == 0 else product.flatten(1).sum(dim=1)
+        count, sums = len(weight_gradient), weight_gradient.new_empty(len(weight_gradient))
+        at_once = max(1, _IN_CACHE * count // max(1, weight_gradient.numel()))
+        for start in range(0, count, at_once):
+            some = slice(start, start + at_once)
+            signs = values[some] if rows is None else values[rows[some]]
+            sums[some] = (signs * weight_gradient[some]).flatten(1).sum(dim=1)
+        return sums.sum() if self.scale.dim() == 0 else sums
 
 
 class _Parametrizations(nn.ModuleDict):
