@@ -39,7 +39,7 @@ from binep.core.optim import BinaryFlip
 from binep.core.phases import Phase
 from binep.core.speed import Speed
 from binep.core.synapses import Conv, Dense
-from binep.experiment.training import evaluate, train_epoch
+from binep.experiment.training import class_scores, evaluate, train_epoch
 
 few = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -319,10 +319,14 @@ def test_autocast_changes_no_held_nudge_and_no_score() -> None:
             free = net.relax(x, 9)
             ep(net)(x, target)
             nudged = net.relax(x, 3, start=free, target=target, beta=0.5)
-            found.append((nudged, gradients(net), net(x)))
+            free_steps = {"free_steps": 9}
+            scores = class_scores(net, [(x, target.argmax(dim=1))], **free_steps)[0]
+            loss = evaluate(net, [(x, target.argmax(dim=1))], **free_steps).loss
+            found.append((nudged, gradients(net), net(x), scores, torch.tensor(loss)))
     same(found[0][0], found[1][0], 0)
     same_gradients(found[0][1], found[1][1], tolerance=0)
-    assert torch.equal(found[0][2], found[1][2])
+    for one, other in zip(found[0][2:], found[1][2:], strict=True):
+        assert torch.equal(one, other)
 
 
 @on_each

@@ -19,7 +19,7 @@ from binep.core.network import Network
 from binep.core.neurons import Binary, Real
 from binep.core.phases import Clamped, Equilibrium, Phase
 from binep.core.solvers import Plain, choose
-from binep.core.speed import Speed
+from binep.core.speed import SHORTCUTS, Speed
 from binep.core.synapses import Conv, Dense, Synapse
 
 
@@ -341,6 +341,19 @@ def test_bptt_records_only_samples_that_still_move(monkeypatch: pytest.MonkeyPat
     assert recorded == [16] * 6
 
 
+@pytest.mark.parametrize("nudged", [1, 2, 3, 4])
+@pytest.mark.parametrize("sizes", [(5, 4), (5, 6, 4), (5, 6, 7, 4)])
+def test_bptt_leaves_out_what_is_out_of_reach_whatever_the_solver(
+    sizes: tuple[int, ...], nudged: int
+) -> None:
+    network = Network([Dense(a, b) for a, b in pairwise(sizes)], Real(0.5))
+    x, target = torch.rand(6, 5), network.cost.target(torch.arange(6) % 4)
+    for network.speed in (Speed(), Speed(off=("in-cache",)), Speed(off=SHORTCUTS)):
+        BackpropThroughTime(network, free_steps=50, nudged_steps=nudged)(x, target)
+        filled = [synapse.values.grad is not None for synapse in network.synapses]
+        assert filled == [len(network) - k <= nudged for k in range(len(network))]
+
+
 @pytest.mark.parametrize("nudged", [1, 2, 4])
 @pytest.mark.parametrize("frozen", ["none", "first", "synapses"])
 @pytest.mark.parametrize("sizes", [(5, 4), (5, 6, 4), (5, 6, 7, 4)])
@@ -508,6 +521,11 @@ def test_bad_settings_are_refused() -> None:
         BackpropThroughTime(binary, free_steps=5, nudged_steps=5)
     with pytest.raises(ValueError, match="free_steps = 3 must be at least nudged_steps = 5"):
         BackpropThroughTime(real, free_steps=3, nudged_steps=5)
+    half = Network([Dense(4, 2)], Real()).half()
+    for beta in (1e5, 1e-5):
+        steep = EquilibriumPropagation(half, beta=beta, free_steps=5, nudged_steps=5)
+        with pytest.raises(ValueError, match=r"it and 1/beta must be finite in torch.float16"):
+            steep(torch.rand(2, 4).half(), torch.eye(2).half())
 
 
 def test_learning_synapses_end_with_the_readout() -> None:

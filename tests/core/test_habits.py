@@ -247,6 +247,50 @@ def test_real_weights_are_for_any_optimizer() -> None:
         same(net.relax(x, 20), Network(layers, Real(0.5)).relax(x, 20))
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_fused_optimizers_are_noticed(kind: Any) -> None:
+    """Of which PyTorch counts no change."""
+    torch.manual_seed(0)
+    layers = [
+        Conv((1, 8, 8), 4, weights="real"),
+        Conv((4, 4, 4), 4, weights="real"),
+        Dense((4, 2, 2), CLASSES, weights="real"),
+    ]
+    net = Network(layers, Real())
+    x, labels = batch(net)
+    target, optimizer = net.cost.target(labels), kind(net.parameters(), lr=0.02, fused=True)
+    start = net.relax(x, 200)
+    for _ in range(3):
+        ep(net)(x, target)
+        optimizer.step()
+        assert not start.is_current(net, x)
+        start = net.relax(x, 200)
+        same(start, Network(layers, Real()).relax(x, 200), 0)
+
+
+@on_each
+def test_a_fused_optimizer_over_signs_is_noticed(name: str) -> None:
+    net = network(name)
+    x, labels = batch(net)
+    ep(net, beta=2.0)(x, net.cost.target(labels))
+    torch.optim.SGD(net.parameters(), lr=0.1, fused=True).step()
+    with pytest.raises(ValueError, match=r"a sign of its binary weights is .*: must be 1"):
+        net.relax(x, 5)
+
+
+@on_each
+def test_gradients_from_inference_mode_are_usual_ones(name: str) -> None:
+    net = network(name)
+    x, labels = batch(net)
+    target = net.cost.target(labels)
+    ep(net)(x, target)
+    wanted = gradients(net)
+    with torch.inference_mode():
+        ep(net)(x, target)
+    same_gradients(wanted, gradients(net), tolerance=0)
+    nn.utils.clip_grad_norm_(net.parameters(), 1e-3)
+
+
 def test_signs_of_the_readout_are_looked_at_too() -> None:
     readout = Dense(5, CLASSES)
     net = Network([Dense(4, 5)], Real(), CrossEntropy(readout))

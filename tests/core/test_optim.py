@@ -180,6 +180,21 @@ def test_the_momentum_survives_in_the_state_dict() -> None:
     restored.step()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_momenta_of_another_type_than_the_signs(dtype: torch.dtype) -> None:
+    found = []
+    for one_pass in (True, False):
+        signs = torch.ones(3, 4, requires_grad=True)
+        optimizer = BinaryFlip([signs], gamma=0.5, threshold=0.1, one_pass=one_pass)
+        momentum = optimizer.state[signs]["momentum"]
+        optimizer.state[signs]["momentum"] = momentum.to(dtype)
+        signs.grad = torch.arange(12.0).view(3, 4) - 6
+        optimizer.step()
+        found.append(signs.detach())
+    assert torch.equal(*found)
+    assert 0 < int((found[0] < 0).sum()) < 12
+
+
 def test_tensors_without_a_gradient_are_left_alone() -> None:
     signs = torch.ones(1, 3)
     BinaryFlip([signs]).step()

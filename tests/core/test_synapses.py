@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, Literal
 
@@ -93,6 +94,24 @@ def test_a_scaling_factors_gradient_is_summed_over_any_rows_a_few_at_a_time(
         for found in (gradient, some.coalesce()):
             expected = float((synapse.values.detach() * found.to_dense()).sum())
             assert float(synapse.per_scale(found)) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.integers(0, 2**32), st.integers(2, 6))
+def test_of_an_image_of_grey_levels_the_places_that_sent_learn(seed: int, levels: int) -> None:
+    """Where maxima tie, too: the input's sums are of whole numbers."""
+    g = torch.Generator().manual_seed(seed)
+    conv = Conv((1, 7, 7), 3, kernel=3, padding=1, generator=g)
+    x = torch.randint(levels, (4, 1, 7, 7), generator=g) / 255
+    above = torch.rand(4, *conv.output_shape, generator=g)
+    _, route = conv.up_input(x)
+    assert route is not None
+    expected = torch.zeros_like(conv.values)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
+    for b, c, i, j in itertools.product(range(4), range(3), range(3), range(3)):
+        row, column = divmod(int(route[b, c, i, j]), 7)
+        patch = padded[b, :, row : row + 3, column : column + 3]
+        expected[c] += above[b, c, i, j] * patch
+    torch.testing.assert_close(conv.correlate(above, x), expected.detach())
 
 
 @given(synapses())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -195,6 +197,44 @@ def process() -> dict[str, Any]:
         "warn only": torch.is_deterministic_algorithms_warn_only_enabled(),
         "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
     }
+
+
+NEWER = """
+import torch
+from binep.experiment.config import preset
+from binep.experiment.experiment import Experiment
+
+def now():
+    parts = [torch.backends, torch.backends.cuda.matmul, torch.backends.cudnn]
+    parts += [torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.mkldnn.matmul]
+    return [part.fp32_precision for part in parts]
+
+SETTING
+before = now()
+experiment = Experiment(preset("quickstart"))
+with experiment.working():
+    assert now()[1:] != before[1:]
+assert now() == before
+READ
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="PyTorch before 2.9")
+@pytest.mark.parametrize(
+    ("setting", "read"),
+    [
+        ("torch.backends.fp32_precision = 'tf32'", ""),
+        ("torch.backends.cudnn.conv.fp32_precision = 'tf32'", ""),
+        (
+            "torch.set_float32_matmul_precision('medium')",
+            "assert torch.get_float32_matmul_precision() == 'medium'",
+        ),
+        ("torch.backends.cuda.matmul.allow_tf32 = True", "torch.backends.cudnn.allow_tf32"),
+    ],
+)
+def test_settings_of_either_kind_are_left_as_they_were(setting: str, read: str) -> None:
+    script = NEWER.replace("SETTING", setting).replace("READ", read)
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.fixture(params=[False, True], ids=["usual", "unusual"])

@@ -142,11 +142,15 @@ class EquilibriumPropagation(GradientEstimator):
         """By how much the nudges of the two equilibria that it compares differ: β, or 2β."""
         return 2 * self.beta if self.nudging == "centred" else self.beta
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """The free equilibrium, with every ``.grad`` from the difference of the phases' ends."""
         self._check_nudge()  # it may have been changed since
         phase, target = self._begin(x, target, self.free_steps)
+        largest = torch.finfo(phase.x.dtype).max
+        if not max(abs(self.beta), 1 / abs(self.beta)) <= largest:
+            raise ValueError(f"beta = {self.beta}: it and 1/beta must be finite in {phase.x.dtype}")
         free = self.network.settle(phase)
         samples = _that_learn(self.network, phase, free, target)
         first, goal = (free, target) if samples is None else (free.part(samples), target[samples])
@@ -192,7 +196,7 @@ class EquilibriumPropagation(GradientEstimator):
         kind = first.by if first.by is not None and first.by is second.by else Plain
         with torch.autocast(x.device.type, enabled=False):
             gradients = self.network.made(kind).compare(first, second, factor, self.row_sparse)
-            _fill(self.network, gradients)
+            _fill(self.network.synapses, gradients)
 
     def _differentiate_cost(self, output: Tensor, target: Tensor) -> None:
         """A cost with parameters of its own (a readout) learns by its gradient at equilibrium."""
@@ -233,7 +237,10 @@ class BackpropThroughTime(GradientEstimator):
             )
 
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
-        """The end of the free phase, with every ``.grad`` through its last steps."""
+        """The end of the free phase, with every ``.grad`` through its last steps.
+
+        It is None of layers that so few steps do not reach from the output.
+        """
         network, before = self.network, self.free_steps - self.nudged_steps
         with parametrize.cached():
             _by_signs(network)
@@ -247,7 +254,8 @@ class BackpropThroughTime(GradientEstimator):
                     solver = network.made(start.by)
                     unrolled = solver.unroll(start, self.nudged_steps, target)
         if start is not None and unrolled is not None:
-            _fill(network, unrolled.gradients)
+            reached = slice(-self.nudged_steps, None)
+            _fill(network.synapses[reached], unrolled.gradients[reached])
             return Equilibrium(start.clamped, unrolled.states, start.moved, unrolled.residual)
         if start is None or not self._may_linearise():
             return self._through_autograd(x, start, target, len(x))
@@ -503,7 +511,8 @@ def _that_learn(network: Network, phase: Phase, free: Equilibrium, target: Tenso
         and bool((free.residual <= phase.tolerance).all())
     ):
         return None
-    moves = (network.cost.force(free.output, target) != 0).flatten(1).any(dim=1)
+    with torch.autocast(target.device.type, enabled=False):
+        moves = (network.cost.force(free.output, target) != 0).flatten(1).any(dim=1)
     return _first_in_eighths(moves)
 
 
@@ -523,9 +532,9 @@ def _divided_by(synapse: Synapse) -> Callable[[Tensor], Tensor]:
     return lambda gradient: gradient / alpha
 
 
-def _fill(network: Network, gradients: Sequence[Gradient]) -> None:
+def _fill(synapses: Sequence[Synapse], gradients: Sequence[Gradient]) -> None:
     """Add each layer's gradients to every ``.grad``."""
-    for synapse, gradient in zip(network.synapses, gradients, strict=True):
+    for synapse, gradient in zip(synapses, gradients, strict=True):
         _fill_weight(synapse, gradient.weight)
         _fill_bias(synapse, gradient.bias)
 

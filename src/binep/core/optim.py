@@ -174,7 +174,7 @@ class BinaryFlip(_Optimizer):
         state["flipped_at"] = group["threshold"]
         before, dense = Version(signs), signs.detach().contiguous()
         flip: Flip = flip_plainly
-        if group["one_pass"] and signs.dtype == torch.float32:
+        if group["one_pass"] and signs.dtype == momentum.dtype == torch.float32:
             flip = provided("flip in one pass")
         writes = group["writes"][i]
         flips, changed = flip(dense, momentum, writes, rows, grad.contiguous(), rate, threshold)

@@ -434,10 +434,13 @@ class Conv(Synapse):
 
     def correlate(self, above: Tensor, below: Tensor) -> Tensor:
         """Unpool(s_above) correlated with s_below, at the indices of the maxima at s_below."""
-        return reduce(Tensor.add_, starmap(self._correlate, self._in_parts(above, below)))
+        if not self.has_route:
+            return reduce(Tensor.add_, starmap(self._correlate, self._in_parts(above, below)))
+        _, route = self.up_input(below)  # of the input, too, the places that have sent
+        assert route is not None
+        return reduce(Tensor.add_, starmap(self._correlate, self._in_parts(above, below, route)))
 
-    def _correlate(self, above: Tensor, below: Tensor) -> Tensor:
-        route = self.up(below)[1] if self.has_route else None
+    def _correlate(self, above: Tensor, below: Tensor, route: Route = None) -> Tensor:
         product: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
             below.to(above.dtype),
             list(self.values.shape),

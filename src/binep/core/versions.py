@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
@@ -52,6 +54,17 @@ class Version:
 def _count(tensor: Tensor) -> int | None:
     """How often a tensor was changed in place; None where PyTorch does not count that."""
     return None if tensor.is_inference() or is_shared(tensor) else tensor._version
+
+
+def _count_fused_steps(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Count the changes of PyTorch's fused optimizers, which it leaves out."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("fused") else []:
+            if not parameter.is_inference():
+                torch.autograd.graph.increment_version(parameter)
+
+
+register_optimizer_step_post_hook(_count_fused_steps)
 
 
 def is_shared(tensor: Tensor) -> bool:

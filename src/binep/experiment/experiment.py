@@ -386,7 +386,6 @@ def _process(config: Config) -> Iterator[None]:
     """A context with the process-wide settings of a configuration, which are then restored."""
     cublas, name = os.environ.get("CUBLAS_WORKSPACE_CONFIG"), "CUBLAS_WORKSPACE_CONFIG"
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
@@ -396,17 +395,45 @@ def _process(config: Config) -> Iterator[None]:
         if config.deterministic:
             os.environ.setdefault(name, ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
-        fast = config.speed.precision == "fast"
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
-        yield
+        with _tf32(config.speed.precision == "fast"):
+            yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
         if config.deterministic:  # asking for it costs a second: it imports PyTorch's compiler
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         if cublas is None:
             os.environ.pop(name, None)
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """A context with TF32 or without; then all is as it was.
+
+    PyTorch has two kinds of settings since 2.9, and refuses to say the older ones where a program
+    has used the newer ones.
+    """
+    cuda, cudnn, cpu = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    places = ((cuda, "matmul"), (cudnn, "conv"), (cudnn, "rnn"), (cpu, "matmul"))
+    parts: list[Any] = [getattr(place, kind, None) for place, kind in places]
+    newer = [part for part in parts if hasattr(part, "fp32_precision")]
+    before, older = [part.fp32_precision for part in newer], None
+    with contextlib.suppress(RuntimeError):
+        older = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    try:
+        if older is None:
+            for part in newer:
+                part.fp32_precision = "tf32" if allowed else "ieee"
+        else:
+            torch.set_float32_matmul_precision("high" if allowed else "highest")
+            cudnn.allow_tf32 = allowed
+        yield
+    finally:
+        if older is not None:
+            torch.set_float32_matmul_precision(older[0])
+            cudnn.allow_tf32 = older[1]
+        for part, value in zip(newer, before, strict=True):
+            part.fp32_precision = value
 
 
 def _is_own(rule: Any) -> bool:

@@ -75,7 +75,11 @@ class Meter:
 
     @torch.no_grad()
     def add(self, free: Equilibrium | Settled, target: Tensor, labels: Tensor) -> None:
-        """Add the end of a free phase."""
+        """Add the end of a free phase, in full precision."""
+        with torch.autocast(labels.device.type, enabled=False):
+            self._add(free, target, labels)
+
+    def _add(self, free: Equilibrium | Settled, target: Tensor, labels: Tensor) -> None:
         network = self.network
         self.samples += len(labels)
         self.batches += 1
@@ -225,7 +229,8 @@ def class_scores(
     for x, y in _checked(network, batches):
         labels.append(y)
         output = network.relax(x, free_steps, tolerance=tolerance, output_only=True).output
-        scores.append(network.cost.scores(output, "averaged"))
+        with torch.autocast(x.device.type, enabled=False):
+            scores.append(network.cost.scores(output, "averaged"))
     return torch.cat(scores), torch.cat(labels)
 
 
