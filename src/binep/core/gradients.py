@@ -142,7 +142,6 @@ class EquilibriumPropagation(GradientEstimator):
         """By how much the nudges of the two equilibria that it compares differ: β, or 2β."""
         return 2 * self.beta if self.nudging == "centred" else self.beta
 
-    @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(self, x: Tensor, target: Tensor) -> Equilibrium:
         """The free equilibrium, with every ``.grad`` from the difference of the phases' ends."""
@@ -194,7 +193,9 @@ class EquilibriumPropagation(GradientEstimator):
             second = replace(second, states=states)
         factor = -1 / (beta * batch)  # minus: .grad is the direction to go against
         kind = first.by if first.by is not None and first.by is second.by else Plain
-        with torch.autocast(x.device.type, enabled=False):
+        # Gradients are to be changed outside inference mode, too.
+        full = torch.autocast(x.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), full:
             gradients = self.network.made(kind).compare(first, second, factor, self.row_sparse)
             _fill(self.network.synapses, gradients)
 
