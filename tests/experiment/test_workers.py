@@ -30,6 +30,7 @@ from binep.core.neurons import Binary, Real
 from binep.core.synapses import Conv, Dense
 from binep.experiment import workers
 from binep.experiment.settings import ConfigError, WorkerError
+from binep.experiment.sharding import ShardedFlip
 from binep.experiment.workers import Alone, Workers
 from binep.runs import folder as runs
 from binep.runs.checkpoints import place_of
@@ -108,7 +109,7 @@ def alone_of(count: int) -> Iterator[Workers]:
 
 
 def test_gradients_of_unequal_shares_are_weighted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.distributed, "all_reduce", lambda tensor: None)
+    monkeypatch.setattr(workers.distributed, "all_reduce", lambda tensor, _: None)
     network = Network([Dense(6, 9), Dense(9, 4)], Real(), SquaredError(4))
     estimate = EquilibriumPropagation(
         network, beta=0.5, free_steps=60, nudged_steps=20, nudging="one-sided"
@@ -125,6 +126,51 @@ def test_gradients_of_unequal_shares_are_weighted(monkeypatch: pytest.MonkeyPatc
         parts.append([p.grad for p in network.parameters() if p.grad is not None])
     for gradient, *summands in zip(whole, *parts, strict=True):
         torch.testing.assert_close(sum(summands), gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_lack_of_memory_is_no_death_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network([Dense(6, 9), Dense(9, 4)], Binary(0.1), SquaredError(4))
+    estimate = EquilibriumPropagation(network, beta=0.5, free_steps=9, nudged_steps=3)
+    x, target = torch.rand(7, 6), network.cost.target(torch.arange(7) % 4)
+    (worker,) = alone_of(1)
+
+    def fail(error: Exception) -> Any:
+        def reduce(*_: Any) -> None:
+            raise error
+
+        return reduce
+
+    monkeypatch.setattr(workers.distributed, "all_reduce", fail(RuntimeError("[a.cc:1] closed")))
+    with pytest.raises(WorkerError, match="another worker has ended, or does not answer: closed"):
+        worker.estimate(estimate, x, target)
+    monkeypatch.setattr(workers.distributed, "all_reduce", lambda *_: None)
+    monkeypatch.setattr(workers._Whole, "counts", fail(torch.OutOfMemoryError("2 GiB")))
+    with pytest.raises(torch.OutOfMemoryError, match="2 GiB"):
+        worker.estimate(estimate, x, target)
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_of_split_momenta_only_what_flipped_is_sent(
+    one_pass: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an update does not know in which rows, as on a GPU."""
+    sent: list[int] = []
+
+    def gathered(self: Workers, tensor: torch.Tensor) -> torch.Tensor:
+        sent.append(tensor.numel())
+        return torch.stack([tensor, torch.zeros_like(tensor)])
+
+    monkeypatch.setattr(Workers, "gathered", gathered)
+    first, _ = alone_of(2)
+    signs = torch.ones(8, 5, requires_grad=True)
+    flip = ShardedFlip([{"params": [signs], "gamma": 1.0, "threshold": 0.5}], first, one_pass)
+    signs.grad = torch.full((8, 5), 0.1)
+    flip.step()
+    assert sent == [2]  # how many
+    signs.grad[1, 2] = 1.0
+    flip.step()
+    assert len(sent) > 2
+    assert int((signs < 0).sum()) == int(signs[1, 2] < 0) == 1
 
 
 @pytest.mark.parametrize("moved", [False, True])

@@ -196,7 +196,7 @@ def weight_images(layer: Synapse, count: int) -> np.ndarray[Any, np.dtype[np.uin
     if isinstance(layer, Dense):
         weight = weight.view(-1, *layer.input_shape)
     levels = 127.5 + 127.5 * weight / weight.abs().max().clamp(min=1e-30)
-    return levels.round().to(torch.uint8).numpy()
+    return levels.round().to(torch.uint8).numpy(force=True)
 
 
 def _png(image: np.ndarray[Any, Any]) -> str:

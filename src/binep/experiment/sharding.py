@@ -47,7 +47,7 @@ class ShardedFlip(BinaryFlip):
         counts = [int(flips) for flips in super().flips()]
         loss = super().step(closure)
         flips = [int(f) - n for f, n in zip(super().flips(), counts, strict=True)]
-        changed = [_changed(*each) for each in zip(own, started, self.rows, strict=True)]
+        changed = [_changed(*each) for each in zip(own, started, self.rows, flips, strict=True)]
         table = self.workers.gathered(torch.tensor([flips, [len(rows) for rows in changed]]))
         for i, whole in enumerate(self.whole):
             self._flips[i] += int(table[:, 0, i].sum())
@@ -102,10 +102,13 @@ def _part(gradient: Tensor, rows: slice) -> Tensor:
     )
 
 
-def _changed(own: Tensor, before: Version, rows: slice) -> Tensor:
-    """The numbers, in the whole, of the own rows that an update may have changed."""
+def _changed(own: Tensor, before: Version, rows: slice, flips: int) -> Tensor:
+    """The numbers, in the whole, of the own rows that an update of so many flips may have changed.
+
+    An update on a GPU does not know them.
+    """
     everything = torch.arange(rows.start, rows.stop, device=own.device)
-    if before.holds(own):
+    if not flips or before.holds(own):
         return everything[:0]
     found = flipped_rows(own, before)
     return everything if found is None else everything[found]

@@ -91,8 +91,9 @@ class Workers(Alone):
 
     def device(self, device: torch.device) -> torch.device:
         """The GPU of its own on its machine."""
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.type == "cuda":
+            index = int(os.environ["LOCAL_RANK"]) if device.index is None else device.index
+            device = torch.device("cuda", index)
             torch.cuda.set_device(device)
         return device
 
@@ -119,16 +120,13 @@ class Workers(Alone):
             return super().estimate(estimator, x, target)
         own = self.share(len(x))
         free = super().estimate(estimator, x[own], target[own])
-        with _together(), torch.no_grad():
+        with torch.no_grad():
             self._sum_gradients(estimator, x)
         return self._whole(free, len(x))
 
     def largest(self, number: int) -> int:
         """The largest number that a worker has."""
-        most = torch.tensor(number, device=self._sent_from)
-        with _together():
-            distributed.all_reduce(most, distributed.ReduceOp.MAX)
-        return int(most)
+        return int(_reduced(torch.tensor(number, device=self._sent_from), _MOST))
 
     def check_agreement(self, facts: Mapping[str, Any]) -> None:
         """Refuse workers whose facts differ.
@@ -155,9 +153,7 @@ class Workers(Alone):
         """
         parts = [p.detach().contiguous().view(torch.int32).sum() for p in network.parameters()]
         sums = torch.stack(parts).to(self._sent_from)
-        most = torch.cat([sums, -sums])
-        with _together():
-            distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        most = _reduced(torch.cat([sums, -sums]), _MOST)
         if not bool((most[: len(sums)] == -most[len(sums) :]).all()):
             self._end(
                 "the parameters are no longer the same on all workers: they must compute the same "
@@ -192,9 +188,7 @@ class Workers(Alone):
 
     def _whole(self, mine: Settled, samples: int) -> Settled:
         """The end of a batch's phase from that of this worker's share."""
-        last = torch.cat([mine.moved.double(), mine.residual.double()])
-        with _together():
-            distributed.all_reduce(last, distributed.ReduceOp.MAX)
+        last = _reduced(torch.cat([mine.moved.double(), mine.residual.double()]), _MOST)
         output = self.joined_rows(mine.output, samples)
         moved, residual = last.view(2, -1)
         return Settled(output, moved.long(), residual.to(mine.residual.dtype))
@@ -209,9 +203,7 @@ class Workers(Alone):
                 continue
             whole = wholes.get(parameter)
             if whole is None:
-                gradient = parameter.grad.to_dense() * (own / len(x))
-                distributed.all_reduce(gradient)
-                parameter.grad = gradient
+                parameter.grad = _reduced(parameter.grad.to_dense() * (own / len(x)))
             else:
                 parameter.grad = self._sum_counts(parameter.grad, whole, own, len(x))
         for synapse in estimator.network.learning_synapses():
@@ -224,19 +216,17 @@ class Workers(Alone):
     def _sum_counts(self, gradient: Tensor, whole: _Whole, own: int, samples: int) -> Tensor:
         """The gradient of the whole batch, by the sum of whole numbers."""
         if not gradient.is_sparse:
-            counts = whole.counts(gradient, own)
-            distributed.all_reduce(counts)
+            counts = _reduced(whole.counts(gradient, own))
             return counts.to(gradient.dtype).mul_(whole.unit(samples))
         mine, values = gradient.indices()[0], gradient.values()
         touched = torch.zeros(len(gradient), dtype=torch.uint8, device=gradient.device)
         touched[mine] = 1
-        distributed.all_reduce(touched, distributed.ReduceOp.MAX)
+        touched = _reduced(touched, _MOST)
         rows = touched.nonzero().flatten()
         places = touched.cumsum(0)[mine] - 1  # of the own rows among all that are sent
         counts = torch.zeros(len(rows), *values.shape[1:], dtype=whole.sent_as, device=rows.device)
         counts[places] = whole.counts(values, own)
-        distributed.all_reduce(counts)
-        values = counts.to(values.dtype).mul_(whole.unit(samples))
+        values = _reduced(counts).to(values.dtype).mul_(whole.unit(samples))
         return torch.sparse_coo_tensor(
             rows[None], values, gradient.shape, is_coalesced=True, check_invariants=False
         )
@@ -345,14 +335,23 @@ def _check_device(device: str) -> None:
         raise ConfigError(problem)
 
 
+_SUM, _MOST = distributed.ReduceOp.SUM, distributed.ReduceOp.MAX
+
+
+def _reduced(tensor: Tensor, operation: Any = _SUM) -> Tensor:
+    """The sum, or the largest, of the tensors of all workers."""
+    tensor = tensor.contiguous()  # Gloo adds what lies at one place of their memory
+    with _together():
+        distributed.all_reduce(tensor, operation)
+    return tensor
+
+
 @contextlib.contextmanager
 def _together() -> Iterator[None]:
     """A context in which workers wait for each other."""
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, WorkerError):
-            raise
         # Gloo says where in its source, and closes with advice about its own bugs.
         reason = re.sub(r"^\[.*?\] |\. This is typically.*", "", str(error).splitlines()[0])
         raise WorkerError(f"another worker has ended, or does not answer: {reason}") from error
