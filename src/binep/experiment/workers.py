@@ -126,7 +126,7 @@ class Workers(Alone):
 
     def largest(self, number: int) -> int:
         """The largest number that a worker has."""
-        return int(_reduced(torch.tensor(number, device=self._sent_from), _MOST))
+        return int(_most(torch.tensor(number, device=self._sent_from)))
 
     def check_agreement(self, facts: Mapping[str, Any]) -> None:
         """Refuse workers whose facts differ.
@@ -153,7 +153,7 @@ class Workers(Alone):
         """
         parts = [p.detach().contiguous().view(torch.int32).sum() for p in network.parameters()]
         sums = torch.stack(parts).to(self._sent_from)
-        most = _reduced(torch.cat([sums, -sums]), _MOST)
+        most = _most(torch.cat([sums, -sums]))
         if not bool((most[: len(sums)] == -most[len(sums) :]).all()):
             self._end(
                 "the parameters are no longer the same on all workers: they must compute the same "
@@ -188,7 +188,7 @@ class Workers(Alone):
 
     def _whole(self, mine: Settled, samples: int) -> Settled:
         """The end of a batch's phase from that of this worker's share."""
-        last = _reduced(torch.cat([mine.moved.double(), mine.residual.double()]), _MOST)
+        last = _most(torch.cat([mine.moved.double(), mine.residual.double()]))
         output = self.joined_rows(mine.output, samples)
         moved, residual = last.view(2, -1)
         return Settled(output, moved.long(), residual.to(mine.residual.dtype))
@@ -203,7 +203,7 @@ class Workers(Alone):
                 continue
             whole = wholes.get(parameter)
             if whole is None:
-                parameter.grad = _reduced(parameter.grad.to_dense() * (own / len(x)))
+                parameter.grad = _sum(parameter.grad.to_dense() * (own / len(x)))
             else:
                 parameter.grad = self._sum_counts(parameter.grad, whole, own, len(x))
         for synapse in estimator.network.learning_synapses():
@@ -216,17 +216,17 @@ class Workers(Alone):
     def _sum_counts(self, gradient: Tensor, whole: _Whole, own: int, samples: int) -> Tensor:
         """The gradient of the whole batch, by the sum of whole numbers."""
         if not gradient.is_sparse:
-            counts = _reduced(whole.counts(gradient, own))
+            counts = _sum(whole.counts(gradient, own))
             return counts.to(gradient.dtype).mul_(whole.unit(samples))
         mine, values = gradient.indices()[0], gradient.values()
         touched = torch.zeros(len(gradient), dtype=torch.uint8, device=gradient.device)
         touched[mine] = 1
-        touched = _reduced(touched, _MOST)
+        touched = _most(touched)
         rows = touched.nonzero().flatten()
         places = touched.cumsum(0)[mine] - 1  # of the own rows among all that are sent
         counts = torch.zeros(len(rows), *values.shape[1:], dtype=whole.sent_as, device=rows.device)
         counts[places] = whole.counts(values, own)
-        values = _reduced(counts).to(values.dtype).mul_(whole.unit(samples))
+        values = _sum(counts).to(values.dtype).mul_(whole.unit(samples))
         return torch.sparse_coo_tensor(
             rows[None], values, gradient.shape, is_coalesced=True, check_invariants=False
         )
@@ -335,12 +335,18 @@ def _check_device(device: str) -> None:
         raise ConfigError(problem)
 
 
-_SUM, _MOST = distributed.ReduceOp.SUM, distributed.ReduceOp.MAX
+def _sum(tensor: Tensor) -> Tensor:
+    """The sum of the tensors of all workers."""
+    return _reduced(tensor, distributed.ReduceOp.SUM)
 
 
-def _reduced(tensor: Tensor, operation: Any = _SUM) -> Tensor:
-    """The sum, or the largest, of the tensors of all workers."""
-    tensor = tensor.contiguous()  # Gloo adds what lies at one place of their memory
+def _most(tensor: Tensor) -> Tensor:
+    """The largest of the tensors of all workers, number by number."""
+    return _reduced(tensor, distributed.ReduceOp.MAX)
+
+
+def _reduced(tensor: Tensor, operation: Any) -> Tensor:
+    tensor = tensor.contiguous()  # Gloo takes together what lies at one place of their memory
     with _together():
         distributed.all_reduce(tensor, operation)
     return tensor
